@@ -1,0 +1,204 @@
+//! What the agent tells the kernel programs before they are loaded, and the names of their maps and globals.
+
+/// The kernel's view of a port: which counters it has, or none.
+///
+/// One `u16` a port, in one map value: deciding that a port is not watched is one load.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PortTable {
+    /// [`slot::UNWATCHED`], [`slot::OTHER`], [`slot::UNCLAIMED`] or an index into the counters, by port number.
+    pub slots: [u16; 65536],
+}
+
+/// Special values of [`PortTable::slots`].
+pub mod slot {
+    /// Not watched: no record, no counter.
+    pub const UNWATCHED: u16 = 0;
+    /// Watched, and counted together as `other`.
+    pub const OTHER: u16 = 1;
+    /// The first slot of a port of its own.
+    pub const FIRST: u16 = 2;
+    /// Watched: gets the next free slot when it is first seen as a service port, or [`OTHER`] when all are taken.
+    pub const UNCLAIMED: u16 = u16::MAX;
+}
+
+/// Which port each counter slot is of; index is the slot. Read at scrape.
+pub const MAX_SLOTS: usize = 4096;
+
+/// Byte offsets of kernel struct fields and the shapes of its tracepoints, all from the running kernel's BTF.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct KernelLayout {
+    /// `sock_common.skc_daddr`; `skc_rcv_saddr` is the word after it.
+    pub skc_daddr: u32,
+    /// `sock_common.skc_rcv_saddr`.
+    pub skc_rcv_saddr: u32,
+    /// `sock_common.skc_dport`.
+    pub skc_dport: u32,
+    /// `sock_common.skc_num`.
+    pub skc_num: u32,
+    /// `sock_common.skc_family`.
+    pub skc_family: u32,
+    /// `sock_common.skc_state`.
+    pub skc_state: u32,
+    /// `sock_common.skc_net.net`.
+    pub skc_net: u32,
+    /// `sock_common.skc_v6_daddr`.
+    pub skc_v6_daddr: u32,
+    /// `sock_common.skc_v6_rcv_saddr`.
+    pub skc_v6_rcv_saddr: u32,
+    /// `sock_common.skc_cookie`.
+    pub skc_cookie: u32,
+    /// `sock_common.skc_flags`.
+    pub skc_flags: u32,
+    /// `sock.sk_protocol`.
+    pub sk_protocol: u32,
+    /// `sock.sk_err`.
+    pub sk_err: u32,
+    /// `sock.sk_socket`.
+    pub sk_socket: u32,
+    /// `sock.sk_shutdown`.
+    pub sk_shutdown: u32,
+    /// `sock.sk_max_ack_backlog`.
+    pub sk_max_ack_backlog: u32,
+    /// `sock.sk_cgrp_data.cgroup`.
+    pub sk_cgroup: u32,
+    /// `inet_sock.inet_sport`.
+    pub inet_sport: u32,
+    /// `tcp_sock.snd_nxt`.
+    pub snd_nxt: u32,
+    /// `tcp_sock.rcv_nxt`.
+    pub rcv_nxt: u32,
+    /// `tcp_sock.snd_una`.
+    pub snd_una: u32,
+    /// `tcp_sock.srtt_us` (eight times the smoothed round-trip time).
+    pub srtt_us: u32,
+    /// `tcp_sock.bytes_acked`.
+    pub bytes_acked: u32,
+    /// `tcp_sock.bytes_received`.
+    pub bytes_received: u32,
+    /// `tcp_sock.total_retrans`.
+    pub total_retrans: u32,
+    /// `net.ns.inum`.
+    pub net_inum: u32,
+    /// `cgroup.kn`.
+    pub cgroup_kn: u32,
+    /// `kernfs_node.id`.
+    pub kn_id: u32,
+    /// `sk_buff.dev`.
+    pub skb_dev: u32,
+    /// `sk_buff.head`.
+    pub skb_head: u32,
+    /// `sk_buff.network_header`.
+    pub skb_network_header: u32,
+    /// `sk_buff.transport_header`.
+    pub skb_transport_header: u32,
+    /// `sk_buff.cb` + `tcp_skb_cb.tcp_flags`: one byte is read.
+    pub skb_tcp_flags: u32,
+    /// `sk_buff.cb` + `tcp_skb_cb.tcp_gso_segs`.
+    pub skb_gso_segs: u32,
+    /// `net_device.nd_net.net`.
+    pub dev_net: u32,
+    /// `tcp_send_reset` has a third argument, the reason (6.12 and later), and `sk` may be NULL or no full socket.
+    pub send_reset_has_reason: u32,
+    /// `tcp_retransmit_skb` has a third argument, the error of the attempt (6.18 and later).
+    pub retransmit_skb_has_err: u32,
+    /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
+    pub has_socket_cookie: u32,
+    /// Atomic operations that return the old value work (5.12 and later).
+    pub has_atomic_fetch: u32,
+}
+
+/// What the operator asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings {
+    /// Only sockets of the network namespace with this inode number; 0 for all.
+    pub netns: u32,
+    /// 1 if records are wanted, 0 if only counters are.
+    pub records: u32,
+    /// Bytes waiting in the ring buffer at which the agent is woken.
+    pub wake_at: u32,
+    /// How many counter slots there are.
+    pub slots: u32,
+    /// Keeps the places of connections in [`AckTable`] from being guessed.
+    pub seed: u64,
+}
+
+/// Words in [`AckTable`], a power of two.
+pub const ACK_WORDS: usize = 1 << 16;
+/// Words in a bucket: any of them may hold an entry that hashes to the bucket.
+pub const ACK_WAYS: usize = 4;
+
+/// The acknowledgements that are awaited, one word each: a hash of who must send it and its number.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct AckTable {
+    /// Buckets of [`ACK_WAYS`] words; 0 is free.
+    pub words: [u64; ACK_WORDS],
+}
+
+/// Words in [`ClosedTable`], a power of two.
+pub const CLOSED_WORDS: usize = 1 << 10;
+
+/// The state that sockets lately left for CLOSE: socket address with the state's number in its low four bits.
+///
+/// The kernel sends the RST of an aborted connection after it has set the socket to CLOSE; this tells from which state.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ClosedTable {
+    /// By hash of the socket's address; 0 is free.
+    pub words: [u64; CLOSED_WORDS],
+}
+
+/// Names of maps.
+pub mod map {
+    /// Ring buffer of records.
+    pub const RECORDS: &str = "RECORDS";
+    /// `Array<PortTable>`, one entry.
+    pub const PORTS: &str = "PORTS";
+    /// `Array<u32>`: the port of each counter slot.
+    pub const SLOT_PORTS: &str = "SLOT_PORTS";
+    /// `PerCpuArray<PortCounters>`, by slot.
+    pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
+    /// `PerCpuHashMap<InterfaceKey, InterfaceCounters>`.
+    pub const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
+    /// `PerCpuArray<RecordCounters>`, one entry.
+    pub const RECORD_COUNTERS: &str = "RECORD_COUNTERS";
+}
+
+/// Names of globals the agent sets before loading.
+pub mod global {
+    /// A [`KernelLayout`](super::KernelLayout).
+    pub const KERNEL_LAYOUT: &str = "KERNEL_LAYOUT";
+    /// A [`Settings`](super::Settings).
+    pub const SETTINGS: &str = "SETTINGS";
+    /// aya-log's level; 0 lets the verifier remove every log call.
+    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+}
+
+/// Names of programs. Tracepoint programs are named after their tracepoint.
+pub mod program {
+    /// Every tracepoint program, each named after its tracepoint.
+    pub const TRACEPOINTS: [&str; 5] = [
+        "inet_sock_set_state",
+        "tcp_send_reset",
+        "tcp_receive_reset",
+        "tcp_retransmit_skb",
+        "tcp_retransmit_synack",
+    ];
+    /// The classifier for segments coming in.
+    pub const INGRESS: &str = "tcp_monitor_ingress";
+    /// The classifier for segments going out.
+    pub const EGRESS: &str = "tcp_monitor_egress";
+}
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: each is `repr(C)` of integers only, without padding, and any bit pattern is a value.
+    unsafe impl aya::Pod for super::KernelLayout {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::PortTable {}
+}

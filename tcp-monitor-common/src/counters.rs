@@ -1,0 +1,168 @@
+//! The counters that the kernel programs keep per CPU and the agent adds up at each scrape.
+
+use crate::record::{Direction, Kind, ResetPhase, Role};
+
+/// Why a handshake failed; the `reason` label of `handshake_failures_total`.
+///
+/// The first six are a client's (what `connect()` would report), the rest a server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum HandshakeFailure {
+    /// A RST, or an ICMP port unreachable, answered the SYN (ECONNREFUSED).
+    Refused = 0,
+    /// Nobody answered (ETIMEDOUT).
+    TimedOut = 1,
+    /// ICMP host unreachable, or no ARP/ND answer (EHOSTUNREACH).
+    HostUnreachable = 2,
+    /// ICMP network unreachable (ENETUNREACH).
+    NetUnreachable = 3,
+    /// The side that began it gave up: the application closed the socket.
+    Aborted = 4,
+    /// Any other error.
+    Other = 5,
+    /// Server: the peer answered the SYN-ACK with a RST.
+    Reset = 6,
+}
+
+impl HandshakeFailure {
+    /// Every reason, in order of its number.
+    pub const ALL: [Self; 7] = [
+        Self::Refused,
+        Self::TimedOut,
+        Self::HostUnreachable,
+        Self::NetUnreachable,
+        Self::Aborted,
+        Self::Other,
+        Self::Reset,
+    ];
+
+    /// The name in metrics and JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::HostUnreachable => "host_unreachable",
+            Self::NetUnreachable => "net_unreachable",
+            Self::Aborted => "aborted",
+            Self::Other => "other",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// The reason that `sk_err` of a socket leaving SYN_SENT stands for.
+    #[must_use]
+    pub const fn of_client(sk_err: u32) -> Self {
+        match sk_err {
+            0 | ECONNABORTED => Self::Aborted,
+            ECONNREFUSED => Self::Refused,
+            ETIMEDOUT => Self::TimedOut,
+            EHOSTUNREACH => Self::HostUnreachable,
+            ENETUNREACH => Self::NetUnreachable,
+            _ => Self::Other,
+        }
+    }
+}
+
+const ENETUNREACH: u32 = 101;
+const ECONNABORTED: u32 = 103;
+const ETIMEDOUT: u32 = 110;
+const ECONNREFUSED: u32 = 111;
+const EHOSTUNREACH: u32 = 113;
+
+/// State numbers run from 1 to 12; index 0 stays empty.
+pub const STATES: usize = 13;
+/// The kernel's `sk_rst_reason` has 25 values on 7.2; the rest is room for more. A larger one counts as unknown.
+pub const RESET_REASONS: usize = 31;
+/// The slot of [`PortCounters::resets_sent`] for "no reason given".
+pub const RESET_REASON_UNKNOWN: usize = RESET_REASONS;
+
+/// What is counted for one service port.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PortCounters {
+    /// Completed handshakes, by [`Role`].
+    pub handshakes: [u64; Role::ALL.len()],
+    /// Handshakes begun and not completed, by [`Role`] and [`HandshakeFailure`].
+    pub handshake_failures: [[u64; HandshakeFailure::ALL.len()]; Role::ALL.len()],
+    /// SYNs (client) or SYN-ACKs (server) sent again, by [`Role`].
+    pub syn_retransmits: [u64; Role::ALL.len()],
+    /// Segments of data, or of a FIN, sent again.
+    pub retransmits: u64,
+    /// State transitions, by kernel number from and to.
+    pub transitions: [[u64; STATES]; STATES],
+    /// RSTs received, by [`ResetPhase`].
+    pub resets_received: [u64; ResetPhase::ALL.len()],
+    /// RSTs sent, by [`ResetPhase`] and the kernel's reason.
+    pub resets_sent: [[u64; RESET_REASONS + 1]; ResetPhase::ALL.len()],
+}
+
+/// The segments one interface saw: `[direction][flags]`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct InterfaceCounters {
+    /// By [`Direction`] and [`SegmentKind`].
+    pub segments: [[u64; SegmentKind::ALL.len()]; Direction::ALL.len()],
+}
+
+/// An interface of a network namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct InterfaceKey {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Index of the interface in it.
+    pub ifindex: u32,
+}
+
+/// The `flags` label of `segments_total`. A segment counts once: RST before SYN before FIN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum SegmentKind {
+    /// SYN without ACK.
+    Syn = 0,
+    /// SYN with ACK.
+    SynAck = 1,
+    /// FIN.
+    Fin = 2,
+    /// RST.
+    Rst = 3,
+}
+
+impl SegmentKind {
+    /// Every kind, in order of its number.
+    pub const ALL: [Self; 4] = [Self::Syn, Self::SynAck, Self::Fin, Self::Rst];
+
+    /// The name in metrics and JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Syn => "syn",
+            Self::SynAck => "syn_ack",
+            Self::Fin => "fin",
+            Self::Rst => "rst",
+        }
+    }
+}
+
+/// The records made, by [`Kind`].
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct RecordCounters {
+    /// Handed to the agent.
+    pub sent: [u64; Kind::ALL.len()],
+    /// Dropped because the ring buffer was full.
+    pub lost: [u64; Kind::ALL.len()],
+}
+
+#[cfg(feature = "user")]
+mod user {
+    // SAFETY: each is `repr(C)` of integers only, without padding, and any bit pattern is a value.
+    unsafe impl aya::Pod for super::PortCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::InterfaceCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::InterfaceKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::RecordCounters {}
+}

@@ -1,0 +1,8 @@
+//! The agent of tcp-monitor as a library: sources of TCP events, the lifecycle that explains them, metrics and sinks.
+
+pub mod cli;
+pub mod command;
+pub mod lifecycle;
+pub mod metrics;
+pub mod sink;
+pub mod source;

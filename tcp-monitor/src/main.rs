@@ -1,0 +1,2 @@
+//! The `tcp-monitor` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Prometheus metrics: the counters of the kernel programs, read at each scrape, and the HTTP endpoint.

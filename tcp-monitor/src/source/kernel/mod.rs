@@ -1,0 +1,1 @@
+//! The kernel programs as a source: loading, attaching, reading records and counters.

@@ -1,0 +1,3 @@
+//! Where inputs come from.
+
+pub mod kernel;

@@ -1,0 +1,2 @@
+//! What a developer of tcp-monitor runs.
+fn main() {}
