@@ -9,6 +9,7 @@ use aya_ebpf::{
     maps::PerCpuHashMap,
     programs::TcContext,
 };
+use aya_log_ebpf::debug;
 use tcp_monitor_common::{
     counters::{InterfaceCounters, InterfaceKey, SegmentKind},
     record::{Direction, Kind, SegmentRecord},
@@ -40,18 +41,19 @@ const ACK: u8 = 0x10;
 
 #[classifier]
 pub(crate) fn tcp_monitor_ingress(ctx: TcContext) -> i32 {
-    classify(ctx.skb.skb, Direction::Ingress);
+    classify(&ctx, Direction::Ingress);
     TC_ACT_UNSPEC
 }
 
 #[classifier]
 pub(crate) fn tcp_monitor_egress(ctx: TcContext) -> i32 {
-    classify(ctx.skb.skb, Direction::Egress);
+    classify(&ctx, Direction::Egress);
     TC_ACT_UNSPEC
 }
 
 #[inline(always)]
-fn classify(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
+fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
+    let skb = ctx.skb.skb;
     let mut room = MaybeUninit::uninit();
     let segment = Segment::find(skb, &mut room)?;
     let tcp = &segment.tcp;
@@ -99,7 +101,7 @@ fn classify(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     if again || !records::wanted() {
         return None;
     }
-    record(skb, &segment, packet_len, InterfaceKey { netns, ifindex }, direction, acks)
+    record(ctx, &segment, packet_len, InterfaceKey { netns, ifindex }, direction, acks)
 }
 
 #[inline(always)]
@@ -117,7 +119,7 @@ fn segment_kind(flags: u8) -> Option<SegmentKind> {
 
 #[inline(always)]
 fn record(
-    skb: *mut __sk_buff,
+    ctx: &TcContext,
     segment: &Segment<'_>,
     packet_len: u32,
     interface: InterfaceKey,
@@ -134,8 +136,10 @@ fn record(
     record.acks = acks;
     addresses.store(&mut record.src_addr, &mut record.dst_addr);
     // Left at 0 if the data offset is malformed or the header cut off: there is then none to read.
-    if packet::copy_header(skb, segment, &mut record.tcp_header) {
+    if packet::copy_header(ctx.skb.skb, segment, &mut record.tcp_header) {
         record.tcp_header_len = segment.tcp.header_len() as u8;
+    } else {
+        debug!(ctx, "interface {}: TCP header malformed or cut off", interface.ifindex);
     }
     records::submit(entry);
     Some(())

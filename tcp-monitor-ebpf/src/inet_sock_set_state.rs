@@ -5,6 +5,7 @@ use aya_ebpf::{
     maps::Array,
     programs::BtfTracePointContext,
 };
+use aya_log_ebpf::debug;
 use tcp_monitor_common::{
     TcpState,
     config::{CLOSED_WORDS, ClosedTable},
@@ -33,13 +34,13 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     if old != new
         && let (Some(old), Some(new)) = (state(old), state(new))
     {
-        transition(sock, old, new);
+        transition(&ctx, sock, old, new);
     }
     0
 }
 
 #[inline(always)]
-fn transition(sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
+fn transition(ctx: &BtfTracePointContext, sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
     // On the way to CLOSE the kernel has already let go of the local port, and tcp_sock has to be asked.
     let local_port = match sock.local_port() {
         0 => FullSocket::of(sock)?.local_port(),
@@ -55,6 +56,8 @@ fn transition(sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
     if let Some(counters) = watched.counters(role) {
         // SAFETY: the map's own value.
         unsafe { count(counters, full, role, old, new) };
+    } else {
+        debug!(ctx, "port {}: no counters, its slot is out of range", local_port);
     }
     if matches!(new, TcpState::Close) {
         remember_closed(sock, local_port, old);
