@@ -85,42 +85,47 @@ pub const RESET_REASONS: usize = 32;
 /// The slot of [`PortCounters::resets_sent`] for "no reason given".
 pub const RESET_REASON_UNKNOWN: usize = RESET_REASONS - 1;
 
-/// The `reason` label of a RST that was sent: the kernel's `enum sk_rst_reason` (`include/net/rstreason.h`), which
-/// numbers the same on 6.12 to 7.2, in snake case. `unknown` for any other number.
+/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`) in snake case, or
+/// `unknown`.
 #[must_use]
 pub const fn reset_reason_label(reason: u8) -> &'static str {
-    match reason {
-        0 => "not_specified",
-        1 => "no_socket",
-        2 => "tcp_invalid_ack_sequence",
-        3 => "tcp_rfc7323_paws",
-        4 => "tcp_too_old_ack",
-        5 => "tcp_ack_unsent_data",
-        6 => "tcp_flags",
-        7 => "tcp_old_ack",
-        8 => "tcp_abort_on_data",
-        9 => "tcp_timewait_socket",
-        10 => "invalid_syn",
-        11 => "tcp_abort_on_close",
-        12 => "tcp_abort_on_linger",
-        13 => "tcp_abort_on_memory",
-        14 => "tcp_state",
-        15 => "tcp_keepalive_timeout",
-        16 => "tcp_disconnect_with_data",
-        17 => "mptcp_rst_eunspec",
-        18 => "mptcp_rst_emptcp",
-        19 => "mptcp_rst_eresource",
-        20 => "mptcp_rst_eprohibit",
-        21 => "mptcp_rst_ewq2big",
-        22 => "mptcp_rst_ebadperf",
-        23 => "mptcp_rst_emiddlebox",
-        24 => "error",
-        _ => "unknown",
+    if (reason as usize) < RESET_REASON_LABELS.len() {
+        RESET_REASON_LABELS[reason as usize]
+    } else {
+        "unknown"
     }
 }
 
+const RESET_REASON_LABELS: [&str; 25] = [
+    "not_specified",
+    "no_socket",
+    "tcp_invalid_ack_sequence",
+    "tcp_rfc7323_paws",
+    "tcp_too_old_ack",
+    "tcp_ack_unsent_data",
+    "tcp_flags",
+    "tcp_old_ack",
+    "tcp_abort_on_data",
+    "tcp_timewait_socket",
+    "invalid_syn",
+    "tcp_abort_on_close",
+    "tcp_abort_on_linger",
+    "tcp_abort_on_memory",
+    "tcp_state",
+    "tcp_keepalive_timeout",
+    "tcp_disconnect_with_data",
+    "mptcp_rst_eunspec",
+    "mptcp_rst_emptcp",
+    "mptcp_rst_eresource",
+    "mptcp_rst_eprohibit",
+    "mptcp_rst_ewq2big",
+    "mptcp_rst_ebadperf",
+    "mptcp_rst_emiddlebox",
+    "error",
+];
+
 /// What is counted for one service port.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct PortCounters {
     /// Completed handshakes, by [`Role`].

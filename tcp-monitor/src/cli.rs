@@ -62,8 +62,9 @@ pub struct Monitor {
 
     /// Give at most N ports metrics of their own
     ///
-    /// From 1 to 4094. Ports get metrics of their own as they are first seen; when N have them, all further ports are
-    /// counted together under port="other". Each costs about 3 KiB of memory per CPU, and 90 series or 8 KiB of each scrape.
+    /// From 1 to 4096. Ports get metrics of their own as they are first seen; when N have them, all further ports are
+    /// counted together under port="other". Each costs about 4 KiB of memory per CPU, and 90 series or 8 KiB of each
+    /// scrape.
     #[arg(
         long, value_name = "N", default_value_t = 256, value_parser = values::max_ports(),
         help_heading = WATCH
@@ -83,7 +84,7 @@ pub struct Monitor {
     /// Serve Prometheus metrics on this address, or none
     ///
     /// An IP address and a port; `none` turns the endpoint off. 127.0.0.1 can be reached from this host only: to be
-    /// scraped from another, give an address of this host, or 0.0.0.0 or [::] for all of them. There is neither
+    /// scraped from another, give an address of this host, or 0.0.0.0 or `[::]` for all of them. There is neither
     /// authentication nor encryption, so keep it where only your Prometheus can reach it.
     ///
     /// Paths: /metrics, /healthz (200 while monitoring works, else 503) and / (a page with links to both).

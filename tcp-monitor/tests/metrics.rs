@@ -10,7 +10,7 @@ use prometheus::{Registry, TextEncoder};
 use tcp_monitor::metrics::{BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
-    HandshakeFailure, InterfaceCounters, PortCounters, RecordCounters, SegmentKind,
+    HandshakeFailure, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN, RecordCounters, SegmentKind,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
@@ -83,7 +83,7 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_handshake_failures_total", 6 + 3),
         ("tcp_monitor_syn_retransmits_total", 2),
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
-        ("tcp_monitor_state_transitions_total", 22),
+        ("tcp_monitor_state_transitions_total", 24),
         ("tcp_monitor_retransmits_total", 1),
     ];
     assert_eq!(sizes, expected.map(|(name, size)| (name.to_owned(), size)).into());
@@ -103,16 +103,16 @@ fn a_kernel_that_gives_no_reasons_has_unknown_for_all_phases_it_reports() -> Res
 
 #[test]
 fn what_was_thought_impossible_shows_once_it_is_counted() -> Result<(), Box<dyn Error>> {
-    let mut port = PortCounters::default();
-    port.transitions[TcpState::FinWait2 as usize][TcpState::TimeWait as usize] = 1;
+    let mut port = PortCounters::ZERO;
+    port.transitions[TcpState::TimeWait as usize][TcpState::Close as usize] = 1;
     port.handshake_failures[Role::Server as usize][HandshakeFailure::TimedOut as usize] = 2;
     port.resets_received[ResetPhase::TimeWait as usize] = 3;
     // Two numbers without a name: one that a later kernel may use, and the slot for none.
     port.resets_sent[ResetPhase::NoSocket as usize][25] = 4;
-    port.resets_sent[ResetPhase::NoSocket as usize][31] = 5;
+    port.resets_sent[ResetPhase::NoSocket as usize][RESET_REASON_UNKNOWN] = 5;
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Other, port)], ..at_rest(true) })?;
     for line in [
-        "tcp_monitor_state_transitions_total{port=\"other\",from=\"fin_wait2\",to=\"time_wait\"} 1",
+        "tcp_monitor_state_transitions_total{port=\"other\",from=\"time_wait\",to=\"close\"} 1",
         "tcp_monitor_handshake_failures_total{role=\"server\",port=\"other\",reason=\"timed_out\"} 2",
         "tcp_monitor_resets_total{direction=\"received\",port=\"other\",phase=\"time_wait\",reason=\"unknown\"} 3",
         "tcp_monitor_resets_total{direction=\"sent\",port=\"other\",phase=\"no_socket\",reason=\"unknown\"} 9",
@@ -133,7 +133,7 @@ fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Bo
 
 #[test]
 fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
-    let port = PortCounters { retransmits: u64::MAX, ..PortCounters::default() };
+    let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
     assert!(
         exposition.contains("tcp_monitor_retransmits_total{port=\"1\"} 18446744073709552000\n"),
@@ -193,7 +193,7 @@ fn metric(series: &str) -> String {
 }
 
 fn at_rest(reasons_known: bool) -> Snapshot {
-    let ports = vec![(PortLabel::Port(80), PortCounters::default())];
+    let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
     Snapshot { ports, reasons_known, ..Snapshot::default() }
 }
 
@@ -203,7 +203,7 @@ fn sample() -> Snapshot {
         handshakes: [1001, 1002],
         syn_retransmits: [11, 12],
         retransmits: 13,
-        ..PortCounters::default()
+        ..PortCounters::ZERO
     };
     port.handshake_failures[Role::Client as usize][HandshakeFailure::Refused as usize] = 21;
     port.handshake_failures[Role::Client as usize][HandshakeFailure::TimedOut as usize] = 22;
@@ -222,7 +222,7 @@ fn sample() -> Snapshot {
     port.resets_received[ResetPhase::Established as usize] = 41;
     port.resets_sent[ResetPhase::Closing as usize][8] = 42;
     port.resets_sent[ResetPhase::NoSocket as usize][1] = 43;
-    let other = PortCounters { handshakes: [0, 51], ..PortCounters::default() };
+    let other = PortCounters { handshakes: [0, 51], ..PortCounters::ZERO };
 
     let mut eth0 = InterfaceCounters::default();
     eth0.segments[Direction::Ingress as usize][SegmentKind::Syn as usize] = 61;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use clap::builder::{RangedI64ValueParser, TypedValueParser};
-use tcp_monitor_common::config::{MAX_SLOTS, slot};
 use thiserror::Error;
 
 /// The format of standard output.
@@ -241,13 +240,14 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, ValueError> {
     }
 }
 
-/// As many ports as the kernel programs have counters for.
+/// As many ports as may have counters of their own.
 pub(super) fn max_ports() -> impl TypedValueParser<Value = u16> {
     RangedI64ValueParser::<u16>::new().range(1..=MAX_PORTS)
 }
 
 const DEFAULT_PORT: u16 = 9899;
-const MAX_PORTS: i64 = MAX_SLOTS as i64 - slot::FIRST as i64;
+/// The counters of as many ports take about 18 MiB per CPU.
+const MAX_PORTS: i64 = 4096;
 /// `IFNAMSIZ` less the terminating NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 /// The largest page of any Linux: every power of two from here on is a multiple of the page size, as the kernel demands.

@@ -134,16 +134,15 @@ pub(super) static STATE_TRANSITIONS: Family<3> = Family {
     name: "tcp_monitor_state_transitions_total",
     kind: MetricType::COUNTER,
     labels: ["port", "from", "to"],
-    help: "State transitions of sockets as the kernel reports them (inet_sock_set_state). It does not report \
-           TIME_WAIT, which shows as fin_wait2 or closing to close, nor half-open requests.",
+    help: "State transitions of sockets as the kernel reports them (inet_sock_set_state). to=time_wait is a CLOSE that \
+           handed the connection to a TIME_WAIT socket; the end of that, and half-open requests, are not reported.",
 };
 
 pub(super) static RETRANSMITS: Family<1> = Family {
     name: "tcp_monitor_retransmits_total",
     kind: MetricType::COUNTER,
     labels: ["port"],
-    help: "Segments of data, or of a FIN, sent again. With syn_retransmits_total it equals RetransSegs of \
-           /proc/net/snmp.",
+    help: "Segments of data, or of a FIN, sent again: RetransSegs of /proc/net/snmp less syn_retransmits_total.",
 };
 
 pub(super) static SEGMENTS: Family<3> = Family {
