@@ -105,7 +105,7 @@ pub struct Monitor {
 
     /// Size of the ring buffer between kernel and agent, in bytes
     ///
-    /// A power of two from 64K to 1G, with the suffix K, M or G for 1024, 1024² or 1024³ bytes. A short connection
+    /// A power of two from 4K to 1G, with the suffix K, M or G for 1024, 1024² or 1024³ bytes. A short connection
     /// makes 12 to 17 records of up to 160 bytes, so 4M holds a burst of about 1,500 connections. When it is full the
     /// log loses lines, and says how many; metrics lose nothing.
     #[arg(long, value_name = "BYTES", default_value_t, help_heading = TUNE)]

@@ -68,8 +68,8 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["--duration", "9000h"], &["at most 8760h"]),
         (&["--ring-size", "100K"], &["write 64K or 128K"]),
         (&["--ring-size", "3M"], &["write 2M or 4M"]),
-        (&["--ring-size", "32K"], &["from 64K to 1G"]),
-        (&["--ring-size", "2G"], &["from 64K to 1G"]),
+        (&["--ring-size", "2K"], &["from 4K to 1G"]),
+        (&["--ring-size", "2G"], &["from 4K to 1G"]),
         (&["--frobnicate"], &["--frobnicate"]),
         (&["8899"], &["8899"]),
     ] {

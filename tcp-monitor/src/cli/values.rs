@@ -203,7 +203,7 @@ pub enum ValueError {
     #[error("not a size: write bytes, or a number with K, M or G, such as 256K or 16M")]
     RingSizeUnreadable,
     /// `--ring-size`: too small or too large.
-    #[error("out of range: write a power of two from 64K to 1G")]
+    #[error("out of range: write a power of two from 4K to 1G")]
     RingSizeOutOfRange,
     /// `--ring-size`: the kernel takes powers of two only.
     #[error("not a power of two: write {below} or {above}")]
@@ -250,7 +250,7 @@ const DEFAULT_PORT: u16 = 9899;
 const MAX_PORTS: i64 = 4096;
 /// `IFNAMSIZ` less the terminating NUL.
 const MAX_INTERFACE_NAME: usize = 15;
-/// The largest page of any Linux: every power of two from here on is a multiple of the page size, as the kernel demands.
-const MIN_RING_SIZE: u32 = 64 << 10;
+/// The page size of most machines: the kernel demands a multiple of it.
+const MIN_RING_SIZE: u32 = 4 << 10;
 const MAX_RING_SIZE: u32 = 1 << 30;
 const MAX_DURATION: Duration = Duration::from_secs(8760 * 3600);
