@@ -100,3 +100,30 @@ fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_found_by_its_whole_key() {
+        let manifest = "# object = \"comment\"\nobject-size = \"1\"\nobject = \"2\"\n";
+        assert_eq!(value(manifest, "object"), Some("2"));
+        assert_eq!(value(manifest, "size"), None);
+    }
+
+    #[test]
+    fn only_the_ebpf_side_of_aya_counts_among_the_locked_packages() {
+        let package = |name, version| {
+            format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\nchecksum = \"c0ffee\"\n\n")
+        };
+        let lock_file = format!(
+            "version = 4\n\n{}{}{}{}",
+            package("aya", "0.14.0"),
+            package("aya-ebpf", "0.2.1"),
+            package("aya-log", "0.3.0"),
+            package("aya-log-common", "0.2.0")
+        );
+        assert_eq!(locked_libraries(&lock_file), "aya-ebpf 0.2.1 c0ffee\naya-log-common 0.2.0 c0ffee\n");
+    }
+}

@@ -18,7 +18,7 @@ mod manifest;
 
 /// Chores of tcp-monitor's developers.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
-        Command::Test(arguments) => test::run(&arguments),
+        Command::Test(_) => test::run(),
         Command::RunTest(arguments) => test::run_binary(&arguments),
     };
     result.unwrap_or_else(|error| {

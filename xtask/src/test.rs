@@ -31,7 +31,7 @@ pub(crate) struct RunArguments {
 ///
 /// # Errors
 /// If cargo cannot be run.
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run() -> Result<ExitCode> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["test", "--workspace", "--exclude", "tcp-monitor-ebpf"]);
     if !process::is_root() {
@@ -42,7 +42,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             eprintln!("neither root nor sudo: the kernel suite will say which tests it left out");
         }
     }
-    process::exit_code(cargo.args(&arguments.arguments))
+    // Not as parsed: clap keeps a leading `--` to itself.
+    process::exit_code(cargo.args(env::args_os().skip(2)))
 }
 
 /// Runs a test binary: the kernel suite with sudo, any other as it is.
