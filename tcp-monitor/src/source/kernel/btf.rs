@@ -120,13 +120,12 @@ impl KernelTypes {
     /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs and unions.
     fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
         // Functions and variables may have the same name, and so may structures private to one file.
-        let offsets = self.0.get().iter().filter_map(|(id, candidate)| match candidate {
-            TypeVariant::Struct(candidate) if candidate.name().as_deref() == Some(structure) => {
-                self.0.offset_of(*id, path).ok()
-            }
-            _ => None,
+        let offset = self.0.get().iter().find_map(|(id, candidate)| {
+            let TypeVariant::Struct(candidate) = candidate else { return None };
+            let named = candidate.name().as_deref() == Some(structure);
+            named.then(|| self.0.offset_of(*id, path).ok()).flatten()
         });
-        match { offsets }.next() {
+        match offset {
             Some((_, Offset::ByteOffset(bytes))) => Ok(bytes),
             Some((_, Offset::BitOffsetAndSize(bit, size))) if bit % 8 == 0 && size % 8 == 0 => Ok(bit / 8),
             Some((_, Offset::BitOffsetAndSize(..))) => Err(BtfError::BitField { structure, path }),
@@ -140,10 +139,10 @@ impl KernelTypes {
     fn arguments(&self, tracepoint: &str) -> Result<usize, BtfError> {
         let name = format!("btf_trace_{tracepoint}");
         let prototype = self.0.id_of(&name).and_then(|id| self.0.pointee_tid(id).ok());
-        match prototype.and_then(|id| self.0.get().get(&id)) {
-            Some(TypeVariant::FuncProto(prototype)) => Ok(prototype.parameter_list().len().saturating_sub(1)),
-            _ => Err(BtfError::NoTracepoint(tracepoint.to_owned())),
-        }
+        let Some(TypeVariant::FuncProto(prototype)) = prototype.and_then(|id| self.0.get().get(&id)) else {
+            return Err(BtfError::NoTracepoint(tracepoint.to_owned()));
+        };
+        Ok(prototype.parameter_list().len().saturating_sub(1))
     }
 }
 
@@ -194,7 +193,14 @@ mod tests {
             offset
         }
 
-        fn add(&mut self, kind: u32, name: &str, size_or_type: u32, rest: &[(&str, u32, Option<u32>)], bits: bool) {
+        fn add(
+            &mut self,
+            kind: u32,
+            name: &str,
+            size_or_type: u32,
+            rest: &[(&str, u32, Option<u32>)],
+            bits: bool,
+        ) {
             let name = self.name(name);
             let count = u32::try_from(rest.len()).expect("few");
             let vlen = if kind == INT { 0 } else { count };

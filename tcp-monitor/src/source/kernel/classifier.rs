@@ -104,7 +104,9 @@ impl Attachment {
 /// Removes classifiers that an earlier run left on the interface; whether there were any.
 fn remove_stale(interface: &str) -> bool {
     // An error is that there are none; any other shows again when attaching.
-    DIRECTIONS.map(|(name, direction)| tc::qdisc_detach_program(interface, direction, name).is_ok()).contains(&true)
+    DIRECTIONS
+        .map(|(name, direction)| tc::qdisc_detach_program(interface, direction, name).is_ok())
+        .contains(&true)
 }
 
 /// Whether the qdisc was not there before.
@@ -117,17 +119,19 @@ fn add_clsact(interface: &str) -> Result<bool, AttachError> {
 }
 
 fn classify(error: ProgramError) -> AttachError {
-    let number = match &error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        ProgramError::TcError(error) => os_error(error),
-        ProgramError::NetlinkError(error) => error.raw_os_error(),
-        ProgramError::IOError(error) => error.raw_os_error(),
-        _ => None,
+    let number = if let ProgramError::SyscallError(error) = &error {
+        error.io_error.raw_os_error()
+    } else if let ProgramError::TcError(error) = &error {
+        os_error(error)
+    } else if let ProgramError::NetlinkError(error) = &error {
+        error.raw_os_error()
+    } else {
+        None
     };
     match number {
         Some(ENODEV | ENXIO) => AttachError::Gone,
         Some(EEXIST) => AttachError::Already,
-        _ => AttachError::Refused(with_causes(&error)),
+        Some(_) | None => AttachError::Refused(with_causes(&error)),
     }
 }
 

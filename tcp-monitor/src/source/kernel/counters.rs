@@ -46,7 +46,12 @@ impl Counters {
         let failed = |map| move |source| CounterError { map, source };
         Ok(Snapshot {
             ports: self.ports()?.into_iter().collect(),
-            interfaces: self.interfaces.totals().map_err(failed(map::INTERFACE_COUNTERS))?.into_iter().collect(),
+            interfaces: self
+                .interfaces
+                .totals()
+                .map_err(failed(map::INTERFACE_COUNTERS))?
+                .into_iter()
+                .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,

@@ -52,7 +52,9 @@ pub enum KernelError {
         source: MapError,
     },
     /// A map or program is missing in the object.
-    #[error("the object with the kernel programs has no {0}: it does not belong to this tcp-monitor; build both again")]
+    #[error(
+        "the object with the kernel programs has no {0}: it does not belong to this tcp-monitor; build both again"
+    )]
     Incomplete(&'static str),
     /// The kernel does not take a program, or does not attach it.
     #[error("kernel {release} does not {step} program `{program}`: {cause}{log}")]

@@ -5,9 +5,9 @@ use std::io;
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, Map, MapData, MapError},
-    programs::{BtfTracePoint, ProgramError, SchedClassifier, tc::TcError},
+    programs::{BtfTracePoint, ProgramError, SchedClassifier},
 };
-use tcp_monitor_common::config::{KernelLayout, Settings, global, map, program};
+use tcp_monitor_common::config::{KernelLayout, Settings, global, map, program, slot};
 
 use super::{
     error::{KernelError, with_causes},
@@ -51,11 +51,11 @@ impl Load<'_> {
         let failed = |map| move |error| (map, error);
         let table: &mut Map = ebpf.map_mut(map::PORTS).ok_or((map::PORTS, MapError::ElementNotFound))?;
         let mut table: Array<&mut MapData, [u16; 65536]> = table.try_into().map_err(failed(map::PORTS))?;
-        table.set(0, &*self.slots.table, 0).map_err(failed(map::PORTS))?;
+        table.set(0, *self.slots.table, 0).map_err(failed(map::PORTS))?;
         let names = ebpf.map_mut(map::SLOT_PORTS).ok_or((map::SLOT_PORTS, MapError::ElementNotFound))?;
         let mut names: Array<&mut MapData, u32> = names.try_into().map_err(failed(map::SLOT_PORTS))?;
-        for (slot, port) in (u32::from(tcp_monitor_common::config::slot::FIRST)..).zip(&self.slots.ports) {
-            names.set(slot, u32::from(*port), 0).map_err(failed(map::SLOT_PORTS))?;
+        for (index, port) in (u32::from(slot::FIRST)..).zip(&self.slots.ports) {
+            names.set(index, u32::from(*port), 0).map_err(failed(map::SLOT_PORTS))?;
         }
         Ok(())
     }
@@ -89,23 +89,29 @@ impl Load<'_> {
     fn refused(&self, program: &str, step: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
         let (program, release) = (program.to_owned(), self.release.to_owned());
         move |error| {
-            let (system, log) = match &error {
-                ProgramError::LoadError { io_error, verifier_log } => {
-                    (Some(io_error), last_lines(&verifier_log.to_string()))
-                }
-                ProgramError::SyscallError(error) => (Some(&error.io_error), String::new()),
-                ProgramError::TcError(TcError::IoError(error)) => (Some(error), String::new()),
-                _ => (None, String::new()),
+            let (system, log) = if let ProgramError::LoadError { io_error, verifier_log } = &error {
+                (Some(io_error), last_lines(&verifier_log.to_string()))
+            } else if let ProgramError::SyscallError(error) = &error {
+                (Some(&error.io_error), String::new())
+            } else {
+                (None, String::new())
             };
-            let forbidden = log.is_empty()
-                && system.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+            let forbidden =
+                log.is_empty() && system.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
             let cause = system.map_or_else(|| with_causes(&error), ToString::to_string);
             let advice = if forbidden {
                 "kernel lockdown, a security module or a container's seccomp filter may forbid it"
             } else {
                 "please report this with all that is printed here"
             };
-            KernelError::Program { program, step, release, cause: format!("{cause}; {advice}"), log, forbidden }
+            KernelError::Program {
+                program,
+                step,
+                release,
+                cause: format!("{cause}; {advice}"),
+                log,
+                forbidden,
+            }
         }
     }
 }

@@ -241,7 +241,9 @@ impl Watched {
             enter: match (&options.netns, &options.interfaces) {
                 (NetnsSelection::OwnOnly, _) => Enter::Never,
                 (NetnsSelection::All, InterfaceSelection::Only(_)) => Enter::Never,
-                (NetnsSelection::All, InterfaceSelection::All | InterfaceSelection::None) => Enter::IfPossible,
+                (NetnsSelection::All, InterfaceSelection::All | InterfaceSelection::None) => {
+                    Enter::IfPossible
+                }
                 (NetnsSelection::Named(_), _) => Enter::Must,
             },
             release,

@@ -62,10 +62,7 @@ fn judge(effective: CapabilitySet, intent: Intent) -> Result<Granted, MissingPri
     if missing.iter().any(|need| !need.is_optional(intent)) {
         return Err(MissingPrivilege { missing, needed });
     }
-    Ok(Granted {
-        enter: Need::SysAdmin.is_met(effective),
-        inspect: Need::SysPtrace.is_met(effective),
-    })
+    Ok(Granted { enter: Need::SysAdmin.is_met(effective), inspect: Need::SysPtrace.is_met(effective) })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +124,9 @@ impl Need {
         match self {
             Self::Bpf => "no kernel program can be loaded, so nothing can be seen",
             Self::Perfmon => "no tracepoint can be watched, so no state of a socket can be seen",
-            Self::NetAdmin => "no interface can be watched, so no segment can be seen (--interface none does without)",
+            Self::NetAdmin => {
+                "no interface can be watched, so no segment can be seen (--interface none does without)"
+            }
             Self::SysAdmin => "no other network namespace can be entered (--netns own does without)",
             Self::SysPtrace => "network namespaces that only other users' processes are in cannot be found",
             Self::SysResource => "this kernel, older than 5.11, does not grant the memory that the maps take",
@@ -142,7 +141,8 @@ impl fmt::Display for MissingPrivilege {
             writeln!(f, "  {}: without it, {}", need.name(), need.lost())?;
         }
         let names: Vec<String> = self.needed.iter().map(|need| need.name().to_ascii_lowercase()).collect();
-        let program = env::current_exe().map_or_else(|_| "tcp-monitor".to_owned(), |path| path.display().to_string());
+        let program =
+            env::current_exe().map_or_else(|_| "tcp-monitor".to_owned(), |path| path.display().to_string());
         write!(f, "run with sudo, or: sudo setcap {}+ep {program}", names.join(","))
     }
 }
@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn an_unprivileged_process_is_told_each_capability_and_what_is_lost() {
-        let error = judge(CapabilitySet::empty(), intent(true, Enter::Must, NEW)).expect_err("nothing is granted");
+        let error =
+            judge(CapabilitySet::empty(), intent(true, Enter::Must, NEW)).expect_err("nothing is granted");
         let text = error.to_string();
         for part in [
             "CAP_BPF: without it, no kernel program",
@@ -179,7 +180,8 @@ mod tests {
 
     #[test]
     fn sys_admin_stands_for_bpf_and_perfmon_but_not_for_net_admin() {
-        let error = judge(CapabilitySet::SYS_ADMIN, intent(true, Enter::Never, NEW)).expect_err("no CAP_NET_ADMIN");
+        let error =
+            judge(CapabilitySet::SYS_ADMIN, intent(true, Enter::Never, NEW)).expect_err("no CAP_NET_ADMIN");
         assert!(!error.to_string().contains("CAP_BPF:"), "{error}");
         assert!(error.to_string().contains("CAP_NET_ADMIN:"), "{error}");
         assert!(judge(CapabilitySet::SYS_ADMIN, intent(false, Enter::Never, NEW)).is_ok());

@@ -1,6 +1,9 @@
 //! What each kernel program has cost so far.
 
-use std::{fs, os::fd::AsRawFd};
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use aya::programs::ProgramFd;
 
@@ -18,7 +21,6 @@ impl LoadedProgram {
     ///
     /// From fdinfo, the one place that tells the misses without a system call of its own.
     pub(super) fn runs(&self) -> Option<ProgramRuns> {
-        use std::os::fd::AsFd;
         let fdinfo = format!("/proc/self/fdinfo/{}", self.fd.as_fd().as_raw_fd());
         Some(parse_fdinfo(&self.name, &fs::read_to_string(fdinfo).ok()?))
     }

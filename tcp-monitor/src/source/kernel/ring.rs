@@ -18,10 +18,7 @@ use rustix::{
     event::epoll,
     time::{ClockId, Timespec, clock_gettime},
 };
-use tcp_monitor_common::{
-    counters::RecordCounters,
-    record::Kind,
-};
+use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 pub use super::order::Ready;
 use super::{counters::sum_records, order::Reorder, stop::StopSignal};
@@ -96,7 +93,12 @@ impl RecordReader {
     fn watch(&self) -> io::Result<OwnedFd> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         // Edge-triggered: level-triggered, the ring is ready whenever one record waits, and each would be read alone.
-        epoll::add(&epoll, &self.ring, epoll::EventData::new_u64(RING), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        epoll::add(
+            &epoll,
+            &self.ring,
+            epoll::EventData::new_u64(RING),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
         epoll::add(&epoll, &self.stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
         Ok(epoll)
     }
@@ -127,7 +129,9 @@ fn wait(epoll: impl AsFd, timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.subsec_nanos().into() };
     let mut events = Vec::with_capacity(2);
     match epoll::wait(epoll, spare_capacity(&mut events), Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(events.iter().any(|event: &epoll::Event| event.data.u64() == STOP)),
+        Ok(_) | Err(rustix::io::Errno::INTR) => {
+            Ok(events.iter().any(|event: &epoll::Event| event.data.u64() == STOP))
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -166,7 +166,8 @@ fn read_answer(mut datagram: &[u8], each: &mut impl FnMut(u16, &[u8])) -> io::Re
 /// Only what is needed is read: attributes that another kernel spells differently do no harm.
 fn parse_interface(payload: &[u8]) -> Option<Interface> {
     let message = LinkMessageBuffer::new_checked(payload).ok()?;
-    let name = message.attributes().map_while(Result::ok).find(|attribute| attribute.kind() == IFLA_IFNAME)?;
+    let name =
+        message.attributes().map_while(Result::ok).find(|attribute| attribute.kind() == IFLA_IFNAME)?;
     let name = name.value().split(|byte| *byte == 0).next()?;
     Some(Interface { index: message.link_index(), name: String::from_utf8_lossy(name).into_owned() })
 }

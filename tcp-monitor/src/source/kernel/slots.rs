@@ -26,7 +26,8 @@ impl Slots {
         let max_ports = max_ports.min(slot::UNCLAIMED - slot::FIRST);
         if watched.is_empty() {
             for port in 1..=u16::MAX {
-                table[usize::from(port)] = if ephemeral.contains(&port) { slot::OTHER } else { slot::UNCLAIMED };
+                table[usize::from(port)] =
+                    if ephemeral.contains(&port) { slot::OTHER } else { slot::UNCLAIMED };
             }
             return Self { table, ports: Vec::new(), count: slot::FIRST + max_ports, others: true };
         }
@@ -123,8 +124,8 @@ mod tests {
     fn more_slots_than_numbers_for_them_are_not_given() {
         let slots = Slots::new(&ports("1-65535"), u16::MAX, 1..=1);
         assert_eq!(slots.count, slot::UNCLAIMED);
-        assert_eq!(slots.table[65533], slot::OTHER);
-        assert_eq!(slots.table[65532], slot::UNCLAIMED - 1);
+        assert_eq!(slots.table[65534], slot::OTHER);
+        assert_eq!(slots.table[65533], slot::UNCLAIMED - 1);
     }
 
     #[test]

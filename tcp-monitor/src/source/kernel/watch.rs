@@ -154,7 +154,8 @@ impl Watch {
     /// Every interface that was asked for must be there.
     fn check_names(&self, inum: u32) -> Result<(), KernelError> {
         let (Some(only), Some(watched)) = (&self.only, self.namespaces.get(&inum)) else { return Ok(()) };
-        let interfaces = watched.rtnetlink.interfaces().map_err(KernelError::system("list the interfaces"))?;
+        let interfaces =
+            watched.rtnetlink.interfaces().map_err(KernelError::system("list the interfaces"))?;
         let known: Vec<String> = interfaces.into_iter().map(|interface| interface.name).collect();
         match only.iter().find(|name| !known.contains(name)) {
             Some(name) => Err(KernelError::Interface { name: name.clone(), known }),
@@ -194,7 +195,9 @@ impl Watch {
         self.drop_vanished(&present);
         let mut refusals = Vec::new();
         for (key, name) in present.into_iter().flat_map(|(netns, interfaces)| {
-            interfaces.into_iter().map(move |Interface { index, name }| (InterfaceKey { netns, ifindex: index }, name))
+            interfaces
+                .into_iter()
+                .map(move |Interface { index, name }| (InterfaceKey { netns, ifindex: index }, name))
         }) {
             match self.attached.get_mut(&key) {
                 Some(attached) if attached.name == name => {}
@@ -219,8 +222,12 @@ impl Watch {
     fn update_namespaces(&mut self) {
         let found = discover();
         let home = self.traveller.home();
-        let unused: Vec<u32> =
-            self.namespaces.keys().copied().filter(|inum| *inum != home && !found.contains_key(inum)).collect();
+        let unused: Vec<u32> = self
+            .namespaces
+            .keys()
+            .copied()
+            .filter(|inum| *inum != home && !found.contains_key(inum))
+            .collect();
         for inum in unused {
             self.drop_where(|key| key.netns == inum);
             self.namespaces.remove(&inum);
@@ -257,7 +264,9 @@ impl Watch {
             watched.rtnetlink.forget_events();
             match watched.rtnetlink.interfaces() {
                 Ok(interfaces) => drop(present.insert(*inum, interfaces)),
-                Err(error) => log::warn!("the interfaces of network namespace {inum} cannot be listed: {error}"),
+                Err(error) => {
+                    log::warn!("the interfaces of network namespace {inum} cannot be listed: {error}");
+                }
             }
         }
         present
@@ -282,7 +291,8 @@ impl Watch {
 
     /// Attaches to an interface if it is to be watched.
     fn watch_interface(&mut self, key: InterfaceKey, name: &str) -> Result<(), String> {
-        let wanted = self.only.as_ref().is_none_or(|only| only.contains(name)) && !self.refused.contains(&key);
+        let wanted =
+            self.only.as_ref().is_none_or(|only| only.contains(name)) && !self.refused.contains(&key);
         let Some(watched) = self.namespaces.get(&key.netns).filter(|_| wanted) else { return Ok(()) };
         if self.attached.len() >= MAX_INTERFACES {
             if !self.limit_told {
