@@ -1,6 +1,7 @@
 //! The agent under test, as a user would run it.
 
 use std::{
+    env,
     process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -11,8 +12,11 @@ use serde_json::Value;
 
 use crate::{feed::Feed, job::Job, namespace::Namespace};
 
-/// The binary that cargo built for this test.
-pub(crate) const AGENT: &str = env!("CARGO_BIN_EXE_tcp-monitor");
+/// Path of the agent: the binary that cargo built for this test, unless the environment names another.
+pub(crate) fn agent_path() -> String {
+    env::var("KERNEL_SUITE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_tcp-monitor").to_owned())
+}
+
 /// Where the agent serves HTTP when nothing else is asked of it.
 pub(crate) const HTTP: &str = "127.0.0.1:9899";
 /// From this line of stderr on, nothing is missed.
@@ -30,12 +34,12 @@ pub(crate) enum Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn command(self) -> Command {
+    pub(crate) fn command(self) -> Command {
         // In the host's namespace, agents of parallel trials would want the same address.
         let elsewhere = ["--listen", "127.0.0.1:0"];
         let mut command = match self {
-            Self::Inside(namespace) => namespace.command(AGENT),
-            Self::Named(_) | Self::All => Command::new(AGENT),
+            Self::Inside(namespace) => namespace.command(&agent_path()),
+            Self::Named(_) | Self::All => Command::new(agent_path()),
         };
         match self {
             Self::Inside(_) => command.args(["--netns", "self"]),
@@ -66,37 +70,19 @@ pub(crate) struct Report {
 impl Agent {
     /// Starts the agent with JSON output and awaits that it is attached.
     pub(crate) fn start(watch: Watch<'_>, arguments: &str) -> Result<Self> {
-        let mut agent = Self::spawn(watch, &format!("--output json {arguments}"))?;
-        agent.await_attached()?;
+        let command = &mut watch.command();
+        let agent = Self::spawn(command.args(["--output", "json"]).args(arguments.split_whitespace()))?;
+        await_attached(&agent.messages)?;
         Ok(agent)
     }
 
     /// Starts the agent and awaits nothing.
-    pub(crate) fn spawn(watch: Watch<'_>, arguments: &str) -> Result<Self> {
-        Self::spawn_command(watch.command().args(arguments.split_whitespace()))
-    }
-
-    pub(crate) fn spawn_command(command: &mut Command) -> Result<Self> {
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut job = Job::spawn(command)?;
         let events = Feed::read(job.stdout()?, parse);
         let messages = Feed::read(job.stderr()?, str::to_owned);
         Ok(Self { job, events, messages })
-    }
-
-    pub(crate) fn await_attached(&mut self) -> Result<String> {
-        self.messages
-            .wait_for("the agent to attach", |lines| {
-                lines.iter().find(|line| line.starts_with(ATTACHED)).cloned()
-            })
-            .with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))
-    }
-
-    /// Awaits an event that `wanted` accepts.
-    pub(crate) fn wait_for(&self, what: &str, wanted: impl Fn(&Event) -> bool) -> Result<Event> {
-        self.events.wait_for(what, |events| events.iter().find(|event| wanted(event)).cloned()).with_context(
-            || format!("the agent printed {:#?} and {:#?}", self.events.so_far(), self.messages.so_far()),
-        )
     }
 
     /// SIGINT, and everything that was printed.
@@ -107,13 +93,19 @@ impl Agent {
     pub(crate) fn stop_by(self, signal: Signal) -> Result<Report> {
         self.job.signal(signal)?;
         let report = self.finish()?;
-        ensure!(report.status.code() == Some(0), "the agent ended with {}: {:#?}", report.status, report.messages);
+        ensure!(
+            report.status.code() == Some(0),
+            "the agent ended with {}: {:#?}",
+            report.status,
+            report.messages
+        );
         Ok(report)
     }
 
     /// Awaits the agent's own end.
     pub(crate) fn finish(mut self) -> Result<Report> {
-        let status = self.job.wait().with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))?;
+        let status =
+            self.job.wait().with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))?;
         Report::new(self.events.to_end()?, self.messages.to_end()?, status)
     }
 }
@@ -135,9 +127,18 @@ impl Report {
     }
 }
 
+/// Awaits the line that says the agent is attached.
+pub(crate) fn await_attached(messages: &Feed<String>) -> Result<()> {
+    messages
+        .wait_for("the agent to attach", |lines| {
+            lines.iter().any(|line| line.starts_with(ATTACHED)).then_some(())
+        })
+        .with_context(|| format!("stderr of the agent: {:#?}", messages.so_far()))
+}
+
 /// Runs the agent where it is expected to end by itself.
 pub(crate) fn run_to_end(command: &mut Command) -> Result<Report> {
-    let mut agent = Agent::spawn_command(command)?;
+    let mut agent = Agent::spawn(command)?;
     let status = agent
         .job
         .wait_at_most(Duration::from_secs(30))

@@ -49,7 +49,16 @@ impl<T: Clone + Send + 'static> Feed<T> {
 
     /// The first thing that `find` sees in the items, now or as soon as they are there.
     pub(crate) fn wait_for<R>(&self, what: &str, find: impl Fn(&[T]) -> Option<R>) -> Result<R> {
-        let deadline = Instant::now() + DEADLINE;
+        self.wait_at_most(DEADLINE, what, find)
+    }
+
+    pub(crate) fn wait_at_most<R>(
+        &self,
+        limit: Duration,
+        what: &str,
+        find: impl Fn(&[T]) -> Option<R>,
+    ) -> Result<R> {
+        let deadline = Instant::now() + limit;
         let mut state = self.shared.lock();
         loop {
             if let Some(found) = find(&state.items) {
@@ -60,7 +69,7 @@ impl<T: Clone + Send + 'static> Feed<T> {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("waited {DEADLINE:?} in vain for {what}");
+                bail!("waited {limit:?} in vain for {what}");
             }
             state = self
                 .shared

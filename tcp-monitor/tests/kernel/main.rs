@@ -2,23 +2,33 @@
 //! and Prometheus say of the same traffic.
 //!
 //! Run it as root: `cargo test --test kernel`. A trial that cannot run on this machine is ignored and says why. With
-//! `KERNEL_SUITE_CAPTURE_ONLY=1` and the filter `tshark`, traffic and capture are tried without the agent.
+//! `KERNEL_SUITE_CAPTURE_ONLY=1` and the filter `tshark`, traffic and capture are tried without the agent; with
+//! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built.
 
 mod agent;
 mod capture;
+mod crossing;
 mod feed;
+mod interfaces;
 mod job;
+mod lifetime;
 mod matrix;
+mod metrics;
 mod namespace;
 mod packet;
 mod peer;
+mod ports;
+mod processes;
 mod scrape;
 mod segments;
+mod selfcheck;
 mod sockets;
+mod states;
 mod steps;
 mod topology;
 mod traffic;
 mod trial;
+mod usage;
 mod wire;
 
 use std::{env, process::ExitCode};
@@ -48,5 +58,17 @@ fn main() -> ExitCode {
 fn run_trials() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
-    libtest_mimic::run(&arguments, matrix::trials()).exit_code()
+    let trials = [
+        selfcheck::trials(),
+        matrix::trials(),
+        crossing::trials(),
+        states::trials(),
+        ports::trials(),
+        processes::trials(),
+        metrics::trials(),
+        interfaces::trials(),
+        lifetime::trials(),
+        usage::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }

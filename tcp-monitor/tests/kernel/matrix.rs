@@ -93,14 +93,19 @@ fn check_resets(steps: &[Step], report: &Report, port: u16, roles: &[&str]) -> R
                 .of_kind("reset")
                 .filter(|event| is_of(event, role, port) && event["direction"] == direction)
                 .count();
-            ensure!(told == count, "{role}: {told} of {count} resets {direction} are told: {:#?}", report.events);
+            ensure!(
+                told == count,
+                "{role}: {told} of {count} resets {direction} are told: {:#?}",
+                report.events
+            );
         }
     }
     Ok(())
 }
 
 fn check_refusal(report: &Report) -> Result<()> {
-    let handshakes: Vec<&Event> = report.of_kind("handshake").filter(|event| event["role"] == "client").collect();
+    let handshakes: Vec<&Event> =
+        report.of_kind("handshake").filter(|event| event["role"] == "client").collect();
     ensure!(handshakes.len() == 1 && handshakes[0]["result"] == "refused", "not refused: {handshakes:#?}");
     ensure!(
         report.of_kind("state").any(|event| event["from"] == "syn_sent" && event["to"] == "close"),
@@ -112,7 +117,8 @@ fn check_refusal(report: &Report) -> Result<()> {
 
 /// `handshake`, `closed` and `state` events of every connection, seen from one side.
 fn check_lives(end: &End, connections: usize, report: &Report, port: u16) -> Result<()> {
-    let handshakes: Vec<&Event> = report.of_kind("handshake").filter(|event| event["role"] == end.role).collect();
+    let handshakes: Vec<&Event> =
+        report.of_kind("handshake").filter(|event| event["role"] == end.role).collect();
     ensure!(
         handshakes.len() == connections && handshakes.iter().all(|event| event["result"] == "completed"),
         "{connections} completed handshakes expected, told {handshakes:#?}"
@@ -136,7 +142,11 @@ fn check_lives(end: &End, connections: usize, report: &Report, port: u16) -> Res
     for (socket, states) in &lives {
         let states = states.join(" ");
         let states = states.strip_suffix("close").unwrap_or(&states).trim();
-        ensure!(states == end.states, "{socket}: {:?} expected after ESTABLISHED, not {states:?}", end.states);
+        ensure!(
+            states == end.states,
+            "{socket}: {:?} expected after ESTABLISHED, not {states:?}",
+            end.states
+        );
     }
     Ok(())
 }

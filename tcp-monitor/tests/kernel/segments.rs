@@ -64,11 +64,8 @@ fn identity_of_step(step: &Step) -> Identity {
 fn identity_of_event(event: &Event) -> Result<Identity> {
     let text = |name: &str| event[name].as_str().with_context(|| format!("no {name}"));
     let flags = flag_names(&event["flags"]);
-    let ack = if flags.iter().any(|flag| flag == "ACK") {
-        event["ack"].as_u64().context("no ack")?
-    } else {
-        0
-    };
+    let ack =
+        if flags.iter().any(|flag| flag == "ACK") { event["ack"].as_u64().context("no ack")? } else { 0 };
     Ok((
         text("step")?.to_owned(),
         text("src")?.parse()?,

@@ -20,7 +20,12 @@ impl SocketRow {
         let mut next = || words.next().with_context(|| format!("too short a line of ss: {line}"));
         let state = next()?;
         let (_unread, unacknowledged) = (next()?, next()?.parse()?);
-        Ok(Self { local: address(next()?)?, remote: address(next()?)?, state: state_name(state), unacknowledged })
+        Ok(Self {
+            local: address(next()?)?,
+            remote: address(next()?)?,
+            state: state_name(state),
+            unacknowledged,
+        })
     }
 
     pub(crate) fn is_of(&self, port: u16) -> bool {

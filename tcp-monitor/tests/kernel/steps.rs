@@ -23,10 +23,7 @@ pub(crate) struct Step {
 /// the peer's SYN-ACK or FIN.
 pub(crate) fn steps(packets: &[Packet]) -> Vec<Step> {
     let mut connections: BTreeMap<u32, Connection> = BTreeMap::new();
-    packets
-        .iter()
-        .filter_map(|packet| connections.entry(packet.stream).or_default().pass(packet))
-        .collect()
+    packets.iter().filter_map(|packet| connections.entry(packet.stream).or_default().pass(packet)).collect()
 }
 
 /// What was seen of one connection.

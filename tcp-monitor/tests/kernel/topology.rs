@@ -51,10 +51,9 @@ impl Network {
         match topology {
             Topology::LoopbackV4 => Self::loopback(Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()),
             Topology::LoopbackV6 => Self::loopback(Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()),
-            Topology::LoopbackMapped => Self::loopback(
-                Ipv6Addr::UNSPECIFIED.into(),
-                Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
-            ),
+            Topology::LoopbackMapped => {
+                Self::loopback(Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.to_ipv6_mapped().into())
+            }
             Topology::VethV4 => Self::veth(VETH_V4.into()),
             Topology::VethV6 => Self::veth(VETH_V6.into()),
         }

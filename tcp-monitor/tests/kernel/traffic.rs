@@ -55,7 +55,7 @@ pub(crate) const ALL: &[Traffic] = &[
     Traffic {
         phrase: "a server that says hello and closes first",
         port: 12345,
-        script: server_says_hello_and_closes_first,
+        script: greeting,
         connections: 1,
         lifecycles: SERVER_CLOSES_FIRST,
         shown: ANY,
@@ -96,9 +96,7 @@ pub(crate) const ALL: &[Traffic] = &[
         port: 8899,
         script: half_close,
         connections: 1,
-        lifecycles: &[
-            "c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack",
-        ],
+        lifecycles: &["c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack"],
         shown: ANY,
         ends: Some([
             End { role: "server", states: PASSIVE_CLOSE, closed_by: &["remote"], sent: 200, received: 3 },
@@ -207,7 +205,7 @@ fn await_acknowledgement(network: &Network, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn five_clients_of_a_forking_echo_server(network: &Network, port: u16) -> Result<()> {
+pub(crate) fn five_clients_of_a_forking_echo_server(network: &Network, port: u16) -> Result<()> {
     let mut server = Peer::spawn(&network.server, "server")?;
     server.listen(network.listen_address(port))?;
     server.begin_echo(5)?;
@@ -222,7 +220,8 @@ fn five_clients_of_a_forking_echo_server(network: &Network, port: u16) -> Result
     Ok(())
 }
 
-fn server_says_hello_and_closes_first(network: &Network, port: u16) -> Result<()> {
+/// The server says `Hello, World!` and closes first.
+pub(crate) fn greeting(network: &Network, port: u16) -> Result<()> {
     let (mut server, mut client) = connected_pair(network, port)?;
     server.send(13)?;
     client.read(13)?;
@@ -276,14 +275,14 @@ fn request_to_a_server_that_is_gone(network: &Network, port: u16) -> Result<()> 
     network.await_rest(port)
 }
 
-fn refused_port(network: &Network, port: u16) -> Result<()> {
+pub(crate) fn refused_port(network: &Network, port: u16) -> Result<()> {
     let mut client = Peer::spawn(&network.client, "client")?;
     let refused = client.connect(network.connect_address(port));
     ensure!(refused.is_err(), "nobody listens, and yet {refused:?}");
     Ok(())
 }
 
-fn client_resets(network: &Network, port: u16) -> Result<()> {
+pub(crate) fn client_resets(network: &Network, port: u16) -> Result<()> {
     let (mut server, mut client) = connected_pair(network, port)?;
     client.send(4)?;
     server.read(4)?;

@@ -101,7 +101,10 @@ impl Wire {
 
     /// Awaits the loss that was asked for.
     pub(crate) fn await_loss(&self) -> Result<()> {
-        let waiting = self.shared.changed.wait_timeout_while(self.shared.lock(), DEADLINE, |state| state.loss.is_some());
+        let waiting = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.lock(), DEADLINE, |state| state.loss.is_some());
         let (state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
         ensure!(state.loss.is_none(), "no segment came that was like {:?}", state.loss);
         Ok(())
@@ -210,7 +213,8 @@ fn tun(namespace: &Namespace, local: Ipv4Addr, remote: Ipv4Addr) -> Result<File>
         let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TUN | IFF_NO_PI, rest: [0; 22] };
         request.name[..DEVICE.len()].copy_from_slice(DEVICE.as_bytes());
         // SAFETY: TUNSETIFF reads a `struct ifreq`, which `InterfaceRequest` is laid out like.
-        unsafe { ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request)) }.context("TUNSETIFF failed")?;
+        unsafe { ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request)) }
+            .context("TUNSETIFF failed")?;
         Ok(file)
     })?;
     namespace.ip(&format!("addr add {local} peer {remote} dev {DEVICE}"))?;
