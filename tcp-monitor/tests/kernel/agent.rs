@@ -35,16 +35,16 @@ pub(crate) enum Watch<'a> {
 
 impl Watch<'_> {
     pub(crate) fn command(self) -> Command {
-        // In the host's namespace, agents of parallel trials would want the same address.
-        let elsewhere = ["--listen", "127.0.0.1:0"];
+        // In the host's namespace, parallel trials would want the same address.
+        let unserved = ["--listen", "none"];
         let mut command = match self {
             Self::Inside(namespace) => namespace.command(&agent_path()),
             Self::Named(_) | Self::All => Command::new(agent_path()),
         };
         match self {
             Self::Inside(_) => command.args(["--netns", "self"]),
-            Self::Named(namespace) => command.args(["--netns", namespace.name()]).args(elsewhere),
-            Self::All => command.args(elsewhere),
+            Self::Named(namespace) => command.args(["--netns", namespace.name()]).args(unserved),
+            Self::All => command.args(unserved),
         };
         command
     }

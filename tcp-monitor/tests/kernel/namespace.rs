@@ -108,9 +108,11 @@ impl Namespace {
                 let text = fs::read_to_string(format!("/proc/thread-self/net/{table}"))?;
                 let lines: Vec<&str> = text.lines().collect();
                 for pair in lines.chunks_exact(2).filter(|pair| pair[0].starts_with("Tcp")) {
-                    let names = pair[0].split_whitespace().skip(1).map(str::to_owned);
-                    let values = pair[1].split_whitespace().skip(1);
-                    counters.extend(names.zip(values.filter_map(|value| value.parse().ok())));
+                    let cells = pair[0].split_whitespace().zip(pair[1].split_whitespace());
+                    // MaxConn is -1: it is no counter.
+                    counters.extend(
+                        cells.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))),
+                    );
                 }
             }
             Ok(counters)

@@ -40,7 +40,7 @@ fn unprivileged() -> Result<()> {
 
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(agent);
-    command.args(["--port", "8899", "--listen", "127.0.0.1:0"]);
+    command.args(["--port", "8899", "--listen", "none"]);
     fails(&mut command, &[3], &["CAP_BPF"])
 }
 
@@ -61,14 +61,14 @@ fn unknown_interface() -> Result<()> {
 
 fn unknown_namespace() -> Result<()> {
     let mut command = Command::new(agent_path());
-    command.args(["--port", "8899", "--listen", "127.0.0.1:0", "--netns", "nosuchns"]);
+    command.args(["--port", "8899", "--listen", "none", "--netns", "nosuchns"]);
     fails(&mut command, &[1, 2], &["nosuchns"])
 }
 
 fn bad_port() -> Result<()> {
     for port in ["99999", "0", "20-10", "http", "1-", ""] {
         let mut command = Command::new(agent_path());
-        fails(command.args(["--listen", "127.0.0.1:0", &format!("--port={port}")]), &[2], &["--port"])?;
+        fails(command.args(["--listen", "none", &format!("--port={port}")]), &[2], &["--port"])?;
     }
     Ok(())
 }
