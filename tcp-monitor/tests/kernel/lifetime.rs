@@ -1,30 +1,27 @@
-//! How a run ends, how soon it tells, and that nothing of it stays in the kernel.
+//! How a run ends, what it writes and how soon.
 
 use std::{
-    collections::BTreeSet,
-    fs, io,
-    process::{Command, Stdio},
-    thread,
+    io,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::{
     agent::{Agent, Watch, await_attached, run_to_end},
-    feed::{DEADLINE, Feed},
-    job::{Job, output},
+    feed::Feed,
+    job::Job,
     namespace::Namespace,
+    scrape::samples,
     topology::{Network, Topology},
     traffic,
-    trial::{self, Need, trial},
+    trial::{self, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let leftovers = &[trial::AGENT, &[Need::Tool("bpftool"), Need::Tool("tc")]];
     vec![
         trial("SIGINT ends a run with a summary", &[trial::AGENT], || ends_with_summary(Signal::INT)),
         trial("SIGTERM ends a run with a summary", &[trial::AGENT], || ends_with_summary(Signal::TERM)),
@@ -32,16 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("--count ends the run after so many events", &[trial::AGENT], count),
         trial("--duration ends the run after so many seconds", &[trial::AGENT], duration),
         trial("an event on an idle machine is printed at once", &[trial::AGENT], latency),
-        trial("nothing stays in the kernel after a run", leftovers, || nothing_stays(Attach::Default)),
-        trial("nothing stays in the kernel after a run on clsact", leftovers, || {
-            nothing_stays(Attach::Clsact)
-        }),
-        trial("what a killed run left is gone after the next", leftovers, || {
-            nothing_stays_of_killed(Attach::Default)
-        }),
-        trial("what a killed run left on clsact is gone after the next", leftovers, || {
-            nothing_stays_of_killed(Attach::Clsact)
-        }),
+        trial("--output none writes nothing and still counts", &[trial::AGENT], no_output),
     ]
 }
 
@@ -114,124 +102,20 @@ fn latency() -> Result<()> {
     Ok(())
 }
 
-/// How the classifiers are attached: as the kernel allows, or the way of kernels before 6.6.
-#[derive(Clone, Copy)]
-enum Attach {
-    Default,
-    Clsact,
-}
-
-impl Attach {
-    fn start(self, network: &Network) -> Result<Agent> {
-        let flag = match self {
-            Self::Default => "",
-            Self::Clsact => "--force-clsact",
-        };
-        let agent = Agent::start(Watch::Inside(&network.server), &format!("{} {flag}", watched()))?;
-        if let Self::Clsact = self {
-            ensure!(!filters(&network.server)?.is_empty(), "{flag} attached no filter");
-        }
-        Ok(agent)
-    }
-}
-
-fn nothing_stays(attach: Attach) -> Result<()> {
+fn no_output() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
-    let agent = attach.start(&network)?;
-    let held = Objects::of(agent.job.pid())?;
-    traffic::greeting(&network, PORT)?;
-    let report = agent.stop()?;
-    ensure!(report.of_kind("segment").count() > 0, "nothing was seen: {:#?}", report.messages);
-    check_no_filter(&network.server)?;
-    held.await_end()
-}
-
-fn nothing_stays_of_killed(attach: Attach) -> Result<()> {
-    let network = Network::new(Topology::LoopbackV4)?;
-    let mut killed = attach.start(&network)?;
-    let mut held = Objects::of(killed.job.pid())?;
-    killed.job.kill()?;
-
-    let agent = attach.start(&network)?;
-    held.add(Objects::of(agent.job.pid())?);
+    let mut command = Watch::Inside(&network.server).command();
+    let agent = Agent::spawn(command.args(["--output", "none", "--port", &PORT.to_string()]))?;
+    await_attached(&agent.messages)?;
     traffic::greeting(&network, PORT)?;
     network.await_rest(PORT)?;
+    let handshakes = samples(&network.server)?.sum("handshakes_total", &[("role", "server")])?;
     let report = agent.stop()?;
-    // A filter of the killed run that was still there would not make them twice, but its counters would be another map's.
-    let syns = report.of_kind("segment").filter(|event| event["step"] == "syn").count();
-    ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
-    check_no_filter(&network.server)?;
-    held.await_end()
-}
-
-/// Kernel ids of BPF objects.
-struct Objects {
-    programs: BTreeSet<u64>,
-    maps: BTreeSet<u64>,
-}
-
-impl Objects {
-    /// The programs and maps that a process holds, as /proc tells.
-    fn of(pid: u32) -> Result<Self> {
-        let mut objects = Self { programs: BTreeSet::new(), maps: BTreeSet::new() };
-        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
-            // A file may be closed while the directory is read.
-            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-            for (name, number) in text.lines().filter_map(|line| line.split_once(':')) {
-                match name {
-                    "prog_id" => objects.programs.insert(number.trim().parse()?),
-                    "map_id" => objects.maps.insert(number.trim().parse()?),
-                    _ => false,
-                };
-            }
-        }
-        ensure!(
-            !objects.programs.is_empty() && !objects.maps.is_empty(),
-            "process {pid} holds no program or map"
-        );
-        Ok(objects)
-    }
-
-    fn add(&mut self, other: Self) {
-        self.programs.extend(other.programs);
-        self.maps.extend(other.maps);
-    }
-
-    /// Awaits that the kernel has none of them: it frees them some time after the last reference is gone.
-    fn await_end(&self) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let programs: Vec<u64> = loaded("prog")?.intersection(&self.programs).copied().collect();
-            let maps: Vec<u64> = loaded("map")?.intersection(&self.maps).copied().collect();
-            if programs.is_empty() && maps.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("programs {programs:?} and maps {maps:?} are still loaded");
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// The ids of every `kind` (`prog`, `map`) in the kernel.
-fn loaded(kind: &str) -> Result<BTreeSet<u64>> {
-    let list: Value = serde_json::from_str(&output(Command::new("bpftool").args(["-j", kind, "show"]))?)?;
-    Ok(list.as_array().into_iter().flatten().filter_map(|object| object["id"].as_u64()).collect())
-}
-
-/// The filters on `lo`, both ways.
-fn filters(namespace: &Namespace) -> Result<String> {
-    let mut filters = String::new();
-    for way in ["ingress", "egress"] {
-        filters += &output(namespace.command("tc").args(["filter", "show", "dev", "lo", way]))?;
-    }
-    Ok(filters.trim().to_owned())
-}
-
-fn check_no_filter(namespace: &Namespace) -> Result<()> {
-    let filters = filters(namespace)?;
-    ensure!(filters.is_empty(), "left on lo: {filters}");
+    ensure!(
+        handshakes == 1 && report.events.is_empty(),
+        "{handshakes} handshakes, printed {:#?}",
+        report.events
+    );
     Ok(())
 }
 

@@ -11,10 +11,12 @@ mod crossing;
 mod feed;
 mod interfaces;
 mod job;
+mod leftovers;
 mod lifetime;
 mod matrix;
 mod metrics;
 mod namespace;
+mod numbers;
 mod packet;
 mod peer;
 mod ports;
@@ -23,6 +25,7 @@ mod scrape;
 mod segments;
 mod selfcheck;
 mod sockets;
+mod stall;
 mod states;
 mod steps;
 mod topology;
@@ -61,13 +64,16 @@ fn run_trials() -> ExitCode {
     let trials = [
         selfcheck::trials(),
         matrix::trials(),
+        numbers::trials(),
         crossing::trials(),
         states::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        stall::trials(),
         interfaces::trials(),
         lifetime::trials(),
+        leftovers::trials(),
         usage::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()

@@ -63,7 +63,8 @@ fn identity_of_step(step: &Step) -> Identity {
 
 fn identity_of_event(event: &Event) -> Result<Identity> {
     let text = |name: &str| event[name].as_str().with_context(|| format!("no {name}"));
-    let flags = flag_names(&event["flags"]);
+    let flags = event["flags"].as_array().context("no flags")?;
+    let flags: Vec<String> = flags.iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let ack =
         if flags.iter().any(|flag| flag == "ACK") { event["ack"].as_u64().context("no ack")? } else { 0 };
     Ok((
@@ -74,18 +75,6 @@ fn identity_of_event(event: &Event) -> Result<Identity> {
         event["seq"].as_u64().context("no seq")?,
         ack,
     ))
-}
-
-/// The flags of a `segment` line: a list, or the same names in one string.
-pub(crate) fn flag_names(flags: &Value) -> Vec<String> {
-    match flags {
-        Value::Array(names) => names.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        Value::String(names) => {
-            let words = names.split(|c: char| !c.is_ascii_alphanumeric());
-            words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => Vec::new(),
-    }
 }
 
 /// The numbers that differ between tshark and the agent.

@@ -225,6 +225,8 @@ pub(crate) fn greeting(network: &Network, port: u16) -> Result<()> {
     let (mut server, mut client) = connected_pair(network, port)?;
     server.send(13)?;
     client.read(13)?;
+    // The FIN goes out after the acknowledgement of the data has come in: each has a number of its own.
+    await_acknowledgement(network, port)?;
     server.close()?;
     ensure!(client.read_to_end()? == 0, "data after the end");
     client.close()
