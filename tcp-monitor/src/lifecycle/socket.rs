@@ -11,6 +11,7 @@ use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
 use super::input::{Process, SocketInput, TcpSock};
 use super::time::Time;
 use super::transition::is_synchronized;
+use super::waiting::Addresses;
 
 /// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
 #[derive(Clone, Debug)]
@@ -123,6 +124,10 @@ impl Socket {
         }
     }
 
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses { netns: self.netns, local: self.local, remote: self.remote }
+    }
+
     pub(super) fn netns(&self) -> u32 {
         self.netns
     }
@@ -177,9 +182,9 @@ impl Socket {
     }
 
     /// `bytes_acked` grows with SND.UNA (kernel: `tcp_snd_una_update`), which passes our FIN and, unless the socket was
-    /// born with its SYN-ACK acknowledged, our SYN. Of a connection met midway only a guess tells which end it is.
+    /// born with its SYN-ACK acknowledged, our SYN.
     fn bytes_sent(&self) -> Option<u64> {
-        let tcp = self.tcp.filter(|_| !self.partial)?;
+        let tcp = self.tcp?;
         let syn = match self.role {
             Role::Client => 1,
             Role::Server => 0,

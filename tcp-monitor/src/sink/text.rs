@@ -43,7 +43,9 @@ impl Text {
     /// One line. The label and the addresses are columns.
     fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
         let width = addresses.chars().count();
-        self.width = self.width.max(width.min(MAX_WIDTH));
+        if !detail.is_empty() {
+            self.width = self.width.max(width.min(MAX_WIDTH));
+        }
         let padding = self.width.saturating_sub(width) + 2;
         let (dim, color, plain) = if self.color { (DIM, label.color(), PLAIN) } else { ("", "", "") };
         let clock = Clock { time, time_zone: &self.time_zone };

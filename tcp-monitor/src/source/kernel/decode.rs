@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{
     Direction, Header, Kind, ResetPhase, Role, SegmentRecord, SocketRecord, acks, flags,
@@ -22,6 +23,14 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// A clock set by the system's clocks as they are now.
+    #[must_use]
+    pub fn now() -> Self {
+        let before = read_clock(ClockId::Monotonic);
+        let realtime_ns = read_clock(ClockId::Realtime);
+        Self::new(realtime_ns, before.midpoint(read_clock(ClockId::Monotonic)))
+    }
+
     /// A clock from both readings of one moment, in nanoseconds.
     #[must_use]
     pub const fn new(realtime_ns: u64, monotonic_ns: u64) -> Self {
@@ -33,6 +42,12 @@ impl Clock {
     pub const fn time(&self, monotonic_ns: u64) -> Time {
         Time::from_unix_nanos(monotonic_ns.saturating_add_signed(self.offset_ns))
     }
+}
+
+/// Nanoseconds. Both clocks are positive and last until 2554.
+fn read_clock(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
 }
 
 /// Why bytes are no record.
@@ -183,6 +198,8 @@ fn address(ip_version: u8, bytes: [u8; 16]) -> Result<IpAddr, BadRecord> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use tcp_monitor_common::TcpState;
     use tcp_monitor_common::record::{
         Header, Kind, MAX_TCP_HEADER, Role, SegmentRecord, SocketRecord, flags,
@@ -295,6 +312,15 @@ mod tests {
             refusal(SegmentRecord { tcp_header_len: 3, ..segment }.as_bytes()),
             BadRecord::TcpHeader(BadHeader::Truncated { len: 3 })
         );
+    }
+
+    #[test]
+    fn a_clock_of_now_tells_the_time_of_day() {
+        let clock = Clock::now();
+        let monotonic = super::read_clock(super::ClockId::Monotonic);
+        let told = Duration::from_nanos(clock.time(monotonic).as_unix_nanos());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+        assert!(now.abs_diff(told) < Duration::from_secs(1), "{now:?} {told:?}");
     }
 
     #[test]

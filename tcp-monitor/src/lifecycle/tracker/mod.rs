@@ -7,16 +7,18 @@ use tcp_monitor_common::counters::reset_reason_label;
 use tcp_monitor_common::record::Role;
 
 use super::connecting::Connecting;
-use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit, Segment, Step};
+use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
-use super::input::{Input, ResetDirection, SegmentInput, SocketEvent, SocketInput};
-use super::segment::Flags;
-use super::sighting::{Sightings, Verdict, occupies_sequence_space};
+use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
+use super::sighting::Sightings;
 use super::socket::Socket;
 use super::table::Table;
 use super::time::Time;
 use super::transition::{Circumstances, Outcome, outcome};
 use super::waiting::{Addresses, Minisocket, Substate, Waiting};
+
+mod segments;
+mod timewait;
 
 /// Follows every socket from its first state to its last.
 ///
@@ -153,6 +155,8 @@ impl Tracker {
             None => self.meet(input, from, to, out),
         };
         socket.learn(input);
+        // Two sockets never have the same addresses: this one took over from the minisocket.
+        self.reuse_waiting(socket.addresses(), input.time, Evidence::Kernel, out);
         if to == TcpState::SynSent && input.local.port() == 0 {
             socket.untold_syn_sent = Some(input.time);
             self.connecting.insert(input, SocketKey::of(input));
@@ -205,8 +209,6 @@ impl Tracker {
     /// A socket not known before. If it is a listener's child, its birth is told first.
     fn meet(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) -> Socket {
         let mut socket = Socket::met(input, from, to);
-        // Two sockets never have the same addresses: it took over from the minisocket.
-        self.reuse_waiting(addresses_of(input), input.time, Evidence::Kernel, out);
         if from == TcpState::SynRecv
             && let Some(born) = self.newborn.remove(&(input.netns, input.sk))
         {
@@ -263,8 +265,7 @@ impl Tracker {
         self.connecting.remove(socket, key, since);
         socket.untold_syn_sent = None;
         socket.local = local;
-        let addresses = Addresses { netns: key.netns, local, remote: socket.remote };
-        self.reuse_waiting(addresses, since, Evidence::Kernel, out);
+        self.reuse_waiting(socket.addresses(), since, Evidence::Kernel, out);
         self.enter(socket, TcpState::Close, TcpState::SynSent, since, out);
     }
 
@@ -288,170 +289,12 @@ impl Tracker {
             closed_by
         }
     }
-
-    fn handle_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
-        let Some(step) = step_of(segment) else { return };
-        if step == Step::Syn {
-            self.learn_port(segment, out);
-        }
-        let relative = self.flows.observe(segment, step);
-        let verdict = self.sightings.see(segment, step);
-        if verdict != Verdict::Copy {
-            out.push(Event::Segment(Segment {
-                time: segment.time,
-                src: segment.src,
-                dst: segment.dst,
-                header: segment.header,
-                payload_len: segment.payload_len,
-                seq_rel: relative.seq,
-                ack_rel: relative.ack,
-                netns: segment.netns,
-                ifindex: segment.ifindex,
-                direction: segment.direction,
-                step,
-                retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
-            }));
-        }
-        self.affect_waiting(segment, step, out);
-    }
-
-    /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
-    fn learn_port(&mut self, syn: &SegmentInput, out: &mut Vec<Event>) {
-        let Some(key) = self.connecting.sender_of(syn) else { return };
-        let sender = self.flows.end(syn.netns, syn.src, syn.dst);
-        let sent_before = sender.isn == Some(syn.header.seq);
-        let is_other = matches!(sender.state, Some(TcpState::SynSent));
-        if sent_before || is_other {
-            return;
-        }
-        if let Some(mut socket) = self.sockets.remove(&key) {
-            if let Some(since) = socket.untold_syn_sent {
-                self.tell_syn_sent(&mut socket, key, syn.src, since, out);
-            }
-            self.keep(key, socket, syn.time);
-        }
-    }
-
-    /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
-    fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
-        let sender = Addresses { netns: segment.netns, local: segment.src, remote: segment.dst };
-        let receiver = Addresses { netns: segment.netns, local: segment.dst, remote: segment.src };
-        let time = segment.time;
-        match step {
-            // Only a new socket answers a SYN, or sends one, from these addresses.
-            Step::Syn | Step::SynAck => self.reuse_waiting(sender, time, Evidence::Segment, out),
-            Step::Fin => {
-                let fin = segment.header.seq.wrapping_add(segment.payload_len);
-                let awaited = self.waiting.get(&receiver).is_some_and(|waiting| waiting.awaits_fin(fin));
-                if awaited && let Some(minisocket) = self.waiting.remove(&receiver) {
-                    self.receive_fin(minisocket, time, out);
-                }
-            }
-            Step::Rst => {
-                self.abort_waiting(sender, time, Evidence::Segment, out);
-                let seq = segment.header.seq;
-                let accepted = self.waiting.get(&receiver).is_some_and(|waiting| waiting.accepts(seq));
-                if accepted && let Some(minisocket) = self.waiting.remove(&receiver) {
-                    self.end_waiting(minisocket, time, Evidence::Segment, ClosedBy::RemoteReset, out);
-                }
-            }
-            Step::HandshakeAck | Step::FinAck => {}
-        }
-    }
-
-    /// The application is gone and our FIN acknowledged; a minisocket awaits the peer's FIN.
-    fn await_fin(&mut self, socket: Socket, now: Time, out: &mut Vec<Event>) {
-        let fin = self.flows.end(socket.netns(), socket.remote, socket.local).fin;
-        let minisocket = Minisocket::new(socket, Substate::FinWait2, now);
-        // It may have passed the interface already, and be processed right after this.
-        if fin.is_some_and(|fin| minisocket.awaits_fin(fin)) {
-            self.receive_fin(minisocket, now, out);
-        } else {
-            self.add_waiting(minisocket, now);
-        }
-    }
-
-    fn receive_fin(&mut self, minisocket: Minisocket, time: Time, out: &mut Vec<Event>) {
-        let rcv_nxt = minisocket.rcv_nxt.map(|next| next.wrapping_add(1));
-        let mut socket = minisocket.socket;
-        let (from, to) = (TcpState::FinWait2, TcpState::TimeWait);
-        out.push(Event::State(socket.enter(from, to, time, Evidence::Segment)));
-        out.push(Event::Closed(socket.closed(time, ClosedBy::Local)));
-        self.flows.set_state(socket.netns(), socket.local, socket.remote, to, time);
-        self.add_waiting(Minisocket { rcv_nxt, ..Minisocket::new(socket, Substate::TimeWait, time) }, time);
-    }
-
-    fn add_waiting(&mut self, minisocket: Minisocket, now: Time) {
-        let Socket { local, remote, .. } = minisocket.socket;
-        let key = Addresses { netns: minisocket.socket.netns(), local, remote };
-        if let Some(evicted) = self.waiting.insert(key, minisocket, now) {
-            let closed = TcpState::Close;
-            self.flows.set_state(evicted.netns, evicted.local, evicted.remote, closed, now);
-        }
-    }
-
-    /// A new connection takes over the addresses of a minisocket.
-    fn reuse_waiting(&mut self, key: Addresses, time: Time, evidence: Evidence, out: &mut Vec<Event>) {
-        if let Some(minisocket) = self.waiting.remove(&key) {
-            self.end_waiting(minisocket, time, evidence, ClosedBy::Local, out);
-        }
-    }
-
-    /// This end sent a RST. Only in the FIN_WAIT2 substate does that drop the minisocket.
-    fn abort_waiting(&mut self, key: Addresses, time: Time, evidence: Evidence, out: &mut Vec<Event>) {
-        let awaits_fin = self.waiting.get(&key).is_some_and(|waiting| waiting.substate == Substate::FinWait2);
-        if awaits_fin && let Some(minisocket) = self.waiting.remove(&key) {
-            self.end_waiting(minisocket, time, evidence, ClosedBy::LocalReset, out);
-        }
-    }
-
-    fn end_waiting(
-        &mut self,
-        minisocket: Minisocket,
-        time: Time,
-        evidence: Evidence,
-        closed_by: ClosedBy,
-        out: &mut Vec<Event>,
-    ) {
-        let mut socket = minisocket.socket;
-        self.flows.set_state(socket.netns(), socket.local, socket.remote, TcpState::Close, time);
-        match minisocket.substate {
-            Substate::FinWait2 => {
-                out.push(Event::State(socket.enter(TcpState::FinWait2, TcpState::Close, time, evidence)));
-                out.push(Event::Closed(socket.closed(time, closed_by)));
-            }
-            // It was told as closed when TIME_WAIT began.
-            Substate::TimeWait => {
-                out.push(Event::State(socket.enter(TcpState::TimeWait, TcpState::Close, time, evidence)));
-            }
-        }
-    }
 }
 
 impl SocketKey {
     fn of(input: &SocketInput) -> Self {
         let id = if input.cookie == 0 { SocketId::Address(input.sk) } else { SocketId::Cookie(input.cookie) };
         Self { netns: input.netns, id }
-    }
-}
-
-/// The step a segment is. `None` if it is none: nothing to tell.
-fn step_of(segment: &SegmentInput) -> Option<Step> {
-    let flags = segment.header.flags;
-    if flags.contains(Flags::RST) {
-        Some(Step::Rst)
-    } else if flags.contains(Flags::SYN.union(Flags::ACK)) {
-        Some(Step::SynAck)
-    } else if flags.contains(Flags::SYN) {
-        Some(Step::Syn)
-    } else if flags.contains(Flags::FIN) {
-        Some(Step::Fin)
-    } else if segment.acks_syn_ack {
-        Some(Step::HandshakeAck)
-    } else if segment.acks_fin {
-        Some(Step::FinAck)
-    } else {
-        None
     }
 }
 
