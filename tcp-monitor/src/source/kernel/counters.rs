@@ -10,7 +10,7 @@ use tcp_monitor_common::{
 use thiserror::Error;
 
 use super::{interfaces::InterfaceTable, programs::LoadedProgram};
-use crate::metrics::snapshot::{PortLabel, Snapshot};
+use crate::metrics::{PortLabel, Snapshot};
 
 /// The counters of the kernel programs, to be read at any time from any thread.
 pub struct Counters {
