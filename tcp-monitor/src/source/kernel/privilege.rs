@@ -125,7 +125,7 @@ impl Need {
             Self::Bpf => "no kernel program can be loaded, so nothing can be seen",
             Self::Perfmon => "no tracepoint can be watched, so no state of a socket can be seen",
             Self::NetAdmin => {
-                "no interface can be watched, so no segment can be seen (--interface none does without)"
+                "no interface can be watched, so no segment can be seen"
             }
             Self::SysAdmin => "no other network namespace can be entered (--netns own does without)",
             Self::SysPtrace => "network namespaces that only other users' processes are in cannot be found",
