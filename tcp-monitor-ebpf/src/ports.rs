@@ -11,7 +11,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    instruction::fetch_add,
+    instruction::{element, fetch_add},
     kernel::{layout, setting},
 };
 
@@ -44,9 +44,8 @@ pub(crate) struct Watched {
 #[inline(always)]
 pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
     let table = PORTS.get_ptr_mut(0)?;
-    // SAFETY: the map's own value, and a u16 is always within the table.
-    let (local_slot, remote_slot) =
-        unsafe { ((*table).slots[local as usize], (*table).slots[remote as usize]) };
+    // SAFETY: the map's own value.
+    let (local_slot, remote_slot) = unsafe { (*slot_of(table, local), *slot_of(table, remote)) };
     if local_slot | remote_slot == slot::UNWATCHED {
         return None;
     }
@@ -70,6 +69,20 @@ impl Watched {
     }
 }
 
+/// Where the table holds the slot of `port`.
+///
+/// A `u16` is always within the table, but the verifiers of 6.1 and 6.12 lose the bounds of a number whose bytes were
+/// swapped.
+///
+/// # Safety
+///
+/// `table` must be the map's own value.
+#[inline(always)]
+unsafe fn slot_of(table: *mut PortTable, port: u16) -> *mut u16 {
+    // SAFETY: by the caller's word.
+    unsafe { element::<_, 0xffff, 65536>(&raw mut (*table).slots, port as usize) }
+}
+
 /// Gives `port` a slot of its own while there are any.
 ///
 /// Two CPUs may each claim one for the same port at the same moment: both slots then name the port and the agent adds
@@ -78,8 +91,8 @@ impl Watched {
 fn claim(table: *mut PortTable, port: u16) -> u16 {
     let claimed = if layout!(has_atomic_fetch) != 0 { next_slot(port) } else { None };
     let claimed = claimed.unwrap_or(slot::OTHER);
-    // SAFETY: the map's own value, and a u16 is always within the table.
-    unsafe { (*table).slots[port as usize] = claimed };
+    // SAFETY: the map's own value.
+    unsafe { *slot_of(table, port) = claimed };
     claimed
 }
 
