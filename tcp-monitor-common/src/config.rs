@@ -10,6 +10,9 @@ pub struct PortTable {
     pub slots: [u16; 65536],
 }
 
+/// The most counter slots there can be.
+pub const MAX_SLOTS: usize = 4096;
+
 /// Special values of [`PortTable::slots`].
 pub mod slot {
     /// Not watched: no record, no counter.
@@ -238,6 +241,10 @@ pub mod program {
     pub const INGRESS: &str = "tcp_monitor_ingress";
     /// The classifier for segments going out.
     pub const EGRESS: &str = "tcp_monitor_egress";
+    /// A program on inet_sock_set_state that does nothing, for the benchmark.
+    pub const BASELINE_TRACEPOINT: &str = "baseline_tracepoint";
+    /// A classifier that does nothing, for the benchmark.
+    pub const BASELINE_CLASSIFIER: &str = "baseline_classifier";
 }
 
 #[cfg(feature = "user")]

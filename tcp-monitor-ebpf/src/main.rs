@@ -4,6 +4,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 mod acks;
+mod baseline;
 mod classifier;
 mod inet_sock_set_state;
 mod instruction;
