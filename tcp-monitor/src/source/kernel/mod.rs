@@ -1,1 +1,3 @@
 //! The kernel programs as a source: loading, attaching, reading records and counters.
+
+pub mod decode;
