@@ -124,45 +124,6 @@ const RESET_REASON_LABELS: [&str; 25] = [
     "error",
 ];
 
-/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`) in snake case, or
-/// `unknown`.
-#[must_use]
-pub const fn reset_reason_label(reason: u8) -> &'static str {
-    if (reason as usize) < RESET_REASON_LABELS.len() {
-        RESET_REASON_LABELS[reason as usize]
-    } else {
-        "unknown"
-    }
-}
-
-const RESET_REASON_LABELS: [&str; 25] = [
-    "not_specified",
-    "no_socket",
-    "tcp_invalid_ack_sequence",
-    "tcp_rfc7323_paws",
-    "tcp_too_old_ack",
-    "tcp_ack_unsent_data",
-    "tcp_flags",
-    "tcp_old_ack",
-    "tcp_abort_on_data",
-    "tcp_timewait_socket",
-    "invalid_syn",
-    "tcp_abort_on_close",
-    "tcp_abort_on_linger",
-    "tcp_abort_on_memory",
-    "tcp_state",
-    "tcp_keepalive_timeout",
-    "tcp_disconnect_with_data",
-    "mptcp_rst_eunspec",
-    "mptcp_rst_emptcp",
-    "mptcp_rst_eresource",
-    "mptcp_rst_eprohibit",
-    "mptcp_rst_ewq2big",
-    "mptcp_rst_ebadperf",
-    "mptcp_rst_emiddlebox",
-    "error",
-];
-
 /// What is counted for one service port.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
