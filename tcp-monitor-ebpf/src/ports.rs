@@ -18,7 +18,7 @@ static PORTS: Array<PortTable> = Array::with_max_entries(1, 0);
 
 /// The port of each slot that has one. The agent sets the size.
 #[map]
-static SLOT_PORTS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+static SLOT_PORTS: HashMap<u32, u16> = HashMap::with_max_entries(1, 0);
 
 /// By slot. The agent sets the size.
 #[map]
@@ -110,7 +110,7 @@ fn next_slot(port: u16) -> Option<u16> {
         if slot >= setting!(slots) {
             return Some(slot::OTHER);
         }
-        let claimed = SLOT_PORTS.insert(slot, u32::from(port), u64::from(BPF_NOEXIST));
+        let claimed = SLOT_PORTS.insert(slot, port, u64::from(BPF_NOEXIST));
         // SAFETY: as above. Another CPU may write an older number: then a try is lost, nothing else.
         unsafe { hint.write_volatile((slot + 1).wrapping_sub(u32::from(slot::FIRST))) };
         if claimed.is_ok() {
