@@ -113,7 +113,6 @@ impl KernelTypes {
             send_reset_has_reason: (self.arguments("tcp_send_reset")? >= 3).into(),
             retransmit_skb_has_err: (self.arguments("tcp_retransmit_skb")? >= 3).into(),
             has_socket_cookie: release.has_socket_cookie().into(),
-            has_atomic_fetch: release.has_atomic_fetch().into(),
         })
     }
 

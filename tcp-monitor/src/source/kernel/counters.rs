@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
-use aya::maps::{Array, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use tcp_monitor_common::{
     config::{map, slot},
     counters::{PortCounters, RecordCounters},
@@ -14,7 +14,7 @@ use crate::metrics::{PortLabel, Snapshot};
 
 /// The counters of the kernel programs, to be read at any time from any thread.
 pub struct Counters {
-    pub(super) slot_ports: Array<MapData, u32>,
+    pub(super) slot_ports: HashMap<MapData, u32, u16>,
     pub(super) ports: PerCpuArray<MapData, PortCounters>,
     pub(super) records: Arc<PerCpuArray<MapData, RecordCounters>>,
     pub(super) interfaces: Arc<InterfaceTable>,
@@ -62,19 +62,14 @@ impl Counters {
     fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
         let failed = |map| move |source| CounterError { map, source };
         let mut ports = BTreeMap::new();
-        for slot in u32::from(slot::OTHER)..self.slot_ports.len() {
-            let label = if slot == u32::from(slot::OTHER) {
-                self.others.then_some(PortLabel::Other)
-            } else {
-                let port = self.slot_ports.get(&slot, 0).map_err(failed(map::SLOT_PORTS))?;
-                u16::try_from(port).ok().filter(|port| *port != 0).map(PortLabel::Port)
-            };
-            if let Some(label) = label {
-                let values = self.ports.get(&slot, 0).map_err(failed(map::PORT_COUNTERS))?;
-                // Two slots may be of one port, if two CPUs claimed one at the same moment.
-                let total = ports.entry(label).or_insert(PortCounters::ZERO);
-                values.iter().for_each(|value| add(total, value));
-            }
+        let others = self.others.then_some(Ok((u32::from(slot::OTHER), PortLabel::Other)));
+        let named = self.slot_ports.iter().map(|slot| slot.map(|(slot, port)| (slot, PortLabel::Port(port))));
+        for slot in others.into_iter().chain(named) {
+            let (slot, label) = slot.map_err(failed(map::SLOT_PORTS))?;
+            let values = self.ports.get(&slot, 0).map_err(failed(map::PORT_COUNTERS))?;
+            // Two slots may be of one port, if two CPUs claimed one at the same moment.
+            let total = ports.entry(label).or_insert(PortCounters::ZERO);
+            values.iter().for_each(|value| add(total, value));
         }
         Ok(ports)
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, MapError},
+    maps::{Array, HashMap, Map, MapData, MapError},
     programs::{BtfTracePoint, ProgramError, SchedClassifier},
 };
 use tcp_monitor_common::config::{KernelLayout, Settings, global, map, program, slot};
@@ -53,9 +53,9 @@ impl Load<'_> {
         let mut table: Array<&mut MapData, [u16; 65536]> = table.try_into().map_err(failed(map::PORTS))?;
         table.set(0, *self.slots.table, 0).map_err(failed(map::PORTS))?;
         let names = ebpf.map_mut(map::SLOT_PORTS).ok_or((map::SLOT_PORTS, MapError::ElementNotFound))?;
-        let mut names: Array<&mut MapData, u32> = names.try_into().map_err(failed(map::SLOT_PORTS))?;
+        let mut names: HashMap<&mut MapData, u32, u16> = names.try_into().map_err(failed(map::SLOT_PORTS))?;
         for (index, port) in (u32::from(slot::FIRST)..).zip(&self.slots.ports) {
-            names.set(index, u32::from(*port), 0).map_err(failed(map::SLOT_PORTS))?;
+            names.insert(index, port, 0).map_err(failed(map::SLOT_PORTS))?;
         }
         Ok(())
     }

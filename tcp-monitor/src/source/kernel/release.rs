@@ -40,11 +40,6 @@ impl Release {
         self >= Self::new(5, 12)
     }
 
-    /// Atomic operations return the old value: since 5.12, but arm64's JIT learned it with 5.18.
-    pub(super) fn has_atomic_fetch(self) -> bool {
-        self >= if cfg!(target_arch = "x86_64") { Self::new(5, 12) } else { Self::new(5, 18) }
-    }
-
     /// Classifiers attach by TCX links, which vanish with the process.
     pub(super) fn has_tcx(self) -> bool {
         self >= Self::new(6, 6)
