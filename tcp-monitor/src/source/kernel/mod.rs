@@ -128,6 +128,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let (release, release_text) = Release::running();
     let watched = Watched::choose(options, release)?;
     let layout = btf::kernel_layout(release)?;
+    log::debug!("{layout:?}");
     let slots = Slots::new(&options.ports, options.max_ports, ephemeral_ports());
     let settings = Settings {
         netns: watched.sockets,

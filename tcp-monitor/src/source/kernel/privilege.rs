@@ -127,7 +127,7 @@ impl Need {
             Self::NetAdmin => {
                 "no interface can be watched, so no segment can be seen"
             }
-            Self::SysAdmin => "no other network namespace can be entered (--netns own does without)",
+            Self::SysAdmin => "no other network namespace can be entered (--netns self does without)",
             Self::SysPtrace => "network namespaces that only other users' processes are in cannot be found",
             Self::SysResource => "this kernel, older than 5.11, does not grant the memory that the maps take",
         }
