@@ -124,9 +124,7 @@ impl Need {
         match self {
             Self::Bpf => "no kernel program can be loaded, so nothing can be seen",
             Self::Perfmon => "no tracepoint can be watched, so no state of a socket can be seen",
-            Self::NetAdmin => {
-                "no interface can be watched, so no segment can be seen"
-            }
+            Self::NetAdmin => "no interface can be watched, so no segment can be seen",
             Self::SysAdmin => "no other network namespace can be entered (--netns self does without)",
             Self::SysPtrace => "network namespaces that only other users' processes are in cannot be found",
             Self::SysResource => "this kernel, older than 5.11, does not grant the memory that the maps take",
