@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build_ebpf;
 mod debug_info;
 mod process;
@@ -32,6 +33,8 @@ enum Command {
     BuildEbpf(build_ebpf::Arguments),
     /// Runs every test, the kernel suite as root.
     Test(test::Arguments),
+    /// Measures what the kernel programs cost, as root.
+    Bench(bench::Arguments),
     /// Runs one test binary for `test`.
     #[command(hide = true)]
     RunTest(test::RunArguments),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Command::Test(_) => test::run(),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::RunTest(arguments) => test::run_binary(&arguments),
     };
     result.unwrap_or_else(|error| {
