@@ -10,6 +10,9 @@ pub struct PortTable {
     pub slots: [u16; 65536],
 }
 
+/// The most counter slots there can be.
+pub const MAX_SLOTS: usize = 4096;
+
 /// Special values of [`PortTable::slots`].
 pub mod slot {
     /// Not watched: no record, no counter.
@@ -21,9 +24,6 @@ pub mod slot {
     /// Watched: gets the next free slot when it is first seen as a service port, or [`OTHER`] when all are taken.
     pub const UNCLAIMED: u16 = u16::MAX;
 }
-
-/// Which port each counter slot is of; index is the slot. Read at scrape.
-pub const MAX_SLOTS: usize = 4096;
 
 /// Byte offsets of kernel struct fields and the shapes of its tracepoints, all from the running kernel's BTF.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,8 +105,50 @@ pub struct KernelLayout {
     pub retransmit_skb_has_err: u32,
     /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
     pub has_socket_cookie: u32,
-    /// Atomic operations that return the old value work (5.12 and later).
-    pub has_atomic_fetch: u32,
+}
+
+impl KernelLayout {
+    /// Before the agent has filled it in.
+    pub const UNSET: Self = Self {
+        skc_daddr: 0,
+        skc_rcv_saddr: 0,
+        skc_dport: 0,
+        skc_num: 0,
+        skc_family: 0,
+        skc_state: 0,
+        skc_net: 0,
+        skc_v6_daddr: 0,
+        skc_v6_rcv_saddr: 0,
+        skc_cookie: 0,
+        skc_flags: 0,
+        sk_protocol: 0,
+        sk_err: 0,
+        sk_socket: 0,
+        sk_shutdown: 0,
+        sk_max_ack_backlog: 0,
+        sk_cgroup: 0,
+        inet_sport: 0,
+        snd_nxt: 0,
+        rcv_nxt: 0,
+        snd_una: 0,
+        srtt_us: 0,
+        bytes_acked: 0,
+        bytes_received: 0,
+        total_retrans: 0,
+        net_inum: 0,
+        cgroup_kn: 0,
+        kn_id: 0,
+        skb_dev: 0,
+        skb_head: 0,
+        skb_network_header: 0,
+        skb_transport_header: 0,
+        skb_tcp_flags: 0,
+        skb_gso_segs: 0,
+        dev_net: 0,
+        send_reset_has_reason: 0,
+        retransmit_skb_has_err: 0,
+        has_socket_cookie: 0,
+    };
 }
 
 /// What the operator asked for.
@@ -123,6 +165,11 @@ pub struct Settings {
     pub slots: u32,
     /// Keeps the places of connections in [`AckTable`] from being guessed.
     pub seed: u64,
+}
+
+impl Settings {
+    /// Before the agent has filled it in.
+    pub const UNSET: Self = Self { netns: 0, records: 0, wake_at: 0, slots: 0, seed: 0 };
 }
 
 /// Words in [`AckTable`], a power of two.
@@ -157,7 +204,7 @@ pub mod map {
     pub const RECORDS: &str = "RECORDS";
     /// `Array<PortTable>`, one entry.
     pub const PORTS: &str = "PORTS";
-    /// `Array<u32>`: the port of each counter slot.
+    /// `HashMap<u32, u16>`: the port of each counter slot that has one of its own.
     pub const SLOT_PORTS: &str = "SLOT_PORTS";
     /// `PerCpuArray<PortCounters>`, by slot.
     pub const PORT_COUNTERS: &str = "PORT_COUNTERS";
@@ -191,6 +238,10 @@ pub mod program {
     pub const INGRESS: &str = "tcp_monitor_ingress";
     /// The classifier for segments going out.
     pub const EGRESS: &str = "tcp_monitor_egress";
+    /// A program on inet_sock_set_state that does nothing, for the benchmark.
+    pub const BASELINE_TRACEPOINT: &str = "baseline_tracepoint";
+    /// A classifier that does nothing, for the benchmark.
+    pub const BASELINE_CLASSIFIER: &str = "baseline_classifier";
 }
 
 #[cfg(feature = "user")]

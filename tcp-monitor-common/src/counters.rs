@@ -1,6 +1,8 @@
 //! The counters that the kernel programs keep per CPU and the agent adds up at each scrape.
 
-use crate::record::{Direction, Kind, ResetPhase, Role};
+#[cfg(doc)]
+use crate::record::ResetPhase;
+use crate::record::{Direction, Kind, Role};
 
 /// Why a handshake failed; the `reason` label of `handshake_failures_total`.
 ///
@@ -70,12 +72,57 @@ const ETIMEDOUT: u32 = 110;
 const ECONNREFUSED: u32 = 111;
 const EHOSTUNREACH: u32 = 113;
 
-/// State numbers run from 1 to 12; index 0 stays empty.
-pub const STATES: usize = 13;
-/// The kernel's `sk_rst_reason` has 25 values on 7.2; the rest is room for more. A larger one counts as unknown.
-pub const RESET_REASONS: usize = 31;
+// The kernel programs index by masking, so that the verifier sees the bound: dimensions are powers of two.
+
+/// State numbers run from 1 to 12; the other rows and columns stay empty.
+pub const STATES: usize = 16;
+/// Room for every [`HandshakeFailure`].
+pub const FAILURES: usize = 8;
+/// Room for every [`ResetPhase`].
+pub const PHASES: usize = 8;
+/// The kernel's `sk_rst_reason` has 25 values on 7.2; a reason beyond the last but one counts as unknown.
+pub const RESET_REASONS: usize = 32;
 /// The slot of [`PortCounters::resets_sent`] for "no reason given".
-pub const RESET_REASON_UNKNOWN: usize = RESET_REASONS;
+pub const RESET_REASON_UNKNOWN: usize = RESET_REASONS - 1;
+
+/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`) in snake case, or
+/// `unknown`.
+#[must_use]
+pub const fn reset_reason_label(reason: u8) -> &'static str {
+    if (reason as usize) < RESET_REASON_LABELS.len() {
+        RESET_REASON_LABELS[reason as usize]
+    } else {
+        "unknown"
+    }
+}
+
+const RESET_REASON_LABELS: [&str; 25] = [
+    "not_specified",
+    "no_socket",
+    "tcp_invalid_ack_sequence",
+    "tcp_rfc7323_paws",
+    "tcp_too_old_ack",
+    "tcp_ack_unsent_data",
+    "tcp_flags",
+    "tcp_old_ack",
+    "tcp_abort_on_data",
+    "tcp_timewait_socket",
+    "invalid_syn",
+    "tcp_abort_on_close",
+    "tcp_abort_on_linger",
+    "tcp_abort_on_memory",
+    "tcp_state",
+    "tcp_keepalive_timeout",
+    "tcp_disconnect_with_data",
+    "mptcp_rst_eunspec",
+    "mptcp_rst_emptcp",
+    "mptcp_rst_eresource",
+    "mptcp_rst_eprohibit",
+    "mptcp_rst_ewq2big",
+    "mptcp_rst_ebadperf",
+    "mptcp_rst_emiddlebox",
+    "error",
+];
 
 /// What is counted for one service port.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +131,7 @@ pub struct PortCounters {
     /// Completed handshakes, by [`Role`].
     pub handshakes: [u64; Role::ALL.len()],
     /// Handshakes begun and not completed, by [`Role`] and [`HandshakeFailure`].
-    pub handshake_failures: [[u64; HandshakeFailure::ALL.len()]; Role::ALL.len()],
+    pub handshake_failures: [[u64; FAILURES]; Role::ALL.len()],
     /// SYNs (client) or SYN-ACKs (server) sent again, by [`Role`].
     pub syn_retransmits: [u64; Role::ALL.len()],
     /// Segments of data, or of a FIN, sent again.
@@ -92,9 +139,22 @@ pub struct PortCounters {
     /// State transitions, by kernel number from and to.
     pub transitions: [[u64; STATES]; STATES],
     /// RSTs received, by [`ResetPhase`].
-    pub resets_received: [u64; ResetPhase::ALL.len()],
+    pub resets_received: [u64; PHASES],
     /// RSTs sent, by [`ResetPhase`] and the kernel's reason.
-    pub resets_sent: [[u64; RESET_REASONS + 1]; ResetPhase::ALL.len()],
+    pub resets_sent: [[u64; RESET_REASONS]; PHASES],
+}
+
+impl PortCounters {
+    /// Nothing counted yet.
+    pub const ZERO: Self = Self {
+        handshakes: [0; Role::ALL.len()],
+        handshake_failures: [[0; FAILURES]; Role::ALL.len()],
+        syn_retransmits: [0; Role::ALL.len()],
+        retransmits: 0,
+        transitions: [[0; STATES]; STATES],
+        resets_received: [0; PHASES],
+        resets_sent: [[0; RESET_REASONS]; PHASES],
+    };
 }
 
 /// The segments one interface saw: `[direction][flags]`.

@@ -55,10 +55,21 @@ impl TcpState {
     /// The state the kernel numbers `number`, or `None` for a number that is no TCP state.
     #[must_use]
     pub const fn from_kernel(number: u8) -> Option<Self> {
-        match number {
-            1..=12 => Some(Self::ALL[number as usize - 1]),
-            _ => None,
-        }
+        Some(match number {
+            1 => Self::Established,
+            2 => Self::SynSent,
+            3 => Self::SynRecv,
+            4 => Self::FinWait1,
+            5 => Self::FinWait2,
+            6 => Self::TimeWait,
+            7 => Self::Close,
+            8 => Self::CloseWait,
+            9 => Self::LastAck,
+            10 => Self::Listen,
+            11 => Self::Closing,
+            12 => Self::NewSynRecv,
+            _ => return None,
+        })
     }
 
     /// The name in metrics and JSON: node_exporter's spelling (`established`, `syn_recv`, …).

@@ -1,9 +1,34 @@
-//! The kernel programs of tcp-monitor.
-#![no_std]
-#![no_main]
+//! The kernel programs of tcp-monitor: one file per hook, named after it, over a few files of what they share.
 
-#[cfg(not(test))]
+// For any other target the crate is only checked, by clippy.
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
+
+mod acks;
+mod baseline;
+mod classifier;
+mod inet_sock_set_state;
+mod instruction;
+mod kernel;
+mod packet;
+mod ports;
+mod records;
+mod socket;
+mod tcp_receive_reset;
+mod tcp_retransmit_skb;
+mod tcp_retransmit_synack;
+mod tcp_send_reset;
+
+/// The helpers for reading kernel memory are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier proves that no program can get here.
     loop {}
 }
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -4,5 +4,6 @@ pub mod cli;
 pub mod command;
 pub mod lifecycle;
 pub mod metrics;
+pub mod ports;
 pub mod sink;
 pub mod source;

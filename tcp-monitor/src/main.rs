@@ -1,2 +1,27 @@
-//! The `tcp-monitor` command.
-fn main() {}
+//! The `tcp-monitor` command: parses the command line, runs, and says by its exit code how it went.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tcp_monitor::cli::Cli;
+use tcp_monitor::command::monitor;
+use tcp_monitor::source::kernel::KernelError;
+
+fn main() -> ExitCode {
+    // Exits with 2 on wrong usage.
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log_level(&cli)))
+        .init();
+    match monitor::run(&cli.monitor) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tcp-monitor: {error:#}");
+            ExitCode::from(error.downcast_ref::<KernelError>().map_or(1, KernelError::exit_code))
+        }
+    }
+}
+
+/// What the kernel programs say is of level debug.
+fn default_log_level(cli: &Cli) -> &'static str {
+    if cli.monitor.kernel_log { "warn,tcp_monitor=debug" } else { "warn" }
+}

@@ -1,1 +1,4 @@
 //! One file a subcommand.
+
+mod log;
+pub mod monitor;

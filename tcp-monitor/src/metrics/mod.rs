@@ -1,1 +1,13 @@
 //! Prometheus metrics: the counters of the kernel programs, read at each scrape, and the HTTP endpoint.
+//!
+//! [`Collector`] turns a [`Snapshot`] of the counters into metric families; [`http`] serves them. Nothing is kept
+//! between scrapes.
+
+mod collector;
+mod families;
+pub mod http;
+mod possible;
+mod snapshot;
+
+pub use collector::{BuildInfo, Collector, ReadSnapshot, ScrapeError};
+pub use snapshot::{PortLabel, ProgramRuns, Snapshot};

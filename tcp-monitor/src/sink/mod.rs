@@ -1,1 +1,24 @@
 //! Where events go: a text log, JSON lines.
+
+use std::io;
+
+use crate::lifecycle::Event;
+
+mod human;
+mod json;
+mod text;
+
+pub use json::Json;
+pub use text::Text;
+
+/// Writes events in a format of its own. Buffering and flushing are the caller's.
+pub trait Sink: Send {
+    /// Writes what is to be said of `event`: whole lines, or nothing.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()>;
+}
+
+#[cfg(test)]
+mod samples;

@@ -1,0 +1,165 @@
+//! The traffic-control classifiers: every segment of a handshake or a teardown, and nothing else.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::bpf_probe_read_kernel,
+    macros::{classifier, map},
+    maps::PerCpuHashMap,
+    programs::TcContext,
+};
+use aya_log_ebpf::debug;
+use tcp_monitor_common::{
+    counters::{InterfaceCounters, InterfaceKey, SegmentKind},
+    record::{Direction, Kind, SegmentRecord},
+};
+
+use crate::{
+    acks::{Awaited, Path},
+    instruction::add,
+    kernel::layout,
+    packet::{self, Segment},
+    ports, records,
+    socket::start,
+};
+
+/// The agent sets the size, and makes an entry for each interface it attaches to.
+#[map]
+static INTERFACE_COUNTERS: PerCpuHashMap<InterfaceKey, InterfaceCounters> =
+    PerCpuHashMap::with_max_entries(1, 0);
+
+/// Let other programs of the interface run.
+const TC_ACT_UNSPEC: i32 = -1;
+/// Index of the loopback interface, in every namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+#[classifier]
+pub(crate) fn tcp_monitor_ingress(ctx: TcContext) -> i32 {
+    classify(&ctx, Direction::Ingress);
+    TC_ACT_UNSPEC
+}
+
+#[classifier]
+pub(crate) fn tcp_monitor_egress(ctx: TcContext) -> i32 {
+    classify(&ctx, Direction::Egress);
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
+    let skb = ctx.skb.skb;
+    let mut room = MaybeUninit::uninit();
+    let segment = Segment::find(skb, &mut room)?;
+    let tcp = &segment.tcp;
+    ports::watched(tcp.source_port(), tcp.destination_port())?;
+
+    // SAFETY: the context of a classifier.
+    let (ifindex, packet_len) = unsafe { ((*skb).ifindex, (*skb).len) };
+    // Loopback shows each packet twice; the second time it is counted only.
+    let again = ifindex == LOOPBACK && direction as u8 == Direction::Ingress as u8;
+    let flags = tcp.flags;
+
+    let mut acks = 0;
+    if !again {
+        let addresses = segment.addresses();
+        let (source, destination) = addresses.folded();
+        if flags & ACK != 0 {
+            acks = Path::new(source, destination, tcp.source_port(), tcp.destination_port())
+                .take(tcp.acknowledgement());
+        }
+        if flags & (SYN | FIN) != 0 {
+            let end = tcp.sequence().wrapping_add(segment.payload_len(packet_len)).wrapping_add(1);
+            let back = Path::new(destination, source, tcp.destination_port(), tcp.source_port());
+            if flags & (SYN | ACK | RST) == SYN | ACK {
+                back.expect(end, Awaited::SynAck);
+            } else if flags & (FIN | SYN | RST) == FIN {
+                back.expect(end, Awaited::Fin);
+            }
+        } else if flags & RST != 0 {
+            Path::new(source, destination, tcp.source_port(), tcp.destination_port()).expect(0, Awaited::Rst);
+        }
+    }
+
+    let kind = segment_kind(flags);
+    if kind.is_none() && acks == 0 {
+        return None;
+    }
+    let netns = netns_of(skb);
+    if let Some(kind) = kind {
+        let key = InterfaceKey { netns, ifindex };
+        if let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(key) {
+            // SAFETY: the map's own value; both indexes are within the arrays.
+            unsafe { add(&raw mut (*counters).segments[direction as usize][kind as usize], 1) };
+        }
+    }
+    if again || !records::wanted() {
+        return None;
+    }
+    record(ctx, &segment, packet_len, InterfaceKey { netns, ifindex }, direction, acks)
+}
+
+#[inline(always)]
+fn segment_kind(flags: u8) -> Option<SegmentKind> {
+    if flags & RST != 0 {
+        Some(SegmentKind::Rst)
+    } else if flags & SYN != 0 {
+        Some(if flags & ACK != 0 { SegmentKind::SynAck } else { SegmentKind::Syn })
+    } else if flags & FIN != 0 {
+        Some(SegmentKind::Fin)
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+fn record(
+    ctx: &TcContext,
+    segment: &Segment<'_>,
+    packet_len: u32,
+    interface: InterfaceKey,
+    direction: Direction,
+    acks: u8,
+) -> Option<()> {
+    let mut entry = records::reserve::<SegmentRecord>(Kind::Segment)?;
+    let addresses = segment.addresses();
+    let record = records::fields(&mut entry);
+    start(&mut record.header, Kind::Segment, interface.netns, addresses.ip_version);
+    record.ifindex = interface.ifindex;
+    record.payload_len = segment.payload_len(packet_len);
+    record.direction = direction as u8;
+    record.acks = acks;
+    addresses.store(&mut record.src_addr, &mut record.dst_addr);
+    // Left at 0 if the data offset is malformed or the header cut off: there is then none to read.
+    if packet::copy_header(ctx.skb.skb, segment, &mut record.tcp_header) {
+        record.tcp_header_len = segment.tcp.header_len() as u8;
+    } else {
+        debug!(ctx, "interface {}: TCP header malformed or cut off", interface.ifindex);
+    }
+    records::submit(entry);
+    Some(())
+}
+
+/// Inode number of the network namespace of the packet's interface; 0 if it cannot be read.
+#[inline(always)]
+fn netns_of(skb: *mut __sk_buff) -> u32 {
+    // The context is the address of the kernel's sk_buff.
+    let dev: u64 = probe_read(skb as u64 + u64::from(layout!(skb_dev)));
+    let net: u64 = probe_read(dev + u64::from(layout!(dev_net)));
+    probe_read(net + u64::from(layout!(net_inum)))
+}
+
+#[inline(always)]
+fn probe_read<T: Copy + Default>(address: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: writes exactly `T`; a bad address fills it with zeros.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address as *const _);
+    }
+    value
+}

@@ -1,0 +1,76 @@
+//! The running kernel, as the agent described it: where fields are, what it can do, what the operator asked for.
+//!
+//! Both globals lie in a frozen read-only map. The verifier takes their values for constants, so an offset costs nothing
+//! and a branch that this kernel does not need is removed.
+
+use core::ptr;
+
+use tcp_monitor_common::config::{KernelLayout, Settings};
+
+/// Set by the agent before loading.
+#[unsafe(no_mangle)]
+pub(crate) static KERNEL_LAYOUT: KernelLayout = KernelLayout::UNSET;
+
+/// Set by the agent before loading.
+#[unsafe(no_mangle)]
+pub(crate) static SETTINGS: Settings = Settings::UNSET;
+
+/// A value of [`KERNEL_LAYOUT`], as the agent set it.
+macro_rules! layout {
+    ($field:ident) => {{
+        // SAFETY: a static is valid for reads; volatile, since the value compiled in is not the one at run time.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::KERNEL_LAYOUT.$field) }
+    }};
+}
+
+/// A value of [`SETTINGS`], as the agent set it.
+macro_rules! setting {
+    ($field:ident) => {{
+        // SAFETY: a static is valid for reads; volatile, since the value compiled in is not the one at run time.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::SETTINGS.$field) }
+    }};
+}
+
+pub(crate) use {layout, setting};
+
+/// A pointer into kernel memory whose type the verifier knows from BTF.
+///
+/// A bad address reads as zero: the kernel turns such loads into checked ones.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelPtr(*const u8);
+
+impl KernelPtr {
+    #[inline(always)]
+    pub(crate) fn new(address: *const u8) -> Self {
+        Self(address)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    #[inline(always)]
+    pub(crate) fn as_ptr(self) -> *const u8 {
+        self.0
+    }
+
+    /// An opaque number that is the same for the same object.
+    #[inline(always)]
+    pub(crate) fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    /// Reads the field at `offset`; it must have the size of `T`.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: the verifier checks offset and size against the type's BTF, and the load cannot fault.
+        unsafe { ptr::read_volatile(self.0.add(offset as usize).cast::<T>()) }
+    }
+
+    /// Follows the pointer at `offset`.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u32) -> Self {
+        Self(self.load::<*const u8>(offset))
+    }
+}

@@ -1,0 +1,265 @@
+//! A kernel socket as the tracepoints hand it over, and the record of it.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
+    generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+};
+use tcp_monitor_common::{
+    TcpState,
+    record::{Header, Kind, Role, SocketRecord, flags},
+};
+
+use crate::{
+    acks::Path,
+    kernel::{KernelPtr, layout, setting},
+    packet::{Addresses, V4_MAPPED_PREFIX},
+};
+
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+/// Bit of `skc_flags`: the peer's FIN was received (`enum sock_flags`).
+const SOCK_DONE: u64 = 1 << 1;
+/// Bit of `sk_shutdown`.
+const RCV_SHUTDOWN: u8 = 1;
+
+/// A `struct sock`, or what begins with the same `struct sock_common`: a request or a TIME_WAIT minisocket.
+#[derive(Clone, Copy)]
+pub(crate) struct Socket(pub(crate) KernelPtr);
+
+impl Socket {
+    #[inline(always)]
+    pub(crate) fn state(self) -> u8 {
+        self.0.load::<u8>(layout!(skc_state))
+    }
+
+    /// The local port; 0 once the kernel has let go of it, see [`FullSocket::local_port`].
+    #[inline(always)]
+    pub(crate) fn local_port(self) -> u16 {
+        self.0.load::<u16>(layout!(skc_num))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote_port(self) -> u16 {
+        u16::from_be(self.0.load::<u16>(layout!(skc_dport)))
+    }
+
+    /// Inode number of the network namespace.
+    #[inline(always)]
+    pub(crate) fn netns(self) -> u32 {
+        self.0.follow(layout!(skc_net)).load::<u32>(layout!(net_inum))
+    }
+
+    #[inline(always)]
+    pub(crate) fn addresses(self) -> Addresses {
+        let mut addresses = Addresses::default();
+        if self.0.load::<u16>(layout!(skc_family)) == AF_INET6 {
+            let (local, remote) = (layout!(skc_v6_rcv_saddr), layout!(skc_v6_daddr));
+            addresses.ip_version = 6;
+            let mut i = 0;
+            while i < 4 {
+                addresses.local[i] = self.0.load::<u32>(local + 4 * i as u32);
+                addresses.remote[i] = self.0.load::<u32>(remote + 4 * i as u32);
+                i += 1;
+            }
+            if addresses.remote[0] | addresses.remote[1] == 0 && addresses.remote[2] == V4_MAPPED_PREFIX {
+                // IPv4 on the wire. An unbound local address is written the same way.
+                addresses.ip_version = 4;
+                addresses.local = [addresses.local[3], 0, 0, 0];
+                addresses.remote = [addresses.remote[3], 0, 0, 0];
+            }
+        } else {
+            addresses.ip_version = 4;
+            addresses.local[0] = self.0.load::<u32>(layout!(skc_rcv_saddr));
+            addresses.remote[0] = self.0.load::<u32>(layout!(skc_daddr));
+        }
+        addresses
+    }
+
+    /// From this socket to its peer. The local port is the caller's to tell: the socket may have let go of it.
+    #[inline(always)]
+    pub(crate) fn path(self, local_port: u16) -> Path {
+        let (local, remote) = self.addresses().folded();
+        Path::new(local, remote, local_port, self.remote_port())
+    }
+
+    /// From the peer to this socket.
+    #[inline(always)]
+    pub(crate) fn path_back(self, local_port: u16) -> Path {
+        let (local, remote) = self.addresses().folded();
+        Path::new(remote, local, self.remote_port(), local_port)
+    }
+
+    /// The cookie, given now if there was none and the kernel lets us.
+    #[inline(always)]
+    fn cookie(self) -> u64 {
+        let cookie = self.0.load::<u64>(layout!(skc_cookie));
+        if cookie == 0 && layout!(has_socket_cookie) != 0 {
+            // SAFETY: the verifier has checked that this is a socket.
+            return unsafe { bpf_get_socket_cookie(self.0.as_ptr().cast_mut().cast()) };
+        }
+        cookie
+    }
+
+    /// Fills in who the socket is. Nothing past `sock_common` is read, so any kind of socket will do.
+    #[inline(always)]
+    pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
+        let addresses = self.addresses();
+        start(&mut record.header, kind, netns, addresses.ip_version);
+        record.cookie = self.0.load::<u64>(layout!(skc_cookie));
+        record.sk = self.0.address();
+        record.remote_port = self.remote_port();
+        addresses.store(&mut record.local_addr, &mut record.remote_addr);
+    }
+}
+
+/// A full TCP socket: a `struct tcp_sock`.
+#[derive(Clone, Copy)]
+pub(crate) struct FullSocket {
+    sock: Socket,
+    tcp: KernelPtr,
+}
+
+impl FullSocket {
+    /// `None` unless the socket is a full one and its protocol is TCP (MPTCP's own is not).
+    #[inline(always)]
+    pub(crate) fn of(sock: Socket) -> Option<Self> {
+        // SAFETY: the helper takes any socket, and answers NULL for what is no tcp_sock.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(sock.0.as_ptr().cast_mut().cast()) };
+        if tcp.is_null() { None } else { Some(Self { sock, tcp: KernelPtr::new(tcp.cast_const().cast()) }) }
+    }
+
+    /// The local port, also after the kernel has released it on the way to CLOSE.
+    #[inline(always)]
+    pub(crate) fn local_port(self) -> u16 {
+        u16::from_be(self.tcp.load::<u16>(layout!(inet_sport)))
+    }
+
+    #[inline(always)]
+    pub(crate) fn error(self) -> u32 {
+        self.sock.0.load::<u32>(layout!(sk_err))
+    }
+
+    #[inline(always)]
+    pub(crate) fn peer_closed(self) -> bool {
+        self.sock.0.load::<u64>(layout!(skc_flags)) & SOCK_DONE != 0
+    }
+
+    /// The application will read no more.
+    #[inline(always)]
+    pub(crate) fn receive_shut_down(self) -> bool {
+        self.sock.0.load::<u8>(layout!(sk_shutdown)) & RCV_SHUTDOWN != 0
+    }
+
+    /// No file descriptor: closed by the application, or not accepted yet.
+    #[inline(always)]
+    pub(crate) fn is_orphan(self) -> bool {
+        self.sock.0.follow(layout!(sk_socket)).is_null()
+    }
+
+    /// Which end this is, where the transition itself does not tell.
+    ///
+    /// An accepted socket is a copy of its listener and keeps the listener's backlog limit; one that connected has none.
+    #[inline(always)]
+    pub(crate) fn role(self) -> Role {
+        if self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0 { Role::Server } else { Role::Client }
+    }
+
+    /// Fills in the whole record but its kind's own fields.
+    #[inline(always)]
+    pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
+        self.sock.describe(record, kind, netns);
+        record.cookie = self.sock.cookie();
+        record.local_port = self.local_port();
+        record.flags = flags::FULL_SOCKET;
+        if self.peer_closed() {
+            record.flags |= flags::PEER_CLOSED;
+        }
+        if self.is_orphan() {
+            record.flags |= flags::ORPHAN;
+        }
+        record.sk_err = self.error();
+        record.snd_nxt = self.tcp.load::<u32>(layout!(snd_nxt));
+        record.rcv_nxt = self.tcp.load::<u32>(layout!(rcv_nxt));
+        record.snd_una = self.tcp.load::<u32>(layout!(snd_una));
+        record.srtt_us = self.tcp.load::<u32>(layout!(srtt_us)) >> 3;
+        record.bytes_acked = self.tcp.load::<u64>(layout!(bytes_acked));
+        record.bytes_received = self.tcp.load::<u64>(layout!(bytes_received));
+        record.total_retrans = self.tcp.load::<u32>(layout!(total_retrans));
+        if layout!(sk_cgroup) != 0 {
+            let cgroup = self.sock.0.follow(layout!(sk_cgroup));
+            record.cgroup = cgroup.follow(layout!(cgroup_kn)).load::<u64>(layout!(kn_id));
+        }
+    }
+
+    /// Whether the process running now is the one that caused the transition.
+    ///
+    /// It is when the transition is the doing of a system call. Elsewhere the process is whatever a packet's arrival
+    /// interrupted; on loopback that is the peer's.
+    #[inline(always)]
+    pub(crate) fn caused_by_process(self, old: TcpState, new: TcpState) -> bool {
+        match new {
+            TcpState::SynSent | TcpState::Listen => matches!(old, TcpState::Close),
+            TcpState::FinWait1 | TcpState::LastAck => !self.is_orphan(),
+            // From a state that only a system call, or an error, leaves for CLOSE.
+            TcpState::Close => match old {
+                TcpState::Established
+                | TcpState::CloseWait
+                | TcpState::SynSent
+                | TcpState::SynRecv
+                | TcpState::Listen => self.error() == 0 && !self.is_orphan(),
+                TcpState::FinWait1
+                | TcpState::FinWait2
+                | TcpState::TimeWait
+                | TcpState::Close
+                | TcpState::LastAck
+                | TcpState::Closing
+                | TcpState::NewSynRecv => false,
+            },
+            TcpState::Established
+            | TcpState::SynRecv
+            | TcpState::FinWait2
+            | TcpState::TimeWait
+            | TcpState::CloseWait
+            | TcpState::Closing
+            | TcpState::NewSynRecv => false,
+        }
+    }
+}
+
+/// Names the running process in the record.
+#[inline(always)]
+pub(crate) fn name_process(record: &mut SocketRecord) {
+    record.flags |= flags::PROCESS;
+    record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if let Ok(comm) = bpf_get_current_comm() {
+        record.comm = comm;
+    }
+}
+
+/// Whether the tracepoint's socket speaks TCP: inet_sock_set_state also reports SCTP, DCCP and MPTCP.
+#[inline(always)]
+pub(crate) fn is_tcp(sock: Socket) -> bool {
+    sock.0.load::<u16>(layout!(sk_protocol)) == IPPROTO_TCP
+}
+
+/// Whether the operator wants to see this namespace.
+#[inline(always)]
+pub(crate) fn namespace_wanted(netns: u32) -> bool {
+    setting!(netns) == 0 || setting!(netns) == netns
+}
+
+/// Fills in the start of a record.
+#[inline(always)]
+pub(crate) fn start(header: &mut Header, kind: Kind, netns: u32, ip_version: u8) {
+    header.time = now();
+    header.netns = netns;
+    header.kind = kind as u8;
+    header.ip_version = ip_version;
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds.
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { bpf_ktime_get_ns() }
+}

@@ -1,0 +1,64 @@
+//! Every RST that ends a full socket.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use tcp_monitor_common::{
+    TcpState,
+    counters::PHASES,
+    record::{Kind, SocketRecord, UNKNOWN_REASON},
+};
+
+use crate::{
+    instruction::{add, element},
+    kernel::KernelPtr,
+    ports, records,
+    socket::{FullSocket, Socket, namespace_wanted},
+    tcp_send_reset::phase,
+};
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub(crate) fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    reset(Socket(KernelPtr::new(ctx.arg::<*const u8>(0))));
+    0
+}
+
+#[inline(always)]
+fn reset(sock: Socket) -> Option<()> {
+    let full = FullSocket::of(sock)?;
+    let local_port = full.local_port();
+    let watched = ports::watched(local_port, sock.remote_port())?;
+    let netns = sock.netns();
+    if !namespace_wanted(netns) {
+        return None;
+    }
+    let state = TcpState::from_kernel(sock.state())?;
+    // Then only a RST that a classifier saw come in counts.
+    if may_be_late_data(full, state) && sock.path_back(local_port).take(0) == 0 {
+        return None;
+    }
+    let role = full.role();
+    let phase = phase(state);
+    if let Some(counters) = watched.counters(role) {
+        // SAFETY: the map's own value.
+        unsafe { add(element::<_, 7, PHASES>(&raw mut (*counters).resets_received, phase as usize), 1) };
+    }
+    if !records::wanted() {
+        return None;
+    }
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset)?;
+    let record = records::fields(&mut entry);
+    full.describe(record, Kind::Reset, netns);
+    record.old_state = state as u8;
+    record.new_state = state as u8;
+    record.role = role as u8;
+    record.reason = UNKNOWN_REASON;
+    record.phase = phase as u8;
+    records::submit(entry);
+    Some(())
+}
+
+/// Whether the kernel may have got here without a RST: data that arrives after close() ends the socket the same way
+/// (`tcp_rcv_state_process`, TCPAbortOnData).
+#[inline(always)]
+fn may_be_late_data(full: FullSocket, state: TcpState) -> bool {
+    matches!(state, TcpState::FinWait1 | TcpState::FinWait2) && full.receive_shut_down()
+}

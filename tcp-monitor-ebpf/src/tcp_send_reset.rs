@@ -1,0 +1,196 @@
+//! Every RST this host sends. Kernels before 6.12 report only those of full sockets and give no reason.
+
+use aya_ebpf::{
+    helpers::generated::bpf_probe_read_kernel, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use tcp_monitor_common::{
+    TcpState,
+    counters::{PHASES, RESET_REASON_UNKNOWN, RESET_REASONS},
+    record::{Kind, ResetPhase, Role, SocketRecord, UNKNOWN_REASON, flags},
+};
+
+use crate::{
+    inet_sock_set_state::state_before_close,
+    instruction::{add, element},
+    kernel::{KernelPtr, layout},
+    packet::Addresses,
+    ports::{self, Watched},
+    records,
+    socket::{FullSocket, Socket, namespace_wanted, start},
+};
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    let sock = KernelPtr::new(ctx.arg::<*const u8>(0));
+    let skb = KernelPtr::new(ctx.arg::<*const u8>(1));
+    // Older kernels have no third argument: the verifier drops the branch before it looks at the load.
+    let reason = if layout!(send_reset_has_reason) != 0 { ctx.arg::<u32>(2) as u8 } else { UNKNOWN_REASON };
+    reset(sock, skb, reason);
+    0
+}
+
+#[inline(always)]
+fn reset(sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<()> {
+    if sock.is_null() {
+        return from_packet(skb, None, ResetPhase::NoSocket, reason);
+    }
+    let sock = Socket(sock);
+    let state = TcpState::from_kernel(sock.state())?;
+    match state {
+        // The listener stands for many peers: this one is in the packet.
+        TcpState::Listen => from_packet(skb, Some(sock), ResetPhase::Handshake, reason),
+        TcpState::TimeWait => from_socket(sock, None, state, ResetPhase::TimeWait, reason),
+        TcpState::NewSynRecv => from_socket(sock, None, state, ResetPhase::Handshake, reason),
+        TcpState::Established
+        | TcpState::Close
+        | TcpState::SynSent
+        | TcpState::SynRecv
+        | TcpState::FinWait1
+        | TcpState::FinWait2
+        | TcpState::CloseWait
+        | TcpState::LastAck
+        | TcpState::Closing => from_full(sock, state, reason),
+    }
+}
+
+#[inline(always)]
+fn from_full(sock: Socket, state: TcpState, reason: u8) -> Option<()> {
+    let full = FullSocket::of(sock)?;
+    // An aborted socket is set to CLOSE first and its RST sent after.
+    let state = if matches!(state, TcpState::Close) {
+        state_before_close(sock, full.local_port()).unwrap_or(state)
+    } else {
+        state
+    };
+    from_socket(sock, Some(full), state, phase(state), reason)
+}
+
+/// Where in its life a connection in `state` is.
+#[inline(always)]
+pub(crate) fn phase(state: TcpState) -> ResetPhase {
+    match state {
+        TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Listen => {
+            ResetPhase::Handshake
+        }
+        TcpState::Established => ResetPhase::Established,
+        TcpState::FinWait1
+        | TcpState::FinWait2
+        | TcpState::CloseWait
+        | TcpState::LastAck
+        | TcpState::Closing
+        | TcpState::Close => ResetPhase::Closing,
+        TcpState::TimeWait => ResetPhase::TimeWait,
+    }
+}
+
+#[inline(always)]
+fn from_socket(
+    sock: Socket,
+    full: Option<FullSocket>,
+    state: TcpState,
+    phase: ResetPhase,
+    reason: u8,
+) -> Option<()> {
+    let local_port = full.map_or_else(|| sock.local_port(), FullSocket::local_port);
+    let watched = ports::watched(local_port, sock.remote_port())?;
+    let netns = sock.netns();
+    if !namespace_wanted(netns) {
+        return None;
+    }
+    let role = full.map_or(Role::Server, FullSocket::role);
+    count(watched, role, phase, reason);
+    if !records::wanted() {
+        return None;
+    }
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset)?;
+    let record = records::fields(&mut entry);
+    match full {
+        Some(full) => full.describe(record, Kind::Reset, netns),
+        None => sock.describe(record, Kind::Reset, netns),
+    }
+    record.local_port = local_port;
+    record.old_state = state as u8;
+    record.new_state = state as u8;
+    record.role = role as u8;
+    record.reason = reason;
+    record.phase = phase as u8;
+    record.flags |= flags::SENT;
+    records::submit(entry);
+    Some(())
+}
+
+/// A RST that answers a packet for which there is no socket, or only a listener.
+#[inline(always)]
+fn from_packet(skb: KernelPtr, listener: Option<Socket>, phase: ResetPhase, reason: u8) -> Option<()> {
+    if skb.is_null() {
+        return None;
+    }
+    let head = skb.load::<u64>(layout!(skb_head));
+    let transport = head + u64::from(skb.load::<u16>(layout!(skb_transport_header)));
+    let network = head + u64::from(skb.load::<u16>(layout!(skb_network_header)));
+    let [source, destination] = read::<[u16; 2]>(transport);
+    // The packet's destination is this host's end.
+    let (local_port, remote_port) = (u16::from_be(destination), u16::from_be(source));
+    let watched = ports::watched(local_port, remote_port)?;
+    let netns = match listener {
+        Some(listener) => listener.netns(),
+        None => skb.follow(layout!(skb_dev)).follow(layout!(dev_net)).load::<u32>(layout!(net_inum)),
+    };
+    if !namespace_wanted(netns) {
+        return None;
+    }
+    count(watched, Role::Server, phase, reason);
+    if !records::wanted() {
+        return None;
+    }
+    let addresses = addresses(network);
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset)?;
+    let record = records::fields(&mut entry);
+    start(&mut record.header, Kind::Reset, netns, addresses.ip_version);
+    record.local_port = local_port;
+    record.remote_port = remote_port;
+    record.role = Role::Server as u8;
+    record.reason = reason;
+    record.phase = phase as u8;
+    record.flags = flags::SENT;
+    addresses.store(&mut record.local_addr, &mut record.remote_addr);
+    records::submit(entry);
+    Some(())
+}
+
+#[inline(always)]
+fn count(watched: Watched, role: Role, phase: ResetPhase, reason: u8) {
+    let reason = (reason as usize).min(RESET_REASON_UNKNOWN);
+    if let Some(counters) = watched.counters(role) {
+        // SAFETY: the map's own value.
+        unsafe {
+            let reasons = element::<_, 7, PHASES>(&raw mut (*counters).resets_sent, phase as usize);
+            add(element::<_, 31, RESET_REASONS>(reasons, reason), 1);
+        }
+    }
+}
+
+/// The receiver and the sender of a packet, as local and remote.
+#[inline(always)]
+fn addresses(network: u64) -> Addresses {
+    const V4_SOURCE: u64 = 12;
+    const V6_SOURCE: u64 = 8;
+    if read::<u8>(network) >> 4 == 4 {
+        let [source, destination] = read::<[u32; 2]>(network + V4_SOURCE);
+        Addresses { local: [destination, 0, 0, 0], remote: [source, 0, 0, 0], ip_version: 4 }
+    } else {
+        let [remote, local] = read::<[[u32; 4]; 2]>(network + V6_SOURCE);
+        Addresses { local, remote, ip_version: 6 }
+    }
+}
+
+/// Reads packet memory, for which BTF has no type.
+#[inline(always)]
+fn read<T: Copy + Default>(address: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: writes exactly `T`; a bad address fills it with zeros.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address as *const _);
+    }
+    value
+}

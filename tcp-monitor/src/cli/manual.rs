@@ -1,0 +1,77 @@
+//! The parts of `--help` that are about no single flag.
+
+pub(super) const ABOUT: &str = "Monitor of the TCP connection lifecycle: a live log and Prometheus metrics";
+
+pub(super) const LONG_ABOUT: &str = "\
+Monitor of the TCP connection lifecycle: a live log and Prometheus metrics.
+
+tcp-monitor shows every TCP handshake and teardown of this host as it happens: the segments with their sequence \
+numbers and options, the state transitions of the sockets, resets, retransmissions, and why a connection failed or \
+ended. It counts all of it for Prometheus. It runs small eBPF programs in the kernel that pass over the data \
+between handshake and teardown, so that it can be left on.
+
+It needs Linux 5.10 or later with BTF (/sys/kernel/btf/vmlinux), and root or the capabilities below.";
+
+pub(super) const AFTER_SHORT_HELP: &str = "\
+Examples:
+  sudo tcp-monitor --port 8899                 live log of one port
+  sudo tcp-monitor --output none               only the metrics, on 127.0.0.1:9899
+  sudo tcp-monitor -p 443 -o json -c 100 | jq  100 events as JSON
+
+The manual: tcp-monitor --help";
+
+pub(super) const AFTER_LONG_HELP: &str = "\
+What is printed:
+  Standard output carries the events and nothing else, one on a line.
+  With --output text, for people, a line has the time, what happened, who to
+  whom and the details:
+
+    12:00:01.123456  SYN      10.0.0.5:51920 → 10.0.0.9:8899  seq 303234858 …
+    12:00:01.123470  SYN-ACK  10.0.0.9:8899 → 10.0.0.5:51920  ack 303234859 …
+    12:00:01.123963  OPEN     10.0.0.9:8899 ← 10.0.0.5:51920  SYN_RECV →
+                              ESTABLISHED  handshake 505 µs
+
+  Its wording may change; scripts should read --output json: one object a
+  line with the fields v (1), time, event (segment, state, handshake, reset,
+  retransmit, closed, lost) and what belongs to that event.
+  Standard error carries one line on what is being monitored, warnings, and
+  a summary at the end.
+
+Metrics:
+  All begin with tcp_monitor_: handshakes_total, handshake_failures_total,
+  syn_retransmits_total, resets_total, state_transitions_total and
+  retransmits_total by port; segments_total by interface; events_total and
+  events_lost_total. They are counted in the kernel: a slow terminal, a
+  stopped agent or a full ring buffer changes none of them.
+
+Privileges:
+  root, or these capabilities:
+    CAP_BPF, CAP_PERFMON  load the kernel programs and read socket fields
+    CAP_NET_ADMIN         watch segments on interfaces
+    CAP_SYS_ADMIN         interfaces of other network namespaces; --bpf-stats
+    CAP_SYS_RESOURCE      locked memory, on kernels before 5.11
+  A message names each one that is missing and what is lost without it.
+
+Exit codes:
+  0  done, or stopped by Ctrl-C or SIGTERM
+  1  failed; the message says what and why
+  2  the command line is wrong
+  3  a privilege is missing
+  4  the kernel is not supported
+
+Environment:
+  NO_COLOR  if set and not empty, the log is not coloured (see --color)
+  RUST_LOG  what tcp-monitor says of itself on standard error:
+            error, warn, info, debug or trace [default: warn]
+
+Examples:
+  Live log of one port:
+    sudo tcp-monitor --port 8899
+  Some ports, on one interface, for ten seconds:
+    sudo tcp-monitor -p 80,443,8000-8100 -i eth0 --duration 10
+  Only metrics of everything, for Prometheus on another host:
+    sudo tcp-monitor --output none --listen 0.0.0.0:9899
+  Only the log, of the network namespace named blue:
+    sudo tcp-monitor --netns blue --listen none
+  The resets among the next hundred events, as JSON:
+    sudo tcp-monitor -o json -c 100 | jq 'select(.event == \"reset\")'";

@@ -1,0 +1,256 @@
+//! The main job: attach to the kernel, write the log, serve metrics, until told to stop.
+
+use std::env;
+use std::future;
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::time;
+
+use super::log::{Log, LogError, Written};
+use crate::cli::{Listen, Monitor, Netns, Output};
+use crate::metrics::{BuildInfo, Collector, ProgramRuns, http};
+use crate::sink::{Json, Sink, Text};
+use crate::source::kernel::{
+    self, Attached, Counters, InterfaceSelection, InterfaceTable, KernelSource, NetnsSelection, RecordReader,
+};
+
+/// Monitors until a signal, `--count` or `--duration` ends it.
+///
+/// # Errors
+///
+/// A [`KernelError`](kernel::KernelError), an [`HttpError`](http::HttpError), or that the log could not be written.
+pub fn run(options: &Monitor) -> Result<()> {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot set up asynchronous I/O")?
+        .block_on(monitor(options))
+}
+
+async fn monitor(options: &Monitor) -> Result<()> {
+    // In this order: an address in use is found before anything is attached, and no signal can leave anything behind.
+    let listener = match options.listen {
+        Listen::At(address) => Some(http::bind(address)?),
+        Listen::Off => None,
+    };
+    let mut signals = Signals::new().context("cannot handle signals")?;
+    let mut source = kernel::start(&source_options(options))?;
+    let started = Instant::now();
+    let reader = source.reader().context("the records are being read already")?;
+    eprintln!("{}", banner(&source.attached(), options.listen));
+
+    let log = Log::new(sink(options, source.interfaces()), options.count.map(u64::from));
+    let mut log = LogThread::start(log, reader)?;
+    let (stop_serving, mut stopping) = watch::channel(());
+    let counters = source.counters();
+    let server = listener.map(|listener| {
+        let endpoint = endpoint(Arc::clone(&counters), &source.attached(), Arc::clone(&log.running));
+        tokio::spawn(http::serve(listener, endpoint, async move {
+            // An error means that the sender is gone, which is as good a reason to stop.
+            let _ = stopping.changed().await;
+        }))
+    });
+
+    tokio::select! {
+        () = signals.next() => {}
+        () = elapse(options.duration) => {}
+        () = log.ended() => {}
+    }
+
+    let served = async {
+        drop(stop_serving);
+        match server {
+            Some(server) => {
+                server.await.context("the metrics endpoint failed")?.context("metrics were not served")
+            }
+            None => Ok(()),
+        }
+    };
+    served.await?;
+    let written = finish(source, log, &mut signals).await?;
+    eprintln!("{}", summary(written, started.elapsed()));
+    if options.bpf_stats {
+        let snapshot = counters.snapshot().context("the cost of the kernel programs cannot be read")?;
+        eprint!("{}", cost_table(&snapshot.programs));
+    }
+    Ok(())
+}
+
+/// Detaches, and lets the log write what is left. A second signal cuts that short: standard output may be blocked.
+async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals) -> Result<Written> {
+    source.stop();
+    tokio::select! {
+        () = log.ended() => {}
+        () = signals.next() => bail!("stopped by a second signal; the end of the log was not written"),
+    }
+    log.join()
+}
+
+/// The thread that reads records and writes the log.
+struct LogThread {
+    handle: thread::JoinHandle<Result<Written, LogError>>,
+    ended: Option<oneshot::Receiver<()>>,
+    running: Arc<AtomicBool>,
+}
+
+impl LogThread {
+    fn start(log: Log, reader: RecordReader) -> Result<Self> {
+        let (tell_end, ended) = oneshot::channel::<()>();
+        let running = Arc::new(AtomicBool::new(true));
+        let runs = Arc::clone(&running);
+        let handle = thread::Builder::new()
+            .name("log".into())
+            .spawn(move || {
+                // Dropped when the thread ends, however it does.
+                let _tell_end = tell_end;
+                let outcome = log.run(reader);
+                runs.store(false, Ordering::Relaxed);
+                outcome
+            })
+            .context("cannot start a thread")?;
+        Ok(Self { handle, ended: Some(ended), running })
+    }
+
+    /// Ready when the thread has ended, or is about to.
+    async fn ended(&mut self) {
+        if let Some(ended) = &mut self.ended {
+            // The sender never sends: it is dropped.
+            let _ = ended.await;
+            self.ended = None;
+        }
+    }
+
+    fn join(self) -> Result<Written> {
+        match self.handle.join() {
+            Ok(outcome) => Ok(outcome?),
+            Err(_) => bail!("the thread that writes the log panicked; please report this"),
+        }
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+async fn elapse(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => time::sleep(duration).await,
+        None => future::pending().await,
+    }
+}
+
+fn source_options(options: &Monitor) -> kernel::Options {
+    kernel::Options {
+        ports: options.port_set(),
+        netns: match &options.netns {
+            Netns::All => NetnsSelection::All,
+            Netns::Own => NetnsSelection::OwnOnly,
+            Netns::Named(name) => NetnsSelection::Named(name.clone()),
+        },
+        interfaces: if options.interfaces.is_empty() {
+            InterfaceSelection::All
+        } else {
+            InterfaceSelection::Only(options.interfaces.iter().map(|name| name.as_str().to_owned()).collect())
+        },
+        ring_size: options.ring_size.bytes(),
+        records: options.output != Output::None,
+        bpf_stats: options.bpf_stats,
+        max_ports: options.max_ports,
+        log: options.kernel_log,
+        force_clsact: options.force_clsact,
+    }
+}
+
+fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Sink>> {
+    match options.output {
+        Output::Text => {
+            let color = options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
+            Some(Box::new(Text::new(color)))
+        }
+        Output::Json => {
+            Some(Box::new(Json::new(move |netns, ifindex| interfaces.interface_name(netns, ifindex))))
+        }
+        Output::None => None,
+    }
+}
+
+fn endpoint(counters: Arc<Counters>, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
+    let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
+    http::Endpoint {
+        collector: Collector::new(
+            Box::new(move || counters.snapshot().map_err(|error| error.to_string())),
+            build,
+        ),
+        health: Box::new(move || {
+            if running.load(Ordering::Relaxed) { Ok(()) } else { Err("the log has ended".into()) }
+        }),
+    }
+}
+
+fn banner(attached: &Attached, listen: Listen) -> String {
+    let interfaces = match attached.interfaces.as_slice() {
+        [] => "no interface".to_owned(),
+        names if names.len() <= BANNER_INTERFACES => names.join(" "),
+        names => {
+            format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES)
+        }
+    };
+    let metrics = match listen {
+        Listen::At(address) => format!("metrics http://{address}/metrics"),
+        Listen::Off => "no metrics".to_owned(),
+    };
+    format!(
+        "attached: {} tracepoints, tc on {interfaces} · kernel {} · {metrics} · Ctrl-C stops",
+        attached.tracepoints, attached.release,
+    )
+}
+
+fn summary(written: Written, elapsed: Duration) -> String {
+    let mut text = format!(
+        "stopped after {:.1} s: {} events written, {} records lost",
+        elapsed.as_secs_f64(),
+        written.events,
+        written.lost,
+    );
+    if written.lost > 0 {
+        text += " (a larger --ring-size loses fewer; metrics lose none)";
+    }
+    if written.malformed > 0 {
+        text += &format!(", {} records not understood (please report this)", written.malformed);
+    }
+    text
+}
+
+fn cost_table(programs: &[ProgramRuns]) -> String {
+    let mut table = format!("{:<24}{:>12}{:>10}{:>10}\n", "kernel program", "runs", "ns/run", "missed");
+    for program in programs {
+        let mean = if program.runs == 0 { 0.0 } else { program.run_time_ns as f64 / program.runs as f64 };
+        table += &format!("{:<24}{:>12}{:>10.0}{:>10}\n", program.name, program.runs, mean, program.missed);
+    }
+    table
+}
+
+const BANNER_INTERFACES: usize = 8;

@@ -1,0 +1,126 @@
+//! Which segments were seen before. One packet passes several interfaces (a bond and its member, a bridge and its veth,
+//! both ends of a veth) and is told once; one that its sender sends again is told again.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tcp_monitor_common::record::Direction;
+
+use super::event::Step;
+use super::input::SegmentInput;
+use super::segment::Flags;
+use super::table::Table;
+use super::time::Time;
+
+/// The segments seen lately. To forget the oldest is its purpose, and not counted as a loss.
+#[derive(Debug)]
+pub(super) struct Sightings {
+    table: Table<Identity, Sighting>,
+}
+
+/// What a segment is, seen from a vantage point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Sent for the first time.
+    First,
+    /// Sent again.
+    Again,
+    /// Told already: another interface saw it first.
+    Copy,
+}
+
+impl Sightings {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { table: Table::new(limit) }
+    }
+
+    pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Verdict {
+        let (identity, now) = (Identity::of(segment, step), segment.time);
+        match self.table.touch(&identity, now) {
+            Some(sighting) => sighting.see(segment.vantage(), now),
+            None => {
+                let sighting = Sighting { sent: 1, last_sent: now, vantages: vec![(segment.vantage(), 1)] };
+                self.table.insert(identity, sighting, now);
+                Verdict::First
+            }
+        }
+    }
+}
+
+/// What two sightings of one segment, or of one sent again, have in common. The acknowledgment number and options of a
+/// SYN or FIN may differ when it is sent again, and a FIN may then carry more data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    src: SocketAddr,
+    dst: SocketAddr,
+    step: Step,
+    seq: u32,
+    ack: u32,
+}
+
+impl Identity {
+    fn of(segment: &SegmentInput, step: Step) -> Self {
+        let header = &segment.header;
+        let (seq, ack) = match step {
+            Step::Syn | Step::SynAck => (header.seq, 0),
+            Step::Fin => (header.seq.wrapping_add(segment.payload_len), 0),
+            Step::HandshakeAck | Step::FinAck | Step::Rst => (header.seq, header.ack),
+        };
+        Self { src: segment.src, dst: segment.dst, step, seq, ack }
+    }
+}
+
+#[derive(Debug)]
+struct Sighting {
+    /// How often it was sent.
+    sent: u32,
+    last_sent: Time,
+    /// How often each vantage point saw it.
+    vantages: Vec<(Vantage, u32)>,
+}
+
+/// Where a segment was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Vantage {
+    netns: u32,
+    ifindex: u32,
+    direction: Direction,
+}
+
+impl SegmentInput {
+    const fn vantage(&self) -> Vantage {
+        Vantage { netns: self.netns, ifindex: self.ifindex, direction: self.direction }
+    }
+}
+
+impl Sighting {
+    fn see(&mut self, vantage: Vantage, now: Time) -> Verdict {
+        let known = self.vantages.iter().position(|(known, _)| *known == vantage);
+        let seen_here = known.map_or(1, |at| self.vantages[at].1.saturating_add(1));
+        // The route may have changed since: what a new interface sees much later was sent again.
+        let sent_again = seen_here > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
+        if sent_again {
+            self.sent = self.sent.saturating_add(1);
+            self.last_sent = now;
+        }
+        let seen_here = if sent_again { self.sent } else { seen_here };
+        match known {
+            Some(at) => self.vantages[at].1 = seen_here,
+            None if self.vantages.len() < MAX_VANTAGES => self.vantages.push((vantage, seen_here)),
+            None => {}
+        }
+        if sent_again { Verdict::Again } else { Verdict::Copy }
+    }
+}
+
+/// Whether a segment occupies sequence space: only such a one is retransmitted (RFC 9293, section 3.4).
+pub(super) fn occupies_sequence_space(segment: &SegmentInput) -> bool {
+    let flags = segment.header.flags;
+    !flags.contains(Flags::RST)
+        && (segment.payload_len > 0 || flags.contains(Flags::SYN) || flags.contains(Flags::FIN))
+}
+
+/// Less than the first timeout of a SYN (1 s), more than a packet takes through one host.
+const COPIES_ARRIVE_WITHIN: Duration = Duration::from_millis(500);
+/// Interfaces that one packet passes.
+const MAX_VANTAGES: usize = 16;

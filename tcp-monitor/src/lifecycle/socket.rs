@@ -1,0 +1,232 @@
+//! One socket as the tracker knows it: its state, how long it spent in each, and what it moved.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
+use tcp_monitor_common::record::Role;
+
+use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
+use super::input::{Process, SocketInput, TcpSock};
+use super::time::Time;
+use super::transition::is_synchronized;
+use super::waiting::Addresses;
+
+/// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
+#[derive(Clone, Debug)]
+pub(super) struct Socket {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) role: Role,
+    /// When it entered SYN_SENT, while that is not told because its local port is not known yet.
+    pub(super) untold_syn_sent: Option<Time>,
+    netns: u32,
+    cookie: u64,
+    state: TcpState,
+    /// When it entered `state`, if that was seen.
+    since: Option<Time>,
+    /// When it entered SYN_SENT.
+    syn_sent: Option<Time>,
+    /// When the handshake was completed.
+    established: Option<Time>,
+    /// The connection was established before it was first met.
+    partial: bool,
+    process: Option<Process>,
+    /// As the kernel last told.
+    tcp: Option<TcpSock>,
+    peer_closed: bool,
+    /// Our FIN was acknowledged.
+    fin_acked: bool,
+    /// Time spent in each state, in the order of [`TcpState::ALL`].
+    spent: [Duration; TcpState::ALL.len()],
+}
+
+impl Socket {
+    /// A socket met at its transition from `from` to `to`, in `from` still.
+    pub(super) fn met(input: &SocketInput, from: TcpState, to: TcpState) -> Self {
+        let mut socket = Self {
+            local: input.local,
+            remote: input.remote,
+            role: role_of(from, to).unwrap_or(input.role),
+            untold_syn_sent: None,
+            netns: input.netns,
+            cookie: input.cookie,
+            state: from,
+            since: None,
+            syn_sent: None,
+            established: None,
+            partial: is_synchronized(from),
+            process: None,
+            tcp: None,
+            peer_closed: false,
+            fin_acked: false,
+            spent: [Duration::ZERO; TcpState::ALL.len()],
+        };
+        socket.learn(input);
+        socket
+    }
+
+    /// Takes over what an input tells besides the event itself.
+    pub(super) fn learn(&mut self, input: &SocketInput) {
+        if input.local.port() != 0 {
+            self.local = input.local;
+        }
+        if input.remote.port() != 0 {
+            self.remote = input.remote;
+        }
+        if input.cookie != 0 {
+            self.cookie = input.cookie;
+        }
+        self.process = input.process.or(self.process);
+        self.tcp = input.tcp.or(self.tcp);
+        self.peer_closed |= input.peer_closed;
+    }
+
+    /// Changes the state and returns the event that tells it. The one place where a state changes.
+    pub(super) fn enter(
+        &mut self,
+        from: TcpState,
+        to: TcpState,
+        time: Time,
+        evidence: Evidence,
+    ) -> StateChange {
+        // Where a record was lost, `from` is not the state known here, and the time spent in it neither.
+        let spent = self.since.filter(|_| self.state == from).map(|since| time.since(since));
+        self.spent[index(from)] += spent.unwrap_or_default();
+        self.state = to;
+        self.since = Some(time);
+        self.fin_acked |= self.proves_fin_acked(from, to);
+        if to == TcpState::SynSent {
+            self.syn_sent = Some(time);
+        }
+        if to == TcpState::Established {
+            self.established = Some(time);
+        }
+        let (seq, ack) = match evidence {
+            Evidence::Kernel => self.sequence_numbers(from, to),
+            Evidence::Segment | Evidence::Timer => (None, None),
+        };
+        StateChange {
+            time,
+            local: self.local,
+            remote: Some(self.remote).filter(|remote| remote.port() != 0),
+            role: self.role,
+            from,
+            to,
+            seq,
+            ack,
+            evidence,
+            cookie: self.cookie,
+            netns: self.netns,
+            process: self.process,
+            spent,
+        }
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses { netns: self.netns, local: self.local, remote: self.remote }
+    }
+
+    pub(super) fn netns(&self) -> u32 {
+        self.netns
+    }
+
+    /// Next sequence number expected, as the kernel last told.
+    pub(super) fn rcv_nxt(&self) -> Option<u32> {
+        self.tcp.map(|tcp| tcp.rcv_nxt)
+    }
+
+    /// The end of its handshake. `syn_seen` is when the first SYN passed an interface.
+    pub(super) fn handshake(
+        &self,
+        time: Time,
+        result: Result<(), HandshakeFailure>,
+        syn_seen: Option<Time>,
+    ) -> Handshake {
+        let begun = match self.role {
+            // A SYN older than the socket's own is of an earlier connection.
+            Role::Client => syn_seen.filter(|seen| Some(*seen) >= self.syn_sent).or(self.syn_sent),
+            Role::Server => syn_seen,
+        };
+        Handshake {
+            time,
+            local: self.local,
+            remote: self.remote,
+            role: self.role,
+            result,
+            duration: begun.map(|begun| time.since(begun)),
+            // No other segment was sent yet. A child takes over the count of its half-open request.
+            syn_retransmits: self.tcp.map(|tcp| tcp.total_retrans),
+        }
+    }
+
+    /// The end of its connection.
+    pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
+        let states = TcpState::ALL.into_iter().map(|state| (state, self.spent[index(state)]));
+        Closed {
+            time,
+            local: self.local,
+            remote: self.remote,
+            role: self.role,
+            closed_by,
+            duration: self.established.map(|established| time.since(established)),
+            bytes_sent: self.bytes_sent(),
+            bytes_received: self.bytes_received(),
+            retransmits: self.tcp.map(|tcp| tcp.total_retrans),
+            rtt_us: self.tcp.map(|tcp| tcp.srtt_us).filter(|rtt| *rtt != 0),
+            process: self.process,
+            partial: self.partial,
+            states: states.filter(|(_, spent)| !spent.is_zero()).collect(),
+        }
+    }
+
+    /// `bytes_acked` grows with SND.UNA (kernel: `tcp_snd_una_update`), which passes our FIN and, unless the socket was
+    /// born with its SYN-ACK acknowledged, our SYN.
+    fn bytes_sent(&self) -> Option<u64> {
+        let tcp = self.tcp?;
+        let syn = match self.role {
+            Role::Client => 1,
+            Role::Server => 0,
+        };
+        Some(tcp.bytes_acked.saturating_sub(syn + u64::from(self.fin_acked)))
+    }
+
+    /// `bytes_received` grows with RCV.NXT (kernel: `tcp_rcv_nxt_update`) from after the peer's SYN on, past its FIN.
+    fn bytes_received(&self) -> Option<u64> {
+        Some(self.tcp?.bytes_received.saturating_sub(u64::from(self.peer_closed)))
+    }
+
+    /// FIN_WAIT2 and TIME_WAIT begin with the acknowledgment of our FIN (RFC 9293, section 3.6), and LAST_ACK ends with it
+    /// if nothing went wrong.
+    fn proves_fin_acked(&self, from: TcpState, to: TcpState) -> bool {
+        let all_acked = self.tcp.is_some_and(|tcp| tcp.sk_err == 0 && tcp.snd_una == tcp.snd_nxt);
+        from == TcpState::FinWait2
+            || matches!(to, TcpState::FinWait2 | TcpState::TimeWait)
+            || (from, to) == (TcpState::LastAck, TcpState::Close) && all_acked
+    }
+
+    /// SND.NXT and RCV.NXT where the kernel has set them.
+    fn sequence_numbers(&self, from: TcpState, to: TcpState) -> (Option<u32>, Option<u32>) {
+        let (seq, ack) = (self.tcp.map(|tcp| tcp.snd_nxt), self.rcv_nxt());
+        match (from, to) {
+            // Nothing was sent yet, or, of a listener's child, the numbers are not filled in yet.
+            (TcpState::Close | TcpState::Listen, _) => (None, None),
+            (TcpState::SynSent, TcpState::Close) => (seq, None),
+            _ => (seq, ack),
+        }
+    }
+}
+
+/// The role that a transition proves.
+const fn role_of(from: TcpState, to: TcpState) -> Option<Role> {
+    match (from, to) {
+        (TcpState::SynSent, _) | (_, TcpState::SynSent) => Some(Role::Client),
+        (TcpState::Listen, _) | (_, TcpState::Listen) => Some(Role::Server),
+        _ => None,
+    }
+}
+
+const fn index(state: TcpState) -> usize {
+    state as usize - 1
+}

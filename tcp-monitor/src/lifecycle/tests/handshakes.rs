@@ -1,0 +1,220 @@
+//! How connections begin, or fail to.
+
+use tcp_monitor_common::TcpState::{Close, Established, Listen, SynRecv, SynSent};
+use tcp_monitor_common::record::Kind;
+
+use super::script::{Script, at, client, client_addr, describe, no_addr, server, syn};
+use crate::lifecycle::input::{RetransmitKind, SocketEvent};
+use crate::lifecycle::{Event, Input, SocketInput, Tracker};
+
+#[test]
+fn a_server_handshake_lasts_from_the_first_syn() {
+    let mut script = Script::new();
+    script.segment(syn(0));
+    script.segment(syn(1000));
+    script.socket(server(1003, Listen, SynRecv));
+    script.socket(server(1004, SynRecv, Established));
+    assert_eq!(
+        script.told(),
+        [
+            "1003 10.0.0.9:8899 10.0.0.5:51920 listen>syn_recv kernel",
+            "1004 10.0.0.9:8899 10.0.0.5:51920 syn_recv>established kernel after 1 ms",
+            "1004 server handshake completed in 1004 ms",
+        ]
+    );
+}
+
+#[test]
+fn without_its_syn_the_duration_of_a_server_handshake_is_unknown() {
+    let mut script = Script::new();
+    script.socket(server(3, Listen, SynRecv));
+    script.socket(server(4, SynRecv, Established));
+    assert_eq!(script.told().last().map(String::as_str), Some("4 server handshake completed in ?"));
+}
+
+#[test]
+fn a_child_born_with_its_listeners_identity_is_told_with_its_own() {
+    let mut script = Script::new();
+    let listener = || SocketInput { cookie: 70, sk: 0xa0, remote: no_addr(), ..server(0, Close, Listen) };
+    script.socket(listener());
+    // Before 6.18 the child's birth has the cookie and addresses of the listener, and only the `sk` of the child.
+    script.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(3, Listen, SynRecv) });
+    script.socket(server(5, SynRecv, Established));
+    script.socket(SocketInput {
+        time: at(9),
+        kind: SocketEvent::State { from: Listen, to: Close },
+        ..listener()
+    });
+    let events = script.events();
+    let cookies = events.iter().filter_map(|event| match event {
+        Event::State(change) => Some(change.cookie),
+        Event::Handshake(_) => None,
+        Event::Segment(_) | Event::Reset(_) | Event::Retransmit(_) | Event::Closed(_) | Event::Lost(_) => {
+            panic!("{event:?}")
+        }
+    });
+    assert_eq!(cookies.collect::<Vec<_>>(), [70, 71, 71, 70]);
+    assert_eq!(
+        events.iter().map(describe).collect::<Vec<_>>(),
+        [
+            "0 10.0.0.9:8899 * close>listen kernel",
+            "3 10.0.0.9:8899 10.0.0.5:51920 listen>syn_recv kernel",
+            "5 10.0.0.9:8899 10.0.0.5:51920 syn_recv>established kernel after 2 ms",
+            "5 server handshake completed in ?",
+            "9 10.0.0.9:8899 * listen>close kernel after 9 ms",
+        ]
+    );
+}
+
+#[test]
+fn a_child_that_dies_in_syn_recv_failed_its_handshake() {
+    let mut script = Script::new();
+    script.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(3, Listen, SynRecv) });
+    script.socket(server(5, SynRecv, Close).with_err(104));
+    assert_eq!(
+        script.told(),
+        [
+            "3 10.0.0.9:8899 10.0.0.5:51920 listen>syn_recv kernel",
+            "5 10.0.0.9:8899 10.0.0.5:51920 syn_recv>close kernel after 2 ms",
+            "5 server handshake reset in ?",
+        ]
+    );
+}
+
+/// The kernel enters SYN_SENT before it chooses a port.
+fn unbound(input: SocketInput) -> SocketInput {
+    SocketInput { local: (client_addr().ip(), 0).into(), ..input }
+}
+
+#[test]
+fn the_syn_tells_the_port_of_a_connecting_socket() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    assert_eq!(script.told(), [""; 0]);
+    script.segment(syn(2));
+    assert_eq!(script.told(), ["1 10.0.0.5:51920 10.0.0.9:8899 close>syn_sent kernel"]);
+    script.socket(client(4, SynSent, Established));
+    assert_eq!(
+        script.told(),
+        [
+            "4 10.0.0.5:51920 10.0.0.9:8899 syn_sent>established kernel after 3 ms",
+            "4 client handshake completed in 2 ms"
+        ]
+    );
+}
+
+#[test]
+fn of_two_connecting_sockets_neither_gets_the_port_of_a_guess() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    script.socket(SocketInput { cookie: 73, sk: 0xa3, ..unbound(client(1, Close, SynSent)) });
+    script.segment(syn(2));
+    assert_eq!(script.told(), [""; 0]);
+    script.socket(client(4, SynSent, Established));
+    assert_eq!(script.told()[0], "1 10.0.0.5:51920 10.0.0.9:8899 close>syn_sent kernel");
+    // The first port is taken now; a SYN sent again from there is not the other's.
+    script.segment(syn(5));
+    assert_eq!(script.told(), [""; 0]);
+}
+
+#[test]
+fn without_segments_the_next_input_tells_the_port() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    let kind = SocketEvent::Retransmit { kind: RetransmitKind::Syn, state: SynSent };
+    script.socket(SocketInput { kind, ..client(1001, SynSent, SynSent) });
+    assert_eq!(
+        script.told(),
+        ["1 10.0.0.5:51920 10.0.0.9:8899 close>syn_sent kernel", "1001 retransmit syn in syn_sent"]
+    );
+}
+
+#[test]
+fn a_refused_connection_failed_its_handshake() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)).by(9));
+    script.socket(client(3, SynSent, Close).with_err(111));
+    assert_eq!(
+        script.told(),
+        [
+            "1 10.0.0.5:51920 10.0.0.9:8899 close>syn_sent kernel",
+            "3 10.0.0.5:51920 10.0.0.9:8899 syn_sent>close kernel after 2 ms",
+            "3 client handshake refused in 2 ms"
+        ]
+    );
+    assert_eq!(script.tracker().sockets(), 0);
+}
+
+#[test]
+fn an_unanswered_connection_timed_out_with_its_retransmissions_counted() {
+    let mut script = Script::new();
+    script.socket(client(1, Close, SynSent));
+    script.socket(client(127_001, SynSent, Close).with_err(110).with(|tcp| tcp.total_retrans = 6));
+    let Some(Event::Handshake(handshake)) = script.events().pop() else { panic!("no handshake is told") };
+    assert_eq!((handshake.result_label(), handshake.syn_retransmits), ("timed_out", Some(6)));
+}
+
+#[test]
+fn a_connection_that_fails_before_it_has_a_port_is_told_without() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    script.socket(unbound(client(2, SynSent, Close)));
+    assert_eq!(
+        script.told(),
+        [
+            "1 10.0.0.5:0 10.0.0.9:8899 close>syn_sent kernel",
+            "2 10.0.0.5:0 10.0.0.9:8899 syn_sent>close kernel after 1 ms",
+            "2 client handshake aborted in 1 ms"
+        ]
+    );
+}
+
+#[test]
+fn a_transition_to_the_same_state_tells_nothing() {
+    let mut script = Script::new();
+    script.socket(client(1, Close, Close));
+    script.socket(server(1, Listen, Listen));
+    assert_eq!(script.told(), [""; 0]);
+}
+
+#[test]
+fn a_socket_without_a_cookie_is_known_by_its_address_until_it_has_one() {
+    let mut script = Script::new();
+    script.socket(SocketInput { cookie: 0, ..client(1, Close, SynSent) });
+    script.socket(client(3, SynSent, Established));
+    assert_eq!(script.told()[1], "3 10.0.0.5:51920 10.0.0.9:8899 syn_sent>established kernel after 2 ms");
+    assert_eq!(script.tracker().sockets(), 1);
+}
+
+#[test]
+fn a_socket_that_connects_again_begins_anew() {
+    let mut script = Script::new();
+    script.socket(client(1, Close, SynSent));
+    script.socket(client(2, SynSent, Established));
+    // The end of the first life was lost.
+    script.socket(client(10, Close, SynSent));
+    script.socket(client(13, SynSent, Established));
+    script.events();
+    script.socket(client(20, Established, Close));
+    assert_eq!(script.told()[1], "20 client closed by local_reset after 7 ms, 50 out 100 in");
+}
+
+#[test]
+fn both_ends_of_a_loopback_connection_are_followed() {
+    let mut script = Script::new();
+    script.socket(client(1, Close, SynSent));
+    script.server_handshake(2);
+    script.socket(client(7, SynSent, Established));
+    assert_eq!(script.tracker().sockets(), 2);
+    let told = script.told();
+    assert!(told.contains(&"6 server handshake completed in 4 ms".into()), "{told:?}");
+    assert!(told.contains(&"7 client handshake completed in 5 ms".into()), "{told:?}");
+}
+
+#[test]
+fn lost_records_are_told() {
+    let (mut tracker, mut events) = (Tracker::new(), Vec::new());
+    tracker.handle(Input::Lost { time: at(5), kind: Kind::Segment, count: 12 }, &mut events);
+    let [Event::Lost(lost)] = events[..] else { panic!("{events:?}") };
+    assert_eq!((lost.time, lost.kind, lost.count), (at(5), Kind::Segment, 12));
+}

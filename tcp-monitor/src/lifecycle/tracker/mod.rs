@@ -1,0 +1,316 @@
+//! The tracker: takes inputs in, one at a time, and tells events. It does no I/O and has no clock.
+
+use std::net::SocketAddr;
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::reset_reason_label;
+use tcp_monitor_common::record::Role;
+
+use super::connecting::Connecting;
+use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
+use super::flow::Flows;
+use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
+use super::sighting::Sightings;
+use super::socket::Socket;
+use super::table::Table;
+use super::time::Time;
+use super::transition::{Circumstances, Outcome, outcome};
+use super::waiting::{Addresses, Minisocket, Substate, Waiting};
+
+mod segments;
+mod timewait;
+
+/// Follows every socket from its first state to its last.
+///
+/// Feed it with [`handle`](Self::handle) in order of time, and call [`expire`](Self::expire) at
+/// [`next_deadline`](Self::next_deadline) if nothing is handled before. Events come out in order of time, but for a
+/// birth that is told late: the SYN_SENT or SYN_RECV of a socket whose addresses were not known then.
+#[derive(Debug)]
+pub struct Tracker {
+    sockets: Table<SocketKey, Socket>,
+    /// When listeners' children were born whose own addresses the kernel had not filled in yet (before 6.18), by
+    /// namespace and the child's `sk`.
+    newborn: Table<(u32, u64), Time>,
+    connecting: Connecting,
+    waiting: Waiting,
+    flows: Flows,
+    sightings: Sightings,
+}
+
+/// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
+/// it stands in for, which may connect again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct SocketKey {
+    netns: u32,
+    id: SocketId,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum SocketId {
+    Cookie(u64),
+    /// For want of a cookie: kernels before 5.12 give them out only when asked.
+    Address(u64),
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tracker {
+    /// A tracker that knows of no socket.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            sockets: Table::new(MAX_SOCKETS),
+            newborn: Table::new(MAX_NEWBORN),
+            connecting: Connecting::new(MAX_CONNECTING),
+            waiting: Waiting::new(MAX_WAITING),
+            flows: Flows::new(MAX_FLOWS),
+            sightings: Sightings::new(MAX_SIGHTINGS),
+        }
+    }
+
+    /// Takes in one input and appends to `out` what it tells, after what was due before it.
+    pub fn handle(&mut self, input: Input, out: &mut Vec<Event>) {
+        self.expire(input.time(), out);
+        match input {
+            Input::Socket(input) => match input.kind {
+                SocketEvent::State { from, to } if from == to => {}
+                SocketEvent::State { from, to } => self.change_state(&input, from, to, out),
+                SocketEvent::Reset { direction, phase, reason } => {
+                    self.hear_of(&input, out);
+                    out.push(Event::Reset(Reset {
+                        time: input.time,
+                        local: input.local,
+                        remote: Some(input.remote).filter(|remote| remote.port() != 0),
+                        direction,
+                        phase,
+                        reason: reset_reason_label(reason),
+                        seq: input.tcp.map(|tcp| tcp.snd_nxt),
+                        ack: input.tcp.map(|tcp| tcp.rcv_nxt),
+                    }));
+                    if direction == ResetDirection::Sent {
+                        self.abort_waiting(addresses_of(&input), input.time, Evidence::Kernel, out);
+                    }
+                }
+                SocketEvent::Retransmit { kind, state } => {
+                    self.hear_of(&input, out);
+                    out.push(Event::Retransmit(Retransmit {
+                        time: input.time,
+                        local: input.local,
+                        remote: input.remote,
+                        kind,
+                        state,
+                    }));
+                }
+            },
+            Input::Segment(segment) => self.handle_segment(&segment, out),
+            Input::Lost { time, kind, count } => out.push(Event::Lost(Lost { time, kind, count })),
+        }
+    }
+
+    /// When [`expire`](Self::expire) has something to do, at the earliest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        [self.waiting.next_deadline(), self.flows.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended.
+    pub fn expire(&mut self, now: Time, out: &mut Vec<Event>) {
+        while let Some(minisocket) = self.waiting.pop_due(now) {
+            let deadline = minisocket.deadline;
+            self.end_waiting(minisocket, deadline, Evidence::Timer, ClosedBy::Local, out);
+        }
+        self.flows.expire(now);
+    }
+
+    /// How many sockets are known, those in TIME_WAIT included.
+    #[must_use]
+    pub fn sockets(&self) -> usize {
+        self.sockets.len() + self.waiting.len()
+    }
+
+    /// How often something had to be forgotten because a table was full.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.sockets.evicted()
+            + self.newborn.evicted()
+            + self.connecting.evicted()
+            + self.waiting.evicted()
+            + self.flows.evicted()
+    }
+
+    fn change_state(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) {
+        let is_birth = (from, to) == (TcpState::Listen, TcpState::SynRecv);
+        if is_birth && input.remote.port() == 0 {
+            self.newborn.insert((input.netns, input.sk), input.time, input.time);
+            return;
+        }
+        let known = self.take(input, out);
+        // Out of CLOSE begins a new life, even if the end of the last was lost.
+        let mut socket = match known.filter(|_| from != TcpState::Close && !is_birth) {
+            Some(socket) => socket,
+            None => self.meet(input, from, to, out),
+        };
+        socket.learn(input);
+        // Two sockets never have the same addresses: this one took over from the minisocket.
+        self.reuse_waiting(socket.addresses(), input.time, Evidence::Kernel, out);
+        if to == TcpState::SynSent && input.local.port() == 0 {
+            socket.untold_syn_sent = Some(input.time);
+            self.connecting.insert(input, SocketKey::of(input));
+            self.keep(SocketKey::of(input), socket, input.time);
+            return;
+        }
+        let at = Circumstances {
+            role: socket.role,
+            sk_err: input.tcp.map_or(0, |tcp| tcp.sk_err),
+            peer_closed: input.peer_closed,
+        };
+        match outcome(from, to, at) {
+            Outcome::Continues => {
+                self.enter(&mut socket, from, to, input.time, out);
+                self.keep(SocketKey::of(input), socket, input.time);
+            }
+            Outcome::Established => {
+                self.enter(&mut socket, from, to, input.time, out);
+                let handshake = socket.handshake(input.time, Ok(()), self.syn_seen(&socket));
+                out.push(Event::Handshake(handshake));
+                self.keep(SocketKey::of(input), socket, input.time);
+            }
+            Outcome::HandshakeFailed(failure) => {
+                self.enter(&mut socket, from, to, input.time, out);
+                let handshake = socket.handshake(input.time, Err(failure), self.syn_seen(&socket));
+                out.push(Event::Handshake(handshake));
+            }
+            Outcome::Closed(closed_by) => {
+                let closed_by = self.blame(&socket, from, closed_by);
+                self.enter(&mut socket, from, to, input.time, out);
+                out.push(Event::Closed(socket.closed(input.time, closed_by)));
+            }
+            Outcome::Waits(closed_by) => {
+                self.enter(&mut socket, from, TcpState::TimeWait, input.time, out);
+                out.push(Event::Closed(socket.closed(input.time, closed_by)));
+                let minisocket = Minisocket::new(socket, Substate::TimeWait, input.time);
+                self.add_waiting(minisocket, input.time);
+            }
+            Outcome::AwaitsFin => self.await_fin(socket, input.time, out),
+            Outcome::ListenerClosed => self.enter(&mut socket, from, to, input.time, out),
+        }
+    }
+
+    fn enter(&mut self, socket: &mut Socket, from: TcpState, to: TcpState, time: Time, out: &mut Vec<Event>) {
+        let change = socket.enter(from, to, time, Evidence::Kernel);
+        self.flows.set_state(socket.netns(), socket.local, socket.remote, to, time);
+        out.push(Event::State(change));
+    }
+
+    /// A socket not known before. If it is a listener's child, its birth is told first.
+    fn meet(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) -> Socket {
+        let mut socket = Socket::met(input, from, to);
+        if from == TcpState::SynRecv
+            && let Some(born) = self.newborn.remove(&(input.netns, input.sk))
+        {
+            socket.role = Role::Server;
+            self.enter(&mut socket, TcpState::Listen, TcpState::SynRecv, born, out);
+        }
+        socket
+    }
+
+    /// The socket an input is of, removed, for it may be known without its cookie. Tells its SYN_SENT if its port was
+    /// not known until now.
+    fn take(&mut self, input: &SocketInput, out: &mut Vec<Event>) -> Option<Socket> {
+        let mut key = SocketKey::of(input);
+        let mut socket = self.sockets.remove(&key);
+        if socket.is_none() {
+            key = SocketKey { netns: input.netns, id: SocketId::Address(input.sk) };
+            let same_peer = self.sockets.get(&key).is_some_and(|socket| socket.remote == input.remote);
+            socket = same_peer.then(|| self.sockets.remove(&key)).flatten();
+        }
+        let mut socket = socket?;
+        if let Some(since) = socket.untold_syn_sent {
+            let opens_again = matches!(input.kind, SocketEvent::State { from: TcpState::Close, .. });
+            if opens_again {
+                self.connecting.remove(&socket, key, input.time);
+            } else {
+                self.tell_syn_sent(&mut socket, key, input.local, since, out);
+            }
+        }
+        Some(socket)
+    }
+
+    /// Learns of a socket from an input that does not change its state.
+    fn hear_of(&mut self, input: &SocketInput, out: &mut Vec<Event>) {
+        if let Some(socket) = self.take(input, out) {
+            self.keep(SocketKey::of(input), socket, input.time);
+        }
+    }
+
+    fn keep(&mut self, key: SocketKey, socket: Socket, now: Time) {
+        if let Some((_, evicted)) = self.sockets.insert(key, socket, now) {
+            let closed = TcpState::Close;
+            self.flows.set_state(evicted.netns(), evicted.local, evicted.remote, closed, now);
+        }
+    }
+
+    fn tell_syn_sent(
+        &mut self,
+        socket: &mut Socket,
+        key: SocketKey,
+        local: SocketAddr,
+        since: Time,
+        out: &mut Vec<Event>,
+    ) {
+        self.connecting.remove(socket, key, since);
+        socket.untold_syn_sent = None;
+        socket.local = local;
+        self.reuse_waiting(socket.addresses(), since, Evidence::Kernel, out);
+        self.enter(socket, TcpState::Close, TcpState::SynSent, since, out);
+    }
+
+    /// When the SYN that opened this socket's connection was first seen.
+    fn syn_seen(&self, socket: &Socket) -> Option<Time> {
+        let (opener, other) = match socket.role {
+            Role::Client => (socket.local, socket.remote),
+            Role::Server => (socket.remote, socket.local),
+        };
+        self.flows.end(socket.netns(), opener, other).syn_seen
+    }
+
+    /// Data that comes after the application closed makes the kernel set ECONNRESET, as for a RST of the peer, though it
+    /// is this end that sends one (kernel: `TCPABORTONDATA`). If segments are seen, but no RST of the peer, it was that.
+    fn blame(&self, socket: &Socket, from: TcpState, closed_by: ClosedBy) -> ClosedBy {
+        let had_closed = matches!(from, TcpState::FinWait1 | TcpState::FinWait2);
+        let peer = self.flows.end(socket.netns(), socket.remote, socket.local);
+        if closed_by == ClosedBy::RemoteReset && had_closed && peer.isn.is_some() && !peer.reset {
+            ClosedBy::LocalReset
+        } else {
+            closed_by
+        }
+    }
+}
+
+impl SocketKey {
+    fn of(input: &SocketInput) -> Self {
+        let id = if input.cookie == 0 { SocketId::Address(input.sk) } else { SocketId::Cookie(input.cookie) };
+        Self { netns: input.netns, id }
+    }
+}
+
+const fn addresses_of(input: &SocketInput) -> Addresses {
+    Addresses { netns: input.netns, local: input.local, remote: input.remote }
+}
+
+/// Full sockets.
+const MAX_SOCKETS: usize = 1 << 17;
+/// Children between birth and handshake: moments.
+const MAX_NEWBORN: usize = 1 << 12;
+/// Destinations to which sockets connect whose port is not known: moments.
+const MAX_CONNECTING: usize = 1 << 12;
+/// Minisockets; the kernel's own limit is this by default (`net.ipv4.tcp_max_tw_buckets`) on hosts with 4 GiB.
+const MAX_WAITING: usize = 1 << 16;
+/// Pairs of addresses.
+const MAX_FLOWS: usize = 1 << 17;
+/// Segments that a copy or a retransmission may follow.
+const MAX_SIGHTINGS: usize = 1 << 15;

@@ -1,0 +1,102 @@
+//! What the tracker does with a segment.
+
+use tcp_monitor_common::TcpState;
+
+use super::Tracker;
+use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
+use crate::lifecycle::input::SegmentInput;
+use crate::lifecycle::segment::Flags;
+use crate::lifecycle::sighting::{Verdict, occupies_sequence_space};
+use crate::lifecycle::waiting::Addresses;
+
+impl Tracker {
+    pub(super) fn handle_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
+        let Some(step) = step_of(segment) else { return };
+        if step == Step::Syn {
+            self.learn_port(segment, out);
+        }
+        let relative = self.flows.observe(segment, step);
+        let verdict = self.sightings.see(segment, step);
+        if verdict != Verdict::Copy {
+            out.push(Event::Segment(Segment {
+                time: segment.time,
+                src: segment.src,
+                dst: segment.dst,
+                header: segment.header,
+                payload_len: segment.payload_len,
+                seq_rel: relative.seq,
+                ack_rel: relative.ack,
+                netns: segment.netns,
+                ifindex: segment.ifindex,
+                direction: segment.direction,
+                step,
+                retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
+            }));
+        }
+        self.affect_waiting(segment, step, out);
+    }
+
+    /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
+    fn learn_port(&mut self, syn: &SegmentInput, out: &mut Vec<Event>) {
+        let Some(key) = self.connecting.sender_of(syn) else { return };
+        let sender = self.flows.end(syn.netns, syn.src, syn.dst);
+        let sent_before = sender.isn == Some(syn.header.seq);
+        let is_other = matches!(sender.state, Some(TcpState::SynSent));
+        if sent_before || is_other {
+            return;
+        }
+        if let Some(mut socket) = self.sockets.remove(&key) {
+            if let Some(since) = socket.untold_syn_sent {
+                self.tell_syn_sent(&mut socket, key, syn.src, since, out);
+            }
+            self.keep(key, socket, syn.time);
+        }
+    }
+
+    /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
+    fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
+        let sender = Addresses { netns: segment.netns, local: segment.src, remote: segment.dst };
+        let receiver = Addresses { netns: segment.netns, local: segment.dst, remote: segment.src };
+        let time = segment.time;
+        match step {
+            // Only a new socket answers a SYN, or sends one, from these addresses.
+            Step::Syn | Step::SynAck => self.reuse_waiting(sender, time, Evidence::Segment, out),
+            Step::Fin => {
+                let fin = segment.header.seq.wrapping_add(segment.payload_len);
+                let awaited = self.waiting.get(&receiver).is_some_and(|waiting| waiting.awaits_fin(fin));
+                if awaited && let Some(minisocket) = self.waiting.remove(&receiver) {
+                    self.receive_fin(minisocket, time, out);
+                }
+            }
+            Step::Rst => {
+                self.abort_waiting(sender, time, Evidence::Segment, out);
+                let seq = segment.header.seq;
+                let accepted = self.waiting.get(&receiver).is_some_and(|waiting| waiting.accepts(seq));
+                if accepted && let Some(minisocket) = self.waiting.remove(&receiver) {
+                    self.end_waiting(minisocket, time, Evidence::Segment, ClosedBy::RemoteReset, out);
+                }
+            }
+            Step::HandshakeAck | Step::FinAck => {}
+        }
+    }
+}
+
+/// The step a segment is. `None` if it is none: nothing to tell.
+fn step_of(segment: &SegmentInput) -> Option<Step> {
+    let flags = segment.header.flags;
+    if flags.contains(Flags::RST) {
+        Some(Step::Rst)
+    } else if flags.contains(Flags::SYN.union(Flags::ACK)) {
+        Some(Step::SynAck)
+    } else if flags.contains(Flags::SYN) {
+        Some(Step::Syn)
+    } else if flags.contains(Flags::FIN) {
+        Some(Step::Fin)
+    } else if segment.acks_syn_ack {
+        Some(Step::HandshakeAck)
+    } else if segment.acks_fin {
+        Some(Step::FinAck)
+    } else {
+        None
+    }
+}

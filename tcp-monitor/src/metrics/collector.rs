@@ -1,0 +1,235 @@
+//! From a snapshot of the counters to metric families, at each scrape.
+
+use std::collections::BTreeMap;
+
+use prometheus::core::{self, Desc};
+use prometheus::proto::MetricFamily;
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::{
+    HandshakeFailure, InterfaceCounters, PortCounters, SegmentKind, reset_reason_label,
+};
+use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role, UNKNOWN_REASON};
+use thiserror::Error;
+
+use super::families::{self, Family};
+use super::possible;
+use super::snapshot::{ProgramRuns, Snapshot};
+
+/// Reads the counters of the kernel programs, or says why it cannot.
+pub type ReadSnapshot = Box<dyn Fn() -> Result<Snapshot, String> + Send + Sync>;
+
+/// The labels of `build_info`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuildInfo {
+    /// Version of tcp-monitor.
+    pub version: String,
+    /// Release of the running kernel, as `uname -r` prints it.
+    pub kernel: String,
+}
+
+/// Why a scrape has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the counters of the kernel programs could not be read: {0}")]
+pub struct ScrapeError(pub String);
+
+/// Every metric of the kernel programs, read when it is asked for.
+pub struct Collector {
+    read: ReadSnapshot,
+    build: BuildInfo,
+    descriptions: Vec<Desc>,
+}
+
+impl Collector {
+    /// A collector that reads with `read`.
+    #[must_use]
+    pub fn new(read: ReadSnapshot, build: BuildInfo) -> Self {
+        let descriptions = families::describe_all().expect("names of metrics are constants, and tested");
+        Self { read, build, descriptions }
+    }
+
+    /// The labels of `build_info`.
+    #[must_use]
+    pub fn build(&self) -> &BuildInfo {
+        &self.build
+    }
+
+    /// Every metric that has samples.
+    ///
+    /// # Errors
+    ///
+    /// If the counters cannot be read. They are never made up.
+    pub fn gather(&self) -> Result<Vec<MetricFamily>, ScrapeError> {
+        let snapshot = (self.read)().map_err(ScrapeError)?;
+        let ports = sorted_ports(&snapshot);
+        let with_bpf_stats = if snapshot.bpf_stats { snapshot.programs.as_slice() } else { &[] };
+        let families = [
+            handshakes(&ports),
+            handshake_failures(&ports),
+            syn_retransmits(&ports),
+            resets(&ports, snapshot.reasons_known),
+            state_transitions(&ports),
+            retransmits(&ports),
+            segments(&snapshot.interfaces),
+            records(&families::EVENTS, &snapshot.records.sent),
+            records(&families::EVENTS_LOST, &snapshot.records.lost),
+            programs(&families::BPF_RUN_SECONDS, with_bpf_stats, |program| program.run_time_ns as f64 / 1e9),
+            programs(&families::BPF_RUNS, with_bpf_stats, |program| program.runs as f64),
+            programs(&families::BPF_MISSED_RUNS, &snapshot.programs, |program| program.missed as f64),
+            build_info(&self.build),
+        ];
+        Ok(families.into_iter().flatten().collect())
+    }
+}
+
+impl core::Collector for Collector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    /// As [`Collector::gather`]; on an error, which this interface has no place for, no metric at all.
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.gather().unwrap_or_else(|error| {
+            log::error!("{error}");
+            Vec::new()
+        })
+    }
+}
+
+/// The counters of a port, after the value of its label.
+type Port<'a> = (String, &'a PortCounters);
+
+fn sorted_ports(snapshot: &Snapshot) -> Vec<Port<'_>> {
+    let mut ports: Vec<_> = snapshot.ports.iter().collect();
+    ports.sort_by_key(|(label, _)| *label);
+    ports.into_iter().map(|(label, counters)| (label.to_string(), counters)).collect()
+}
+
+fn handshakes(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::HANDSHAKES.samples();
+    for (port, counters) in ports {
+        for (role, &count) in Role::ALL.into_iter().zip(&counters.handshakes) {
+            samples.push_count([role.label(), port], count);
+        }
+    }
+    samples.finish()
+}
+
+fn handshake_failures(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::HANDSHAKE_FAILURES.samples();
+    for (port, counters) in ports {
+        for (role, counts) in Role::ALL.into_iter().zip(&counters.handshake_failures) {
+            for (reason, &count) in HandshakeFailure::ALL.into_iter().zip(counts) {
+                if count > 0 || possible::handshake_failure(role, reason) {
+                    samples.push_count([role.label(), port, reason.label()], count);
+                }
+            }
+        }
+    }
+    samples.finish()
+}
+
+fn syn_retransmits(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::SYN_RETRANSMITS.samples();
+    for (port, counters) in ports {
+        for (role, &count) in Role::ALL.into_iter().zip(&counters.syn_retransmits) {
+            samples.push_count([role.label(), port], count);
+        }
+    }
+    samples.finish()
+}
+
+fn resets(ports: &[Port<'_>], reasons_known: bool) -> Option<MetricFamily> {
+    const UNKNOWN: &str = reset_reason_label(UNKNOWN_REASON);
+    let mut samples = families::RESETS.samples();
+    for (port, counters) in ports {
+        for (phase, &count) in ResetPhase::ALL.into_iter().zip(&counters.resets_received) {
+            if count > 0 || possible::reset(phase) {
+                samples.push_count(["received", port, phase.label(), UNKNOWN], count);
+            }
+        }
+        for (phase, counts) in ResetPhase::ALL.into_iter().zip(&counters.resets_sent) {
+            let mut unknown = 0;
+            for (reason, &count) in (0..=u8::MAX).zip(counts) {
+                let label = reset_reason_label(reason);
+                if label == UNKNOWN {
+                    unknown += count;
+                } else if count > 0 || reasons_known && possible::reset_reason(phase, reason) {
+                    samples.push_count(["sent", port, phase.label(), label], count);
+                }
+            }
+            if unknown > 0 || !reasons_known && possible::reset(phase) {
+                samples.push_count(["sent", port, phase.label(), UNKNOWN], unknown);
+            }
+        }
+    }
+    samples.finish()
+}
+
+fn state_transitions(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::STATE_TRANSITIONS.samples();
+    for (port, counters) in ports {
+        for from in TcpState::ALL {
+            for to in TcpState::ALL {
+                let count = counters.transitions[from as usize][to as usize];
+                if count > 0 || possible::transition(from, to) {
+                    samples.push_count([port, from.label(), to.label()], count);
+                }
+            }
+        }
+    }
+    samples.finish()
+}
+
+fn retransmits(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::RETRANSMITS.samples();
+    for (port, counters) in ports {
+        samples.push_count([port], counters.retransmits);
+    }
+    samples.finish()
+}
+
+fn segments(interfaces: &[(String, InterfaceCounters)]) -> Option<MetricFamily> {
+    // Every container has an eth0: the same series twice would be no valid exposition.
+    let mut by_name = BTreeMap::<&str, InterfaceCounters>::new();
+    for (name, counters) in interfaces {
+        let sums = by_name.entry(name).or_default().segments.as_flattened_mut();
+        for (sum, count) in sums.iter_mut().zip(counters.segments.as_flattened()) {
+            *sum += count;
+        }
+    }
+    let mut samples = families::SEGMENTS.samples();
+    for (interface, counters) in by_name {
+        for (direction, counts) in Direction::ALL.into_iter().zip(&counters.segments) {
+            for (flags, &count) in SegmentKind::ALL.into_iter().zip(counts) {
+                samples.push_count([interface, direction.label(), flags.label()], count);
+            }
+        }
+    }
+    samples.finish()
+}
+
+fn records(family: &'static Family<1>, counts: &[u64]) -> Option<MetricFamily> {
+    let mut samples = family.samples();
+    for (kind, &count) in Kind::ALL.into_iter().zip(counts) {
+        samples.push_count([kind.label()], count);
+    }
+    samples.finish()
+}
+
+fn programs(
+    family: &'static Family<1>,
+    programs: &[ProgramRuns],
+    value: fn(&ProgramRuns) -> f64,
+) -> Option<MetricFamily> {
+    let mut samples = family.samples();
+    for program in programs {
+        samples.push([&program.name], value(program));
+    }
+    samples.finish()
+}
+
+fn build_info(build: &BuildInfo) -> Option<MetricFamily> {
+    let mut samples = families::BUILD_INFO.samples();
+    samples.push([&build.version, &build.kernel], 1.0);
+    samples.finish()
+}

@@ -1,0 +1,197 @@
+//! Every metric: its name, type, labels and help.
+
+use prometheus::core::Desc;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+
+/// The declaration of a metric with `N` labels.
+pub(super) struct Family<const N: usize> {
+    name: &'static str,
+    kind: MetricType,
+    labels: [&'static str; N],
+    help: &'static str,
+}
+
+impl<const N: usize> Family<N> {
+    /// The samples of one scrape, none yet.
+    pub(super) const fn samples(&'static self) -> Samples<N> {
+        Samples { family: self, metrics: Vec::new() }
+    }
+
+    /// What a registry wants to know beforehand.
+    fn describe(&self) -> prometheus::Result<Desc> {
+        let labels = self.labels.iter().map(|&label| label.to_owned()).collect();
+        Desc::new(self.name.to_owned(), self.help.to_owned(), labels, Default::default())
+    }
+}
+
+/// The samples of a metric.
+pub(super) struct Samples<const N: usize> {
+    family: &'static Family<N>,
+    metrics: Vec<Metric>,
+}
+
+impl<const N: usize> Samples<N> {
+    /// Adds one, with the values of the labels in the order of their declaration.
+    pub(super) fn push(&mut self, labels: [&str; N], value: f64) {
+        let pair = |(name, value): (&&str, &str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value(value.to_owned());
+            pair
+        };
+        let mut metric = Metric::from_label(self.family.labels.iter().zip(labels).map(pair).collect());
+        match self.family.kind {
+            MetricType::GAUGE => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+            MetricType::COUNTER | MetricType::SUMMARY | MetricType::UNTYPED | MetricType::HISTOGRAM => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+        }
+        self.metrics.push(metric);
+    }
+
+    /// Adds a count. Above 2^53 it is rounded, as every number in Prometheus is.
+    pub(super) fn push_count(&mut self, labels: [&str; N], count: u64) {
+        self.push(labels, count as f64);
+    }
+
+    /// The metric as the encoder takes it, or `None` without samples, which it refuses.
+    pub(super) fn finish(self) -> Option<MetricFamily> {
+        if self.metrics.is_empty() {
+            return None;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(self.family.name.to_owned());
+        family.set_help(self.family.help.to_owned());
+        family.set_field_type(self.family.kind);
+        family.set_metric(self.metrics);
+        Some(family)
+    }
+}
+
+/// The description of every metric.
+///
+/// # Errors
+///
+/// If a name or a label is none that Prometheus allows.
+pub(super) fn describe_all() -> prometheus::Result<Vec<Desc>> {
+    Ok(vec![
+        HANDSHAKES.describe()?,
+        HANDSHAKE_FAILURES.describe()?,
+        SYN_RETRANSMITS.describe()?,
+        RESETS.describe()?,
+        STATE_TRANSITIONS.describe()?,
+        RETRANSMITS.describe()?,
+        SEGMENTS.describe()?,
+        EVENTS.describe()?,
+        EVENTS_LOST.describe()?,
+        BPF_RUN_SECONDS.describe()?,
+        BPF_RUNS.describe()?,
+        BPF_MISSED_RUNS.describe()?,
+        BUILD_INFO.describe()?,
+    ])
+}
+
+pub(super) static HANDSHAKES: Family<2> = Family {
+    name: "tcp_monitor_handshakes_total",
+    kind: MetricType::COUNTER,
+    labels: ["role", "port"],
+    help: "Completed handshakes: sockets that became ESTABLISHED. role=server were accepted by a listener (PassiveOpens \
+           of /proc/net/snmp less the children that died before ESTABLISHED), role=client connected.",
+};
+
+pub(super) static HANDSHAKE_FAILURES: Family<3> = Family {
+    name: "tcp_monitor_handshake_failures_total",
+    kind: MetricType::COUNTER,
+    labels: ["role", "port", "reason"],
+    help: "Handshakes begun and not completed, once each. Client: what connect() reported, or aborted if the \
+           application closed the socket first. Server: reset if the peer answered the SYN-ACK with a RST, aborted if \
+           this host gave up.",
+};
+
+pub(super) static SYN_RETRANSMITS: Family<2> = Family {
+    name: "tcp_monitor_syn_retransmits_total",
+    kind: MetricType::COUNTER,
+    labels: ["role", "port"],
+    help: "SYNs (role=client) and SYN-ACKs (role=server) sent again. The sum equals TCPSynRetrans of /proc/net/netstat.",
+};
+
+pub(super) static RESETS: Family<4> = Family {
+    name: "tcp_monitor_resets_total",
+    kind: MetricType::COUNTER,
+    labels: ["direction", "port", "phase", "reason"],
+    help: "RSTs, once each, by the phase of the connection they ended. reason is the sk_rst_reason of the kernel for \
+           those sent on Linux 6.12 and later, where the sum of direction=sent equals OutRsts of /proc/net/snmp; \
+           else unknown, and those sent without a full socket are not seen.",
+};
+
+pub(super) static STATE_TRANSITIONS: Family<3> = Family {
+    name: "tcp_monitor_state_transitions_total",
+    kind: MetricType::COUNTER,
+    labels: ["port", "from", "to"],
+    help: "State transitions of sockets as the kernel reports them (inet_sock_set_state). to=time_wait is a CLOSE that \
+           handed the connection to a TIME_WAIT socket; the end of that, and half-open requests, are not reported.",
+};
+
+pub(super) static RETRANSMITS: Family<1> = Family {
+    name: "tcp_monitor_retransmits_total",
+    kind: MetricType::COUNTER,
+    labels: ["port"],
+    help: "Segments of data, or of a FIN, sent again: RetransSegs of /proc/net/snmp less syn_retransmits_total.",
+};
+
+pub(super) static SEGMENTS: Family<3> = Family {
+    name: "tcp_monitor_segments_total",
+    kind: MetricType::COUNTER,
+    labels: ["interface", "direction", "flags"],
+    help: "SYN, SYN-ACK, FIN and RST segments of watched ports that passed the traffic control hook of the interface. \
+           A packet counts on each interface it passes: on a bridge and its port, on a bond and its member.",
+};
+
+pub(super) static EVENTS: Family<1> = Family {
+    name: "tcp_monitor_events_total",
+    kind: MetricType::COUNTER,
+    labels: ["kind"],
+    help: "Records that the kernel programs sent to the agent for the live log.",
+};
+
+pub(super) static EVENTS_LOST: Family<1> = Family {
+    name: "tcp_monitor_events_lost_total",
+    kind: MetricType::COUNTER,
+    labels: ["kind"],
+    help: "Records that the live log lacks because the ring buffer was full. All other metrics are unaffected.",
+};
+
+pub(super) static BPF_RUN_SECONDS: Family<1> = Family {
+    name: "tcp_monitor_bpf_run_seconds_total",
+    kind: MetricType::COUNTER,
+    labels: ["program"],
+    help: "CPU time that the kernel program took, while the kernel measures it (--bpf-stats).",
+};
+
+pub(super) static BPF_RUNS: Family<1> = Family {
+    name: "tcp_monitor_bpf_runs_total",
+    kind: MetricType::COUNTER,
+    labels: ["program"],
+    help: "Runs of the kernel program, while the kernel counts them (--bpf-stats).",
+};
+
+pub(super) static BPF_MISSED_RUNS: Family<1> = Family {
+    name: "tcp_monitor_bpf_missed_runs_total",
+    kind: MetricType::COUNTER,
+    labels: ["program"],
+    help: "Runs that the kernel skipped because the program was already running on that CPU. What happened then is \
+           counted nowhere: expect 0.",
+};
+
+pub(super) static BUILD_INFO: Family<2> = Family {
+    name: "tcp_monitor_build_info",
+    kind: MetricType::GAUGE,
+    labels: ["version", "kernel"],
+    help: "Always 1: the version of tcp-monitor and the release of the kernel it runs on.",
+};

@@ -1,0 +1,158 @@
+//! What can happen to a service port: the series that are there from the start with value 0.
+//!
+//! `rate()` and `increase()` miss the first event of a series that appears with it. What this agent cannot see gets no
+//! series, since its 0 would be read as "did not happen". Whatever else is counted all the same appears when it is.
+
+use tcp_monitor_common::TcpState::{
+    self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent,
+    TimeWait,
+};
+use tcp_monitor_common::counters::{HandshakeFailure, STATES};
+use tcp_monitor_common::record::{ResetPhase, Role};
+
+/// Whether the kernel programs see this transition.
+///
+/// These are the arrows of RFC 9293, figure 5, as far as `inet_sock_set_state` shows them: it reports neither half-open
+/// requests nor what becomes of a TIME_WAIT. To the figure's arrows the kernel adds an abort from every state, and for
+/// fast open a FIN that is in the SYN.
+pub(super) const fn transition(from: TcpState, to: TcpState) -> bool {
+    POSSIBLE_TRANSITIONS[from as usize][to as usize]
+}
+
+/// Whether a handshake of this role can fail for this reason in a way that the kernel programs see.
+pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> bool {
+    match (role, reason) {
+        (_, HandshakeFailure::Aborted | HandshakeFailure::Other)
+        | (
+            Role::Client,
+            HandshakeFailure::Refused
+            | HandshakeFailure::TimedOut
+            | HandshakeFailure::HostUnreachable
+            | HandshakeFailure::NetUnreachable,
+        )
+        | (Role::Server, HandshakeFailure::Reset) => true,
+        (Role::Client, HandshakeFailure::Reset)
+        | (
+            Role::Server,
+            HandshakeFailure::Refused
+            | HandshakeFailure::TimedOut
+            | HandshakeFailure::HostUnreachable
+            | HandshakeFailure::NetUnreachable,
+        ) => false,
+    }
+}
+
+/// Whether the kernel reports a RST in this phase whatever its version: those that a full socket gets (`tcp_reset`), and
+/// on kernels that give no reasons (before 6.12) also those sent, are seen of full sockets only.
+pub(super) const fn reset(phase: ResetPhase) -> bool {
+    match phase {
+        ResetPhase::Handshake | ResetPhase::Established | ResetPhase::Closing => true,
+        ResetPhase::TimeWait | ResetPhase::NoSocket => false,
+    }
+}
+
+/// Whether a kernel that gives reasons (6.12 and later) can send a RST for this `sk_rst_reason` in this phase.
+///
+/// From the callers of `tcp_send_active_reset`, `tcp_v4_send_reset` and `tcp_v6_send_reset` in 6.12 to 7.2. 17 to 23
+/// are the reasons of MPTCP, whose subflows are TCP sockets.
+pub(super) const fn reset_reason(phase: ResetPhase, reason: u8) -> bool {
+    match phase {
+        // not_specified; an unacceptable answer to SYN or SYN-ACK; invalid_syn, tcp_abort_on_close; tcp_state; error
+        ResetPhase::Handshake => matches!(reason, 0 | 2..=7 | 10..=11 | 14 | 17..=24),
+        // not_specified; tcp_abort_on_close; tcp_state, tcp_keepalive_timeout; error
+        ResetPhase::Established => matches!(reason, 0 | 11 | 14..=15 | 17..=24),
+        // not_specified; tcp_abort_on_data; tcp_abort_on_close to tcp_disconnect_with_data; error
+        ResetPhase::Closing => matches!(reason, 0 | 8 | 11..=24),
+        // tcp_timewait_socket
+        ResetPhase::TimeWait => reason == 9,
+        // no_socket
+        ResetPhase::NoSocket => reason == 1,
+    }
+}
+
+const POSSIBLE_TRANSITIONS: [[bool; STATES]; STATES] = {
+    let mut possible = [[false; STATES]; STATES];
+    let mut index = 0;
+    while index < TRANSITIONS.len() {
+        let (from, to) = TRANSITIONS[index];
+        possible[from as usize][to as usize] = true;
+        index += 1;
+    }
+    possible
+};
+
+const TRANSITIONS: [(TcpState, TcpState); 24] = [
+    // Opening.
+    (Close, Listen),
+    (Close, SynSent),
+    (Listen, SynRecv),
+    (SynSent, SynRecv),
+    (SynSent, Established),
+    (SynRecv, Established),
+    // Closing.
+    (SynRecv, FinWait1),
+    (SynRecv, CloseWait),
+    (Established, FinWait1),
+    (Established, CloseWait),
+    (FinWait1, FinWait2),
+    (FinWait1, Closing),
+    (FinWait2, TimeWait),
+    (Closing, TimeWait),
+    (CloseWait, LastAck),
+    // The end, orderly or not.
+    (Listen, Close),
+    (SynSent, Close),
+    (SynRecv, Close),
+    (Established, Close),
+    (FinWait1, Close),
+    (FinWait2, Close),
+    (CloseWait, Close),
+    (LastAck, Close),
+    (Closing, Close),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tcp_monitor_common::TcpState;
+    use tcp_monitor_common::counters::reset_reason_label;
+    use tcp_monitor_common::record::ResetPhase;
+
+    use super::{POSSIBLE_TRANSITIONS, TRANSITIONS, reset_reason};
+
+    #[test]
+    fn every_reported_state_is_reached_from_close_and_all_but_time_wait_lead_back() {
+        let closure = |arrow: fn((TcpState, TcpState)) -> (TcpState, TcpState)| {
+            let mut reached = BTreeSet::from([TcpState::Close]);
+            while let Some((_, next)) = TRANSITIONS
+                .map(arrow)
+                .into_iter()
+                .find(|(from, to)| reached.contains(from) && !reached.contains(to))
+            {
+                reached.insert(next);
+            }
+            reached
+        };
+        let mut expected = BTreeSet::from(TcpState::ALL);
+        expected.remove(&TcpState::NewSynRecv);
+        assert_eq!(closure(|forward| forward), expected);
+        expected.remove(&TcpState::TimeWait);
+        assert_eq!(closure(|(from, to)| (to, from)), expected);
+    }
+
+    #[test]
+    fn no_transition_is_listed_twice_or_stays_where_it_is() {
+        let listed = POSSIBLE_TRANSITIONS.as_flattened().iter().filter(|possible| **possible).count();
+        assert_eq!(listed, TRANSITIONS.len());
+        assert!(TRANSITIONS.iter().all(|(from, to)| from != to));
+    }
+
+    #[test]
+    fn every_reason_with_a_name_can_occur_in_some_phase_and_no_other_can() {
+        for reason in 0..=u8::MAX {
+            let possible = ResetPhase::ALL.into_iter().any(|phase| reset_reason(phase, reason));
+            assert_eq!(possible, reset_reason_label(reason) != "unknown", "{reason}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Events for the tests of sinks.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
+use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
+
+use crate::lifecycle::event::{
+    Closed, ClosedBy, Event, Evidence, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Step,
+};
+use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
+use crate::lifecycle::segment::{Flags, Options, Timestamps};
+use crate::lifecycle::{TcpHeader, Time};
+
+/// One of each kind, of a connection that a server closed.
+pub(super) fn connection() -> Vec<Event> {
+    let ack = Flags::ACK;
+    vec![
+        Event::Segment(Segment { header: header(Flags::SYN, 303_234_858, 0), ..segment(123_456, Step::Syn) }),
+        Event::Segment(Segment {
+            src: server(),
+            dst: client(),
+            header: header(Flags::SYN.union(ack), 3_214_115_980, 303_234_859),
+            ack_rel: Some(1),
+            direction: Direction::Egress,
+            retransmission: true,
+            ..segment(123_470, Step::SynAck)
+        }),
+        Event::Segment(Segment {
+            header: bare_header(ack, 303_234_859, 3_214_115_981),
+            seq_rel: Some(1),
+            ack_rel: Some(1),
+            ..segment(123_961, Step::HandshakeAck)
+        }),
+        Event::State(StateChange {
+            seq: Some(3_214_115_981),
+            ack: Some(303_234_859),
+            ..change(123_963, TcpState::SynRecv, TcpState::Established)
+        }),
+        Event::Handshake(Handshake {
+            time: at(123_963),
+            local: server(),
+            remote: client(),
+            role: Role::Server,
+            result: Ok(()),
+            duration: Some(Duration::from_micros(505)),
+            syn_retransmits: Some(1),
+        }),
+        Event::Retransmit(Retransmit {
+            time: at(200_000),
+            local: server(),
+            remote: client(),
+            kind: RetransmitKind::Data,
+            state: TcpState::Established,
+        }),
+        Event::State(StateChange {
+            process: Some(nginx()),
+            spent: Some(Duration::from_micros(7_976_000)),
+            ..change(8_099_963, TcpState::Established, TcpState::FinWait1)
+        }),
+        Event::Segment(Segment {
+            src: server(),
+            dst: client(),
+            header: bare_header(Flags::FIN.union(ack), 3_214_115_994, 303_234_859),
+            payload_len: 13,
+            seq_rel: Some(14),
+            ack_rel: Some(1),
+            ..segment(8_099_970, Step::Fin)
+        }),
+        Event::State(StateChange {
+            evidence: Evidence::Segment,
+            spent: Some(Duration::from_micros(40)),
+            ..change(8_100_210, TcpState::FinWait2, TcpState::TimeWait)
+        }),
+        Event::Closed(Closed {
+            time: at(8_100_210),
+            local: server(),
+            remote: client(),
+            role: Role::Server,
+            closed_by: ClosedBy::Local,
+            duration: Some(Duration::from_micros(7_976_247)),
+            bytes_sent: Some(13),
+            bytes_received: Some(0),
+            retransmits: Some(1),
+            rtt_us: Some(480),
+            process: Some(nginx()),
+            partial: false,
+            states: vec![
+                (TcpState::Established, Duration::from_micros(7_976_000)),
+                (TcpState::FinWait1, Duration::from_micros(207)),
+            ],
+        }),
+        Event::Lost(Lost { time: at(9_000_000), kind: Kind::Segment, count: 12 }),
+    ]
+}
+
+/// Of a connection that was open before the monitor.
+pub(super) fn partial() -> Event {
+    Event::Closed(Closed {
+        time: at(1),
+        local: "[::1]:8899".parse().expect("an address"),
+        remote: "[2001:db8::5]:51920".parse().expect("an address"),
+        role: Role::Client,
+        closed_by: ClosedBy::RemoteReset,
+        duration: None,
+        bytes_sent: None,
+        bytes_received: Some(2_500_000),
+        retransmits: None,
+        rtt_us: None,
+        process: None,
+        partial: true,
+        states: vec![],
+    })
+}
+
+pub(super) fn listening() -> Event {
+    Event::State(StateChange {
+        remote: None,
+        cookie: 0,
+        netns: 0,
+        ..change(0, TcpState::Close, TcpState::Listen)
+    })
+}
+
+pub(super) fn reset_of_nobody() -> Event {
+    Event::Reset(Reset {
+        time: at(2),
+        local: server(),
+        remote: None,
+        direction: ResetDirection::Sent,
+        phase: ResetPhase::NoSocket,
+        reason: "no_socket",
+        seq: None,
+        ack: None,
+    })
+}
+
+/// The two events of a connection that was refused.
+pub(super) fn refused() -> [Event; 2] {
+    let (local, remote, role) = (client(), server(), Role::Client);
+    [
+        Event::State(StateChange {
+            local,
+            remote: Some(remote),
+            role,
+            ..change(3_000_000, TcpState::SynSent, TcpState::Close)
+        }),
+        Event::Handshake(Handshake {
+            time: at(3_000_000),
+            local,
+            remote,
+            role,
+            result: Err(HandshakeFailure::Refused),
+            duration: Some(Duration::from_micros(3_000_120)),
+            syn_retransmits: Some(2),
+        }),
+    ]
+}
+
+/// By a process that chose its name to hurt.
+pub(super) fn hostile() -> Event {
+    let process = Process { pid: 1, comm: Comm(*b"a\"\n\x1b[31m\xff\0\0\0\0\0\0\0") };
+    Event::State(StateChange {
+        process: Some(process),
+        ..change(5, TcpState::Established, TcpState::FinWait1)
+    })
+}
+
+fn at(us: u64) -> Time {
+    Time::from_unix_nanos((1_767_268_801_000_000 + us) * 1000 + 7)
+}
+
+fn client() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 5], 51920))
+}
+
+fn server() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 9], 8899))
+}
+
+fn nginx() -> Process {
+    Process { pid: 812, comm: Comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0") }
+}
+
+fn segment(us: u64, step: Step) -> Segment {
+    Segment {
+        time: at(us),
+        src: client(),
+        dst: server(),
+        header: TcpHeader::default(),
+        payload_len: 0,
+        seq_rel: Some(0),
+        ack_rel: None,
+        netns: 4_026_531_840,
+        ifindex: 0,
+        direction: Direction::Ingress,
+        step,
+        retransmission: false,
+    }
+}
+
+fn header(flags: Flags, seq: u32, ack: u32) -> TcpHeader {
+    TcpHeader {
+        header_len: 40,
+        options: Options {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamps: Some(Timestamps { value: 10, echo: 0 }),
+        },
+        ..bare_header(flags, seq, ack)
+    }
+}
+
+fn bare_header(flags: Flags, seq: u32, ack: u32) -> TcpHeader {
+    TcpHeader {
+        src_port: 51920,
+        dst_port: 8899,
+        seq,
+        ack,
+        flags,
+        window: 64240,
+        checksum: 7238,
+        urgent: 0,
+        header_len: 20,
+        options: Options::default(),
+    }
+}
+
+fn change(us: u64, from: TcpState, to: TcpState) -> StateChange {
+    StateChange {
+        time: at(us),
+        local: server(),
+        remote: Some(client()),
+        role: Role::Server,
+        from,
+        to,
+        seq: None,
+        ack: None,
+        evidence: Evidence::Kernel,
+        cookie: 71,
+        netns: 4_026_531_840,
+        process: None,
+        spent: None,
+    }
+}

@@ -1,0 +1,439 @@
+//! The text log, for people: a line for each event, in local time. It is no contract.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::Role;
+
+use super::Sink;
+use super::human::{Bytes, Clock, Human, Name, Times};
+use crate::lifecycle::Time;
+use crate::lifecycle::event::{
+    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step,
+};
+use crate::lifecycle::input::ResetDirection;
+use crate::lifecycle::segment::Flags;
+
+/// Writes lines for people.
+#[derive(Debug)]
+pub struct Text {
+    color: bool,
+    time_zone: TimeZone,
+    /// Width of the column of addresses: that of the widest so far.
+    width: usize,
+    /// The state left by the transition that ended a handshake, which the next event tells of.
+    handshake_left: Option<TcpState>,
+}
+
+impl Text {
+    /// A log in the system's time zone, with or without colour.
+    #[must_use]
+    pub fn new(color: bool) -> Self {
+        Self::in_time_zone(color, TimeZone::system())
+    }
+
+    fn in_time_zone(color: bool, time_zone: TimeZone) -> Self {
+        Self { color, time_zone, width: 0, handshake_left: None }
+    }
+
+    /// One line. The label and the addresses are columns.
+    fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
+        let width = addresses.chars().count();
+        if !detail.is_empty() {
+            self.width = self.width.max(width.min(MAX_WIDTH));
+        }
+        let padding = self.width.saturating_sub(width) + 2;
+        let (dim, color, plain) = if self.color { (DIM, label.color(), PLAIN) } else { ("", "", "") };
+        let clock = Clock { time, time_zone: &self.time_zone };
+        let name = label.name();
+        let line =
+            format!("{dim}{clock}{plain}  {color}{name:<7}{plain}  {addresses}{:padding$}{detail}", "");
+        let mut line = line.trim_end().to_owned();
+        line.push('\n');
+        line
+    }
+
+    fn state(&mut self, change: &StateChange) -> Option<String> {
+        let StateChange { from, to, .. } = *change;
+        let ends_handshake = match from {
+            TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv => {
+                matches!(to, TcpState::Established | TcpState::Close)
+            }
+            TcpState::Established
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::TimeWait
+            | TcpState::Close
+            | TcpState::CloseWait
+            | TcpState::LastAck
+            | TcpState::Listen
+            | TcpState::Closing => false,
+        };
+        if ends_handshake {
+            self.handshake_left = Some(from);
+            return None;
+        }
+        let mut detail = Detail(format!("{from} → {to}"));
+        detail.gap();
+        if let Some(spent) = change.spent {
+            detail.add(format_args!("after {}", Human(spent)));
+        }
+        match change.evidence {
+            Evidence::Kernel => {}
+            Evidence::Segment => detail.add("seen by its segment"),
+            Evidence::Timer => detail.add("by the clock"),
+        }
+        if let Some(process) = change.process.filter(|_| is_call(to)) {
+            detail.add(Name(process));
+        }
+        let addresses = match change.remote {
+            Some(remote) => connection(change.local, remote, change.role),
+            None => change.local.to_string(),
+        };
+        Some(self.line(change.time, Label::State, &addresses, &detail.0))
+    }
+
+    fn handshake(&mut self, handshake: &Handshake) -> String {
+        let (label, to) = match handshake.result {
+            Ok(()) => (Label::Open, TcpState::Established),
+            Err(_) => (Label::Failed, TcpState::Close),
+        };
+        let from = self.handshake_left.take().unwrap_or(match handshake.role {
+            Role::Server => TcpState::SynRecv,
+            Role::Client => TcpState::SynSent,
+        });
+        let mut detail = Detail(format!("{from} → {to}"));
+        detail.gap();
+        match (handshake.result, handshake.duration.map(Human)) {
+            (Ok(()), Some(duration)) => detail.add(format_args!("handshake {duration}")),
+            (Ok(()), None) => {}
+            (Err(failure), Some(duration)) => {
+                detail.add(format_args!("{} after {duration}", spaced(failure.label())));
+            }
+            (Err(failure), None) => detail.add(spaced(failure.label())),
+        }
+        if let Some(times) = handshake.syn_retransmits.filter(|times| *times > 0) {
+            let flags = match handshake.role {
+                Role::Server => "SYN-ACK",
+                Role::Client => "SYN",
+            };
+            detail.add(format_args!("{flags} sent again {}", Times(times)));
+        }
+        let addresses = connection(handshake.local, handshake.remote, handshake.role);
+        self.line(handshake.time, label, &addresses, &detail.0)
+    }
+
+    fn segment(&mut self, segment: &Segment) -> String {
+        let label = match segment.step {
+            Step::Syn => Label::Syn,
+            Step::SynAck => Label::SynAck,
+            Step::HandshakeAck | Step::FinAck => Label::Ack,
+            Step::Fin => Label::Fin,
+            Step::Rst => Label::Rst,
+        };
+        let addresses = format!("{} → {}", segment.src, segment.dst);
+        self.line(segment.time, label, &addresses, &SegmentDetail(segment).to_string())
+    }
+
+    fn closed(&mut self, closed: &Closed) -> String {
+        let mut detail = Detail(end(closed.closed_by, closed.role).to_owned());
+        if let Some(duration) = closed.duration {
+            detail.add(Human(duration));
+        }
+        let (sent, received) = (closed.bytes_sent.map(Bytes), closed.bytes_received.map(Bytes));
+        match (sent, received) {
+            (Some(sent), Some(received)) => detail.add(format_args!("{sent} out {received} in")),
+            (Some(sent), None) => detail.add(format_args!("{sent} out")),
+            (None, Some(received)) => detail.add(format_args!("{received} in")),
+            (None, None) => {}
+        }
+        if let Some(rtt) = closed.rtt_us {
+            detail.add(format_args!("rtt {}", Human(Duration::from_micros(rtt.into()))));
+        }
+        if let Some(times) = closed.retransmits.filter(|times| *times > 0) {
+            detail.add(format_args!("sent again {}", Times(times)));
+        }
+        if let Some(process) = closed.process {
+            detail.add(Name(process));
+        }
+        if closed.partial {
+            detail.add("open before the monitor");
+        }
+        let addresses = connection(closed.local, closed.remote, closed.role);
+        self.line(closed.time, Label::Closed, &addresses, &detail.0)
+    }
+
+    fn reset(&mut self, reset: &Reset) -> String {
+        let remote = reset.remote.map_or("?".into(), |remote| remote.to_string());
+        let arrow = match reset.direction {
+            ResetDirection::Sent => "→",
+            ResetDirection::Received => "←",
+        };
+        let mut detail = Detail(reset.direction.label().to_owned());
+        detail.add(spaced(reset.phase.label()));
+        if reset.reason != "unknown" {
+            detail.add(reset.reason);
+        }
+        let addresses = format!("{} {arrow} {remote}", reset.local);
+        self.line(reset.time, Label::Reset, &addresses, &detail.0)
+    }
+
+    fn retransmit(&mut self, retransmit: &Retransmit) -> String {
+        let addresses = format!("{} → {}", retransmit.local, retransmit.remote);
+        let detail = format!("{} sent again in {}", spaced(retransmit.kind.label()), retransmit.state);
+        self.line(retransmit.time, Label::Again, &addresses, &detail)
+    }
+}
+
+impl Sink for Text {
+    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
+        let line = match event {
+            Event::Segment(segment) => self.segment(segment),
+            Event::State(change) => match self.state(change) {
+                Some(line) => line,
+                None => return Ok(()),
+            },
+            Event::Handshake(handshake) => self.handshake(handshake),
+            Event::Reset(reset) => self.reset(reset),
+            Event::Retransmit(retransmit) => self.retransmit(retransmit),
+            Event::Closed(closed) => self.closed(closed),
+            Event::Lost(lost) => {
+                let detail =
+                    format!("{} {} records: the ring buffer was full", lost.count, lost.kind.label());
+                self.line(lost.time, Label::Lost, &detail, "")
+            }
+        };
+        out.write_all(line.as_bytes())
+    }
+}
+
+/// What a line tells of.
+#[derive(Clone, Copy)]
+enum Label {
+    Syn,
+    SynAck,
+    Ack,
+    Fin,
+    Rst,
+    State,
+    Open,
+    Failed,
+    Closed,
+    Reset,
+    Again,
+    Lost,
+}
+
+impl Label {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Syn => "SYN",
+            Self::SynAck => "SYN-ACK",
+            Self::Ack => "ACK",
+            Self::Fin => "FIN",
+            Self::Rst => "RST",
+            Self::State => "STATE",
+            Self::Open => "OPEN",
+            Self::Failed => "FAILED",
+            Self::Closed => "CLOSED",
+            Self::Reset => "RESET",
+            Self::Again => "AGAIN",
+            Self::Lost => "LOST",
+        }
+    }
+
+    /// Green and cyan for what is as it should be, red for what may not be.
+    const fn color(self) -> &'static str {
+        match self {
+            Self::Syn | Self::SynAck | Self::Ack | Self::Fin => "\x1b[36m",
+            Self::State => "",
+            Self::Open => "\x1b[32m",
+            Self::Closed => "\x1b[34m",
+            Self::Again => "\x1b[33m",
+            Self::Rst | Self::Failed | Self::Reset | Self::Lost => "\x1b[31m",
+        }
+    }
+}
+
+/// What follows the addresses: phrases with dots between.
+struct Detail(String);
+
+impl Detail {
+    /// Sets what follows apart by space alone.
+    fn gap(&mut self) {
+        self.0.push_str("  ");
+    }
+
+    fn add(&mut self, phrase: impl fmt::Display) {
+        let separator = if self.0.is_empty() || self.0.ends_with("  ") { "" } else { " · " };
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "{separator}{phrase}");
+    }
+}
+
+struct SegmentDetail<'a>(&'a Segment);
+
+impl fmt::Display for SegmentDetail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let segment = self.0;
+        let header = &segment.header;
+        let has_ack = header.flags.contains(Flags::ACK);
+        match segment.step {
+            Step::Syn | Step::SynAck => {
+                write!(f, "seq {}", header.seq)?;
+                if has_ack {
+                    write!(f, " ack {}", header.ack)?;
+                }
+                if has_ack && segment.ack_rel == Some(1) {
+                    f.write_str(" (=seq+1)")?;
+                }
+                write!(f, " win {}", header.window)?;
+                if let Some(mss) = header.options.mss {
+                    write!(f, " mss {mss}")?;
+                }
+                if let Some(shift) = header.options.window_scale {
+                    write!(f, " wscale {shift}")?;
+                }
+                if header.options.sack_permitted {
+                    f.write_str(" sack")?;
+                }
+                if header.options.timestamps.is_some() {
+                    f.write_str(" ts")?;
+                }
+            }
+            Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => {
+                match segment.seq_rel {
+                    Some(seq) => write!(f, "seq +{seq}")?,
+                    None => write!(f, "seq {}", header.seq)?,
+                }
+                match segment.ack_rel {
+                    Some(ack) => write!(f, " ack +{ack}")?,
+                    None if has_ack => write!(f, " ack {}", header.ack)?,
+                    None => {}
+                }
+            }
+        }
+        if segment.payload_len > 0 {
+            write!(f, " len {}", segment.payload_len)?;
+        }
+        if segment.retransmission {
+            f.write_str(" · sent again")?;
+        }
+        Ok(())
+    }
+}
+
+/// The arrow points from the end that opened the connection.
+fn connection(local: SocketAddr, remote: SocketAddr, role: Role) -> String {
+    match role {
+        Role::Server => format!("{local} ← {remote}"),
+        Role::Client => format!("{local} → {remote}"),
+    }
+}
+
+const fn end(closed_by: ClosedBy, role: Role) -> &'static str {
+    match (closed_by, role) {
+        (ClosedBy::Local, Role::Server) | (ClosedBy::Remote, Role::Client) => "closed by server",
+        (ClosedBy::Local, Role::Client) | (ClosedBy::Remote, Role::Server) => "closed by client",
+        (ClosedBy::Both, _) => "closed by both at once",
+        (ClosedBy::LocalReset, Role::Server) | (ClosedBy::RemoteReset, Role::Client) => "reset by server",
+        (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
+        (ClosedBy::TimedOut, _) => "timed out",
+        (ClosedBy::Killed, _) => "killed",
+    }
+}
+
+/// An application enters these states by a call.
+const fn is_call(to: TcpState) -> bool {
+    match to {
+        TcpState::Listen | TcpState::SynSent | TcpState::FinWait1 | TcpState::LastAck => true,
+        TcpState::Established
+        | TcpState::SynRecv
+        | TcpState::FinWait2
+        | TcpState::TimeWait
+        | TcpState::Close
+        | TcpState::CloseWait
+        | TcpState::Closing
+        | TcpState::NewSynRecv => false,
+    }
+}
+
+fn spaced(label: &str) -> String {
+    label.replace('_', " ")
+}
+
+/// Two IPv4 addresses with their ports and an arrow are no wider; IPv6 addresses may stand out.
+const MAX_WIDTH: usize = 45;
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::{Offset, TimeZone};
+
+    use super::{Sink, Text};
+    use crate::lifecycle::Event;
+    use crate::sink::samples;
+
+    fn log(color: bool, events: &[Event]) -> String {
+        let mut sink = Text::in_time_zone(color, TimeZone::fixed(Offset::constant(2)));
+        let mut out = Vec::new();
+        for event in events {
+            sink.write(event, &mut out).expect("a vector takes any bytes");
+        }
+        String::from_utf8(out).expect("the log is UTF-8")
+    }
+
+    #[test]
+    fn a_connection_reads_as_a_story() {
+        assert_eq!(log(false, &samples::connection()), GOLDEN);
+    }
+
+    #[test]
+    fn unknown_values_are_not_shown() {
+        assert_eq!(
+            log(false, &[samples::partial(), samples::listening(), samples::reset_of_nobody()]),
+            UNKNOWN
+        );
+    }
+
+    #[test]
+    fn a_failed_handshake_is_one_line() {
+        assert_eq!(log(false, &samples::refused()), REFUSED);
+    }
+
+    #[test]
+    fn a_process_name_cannot_reach_the_terminal() {
+        let line = log(false, &[samples::hostile()]);
+        assert!(line.ends_with("a\\\"\\n\\u{1b}[31m\u{fffd}[1]\n"), "{line:?}");
+        assert_eq!(line.chars().filter(|c| c.is_control()).count(), 1, "{line:?}");
+    }
+
+    #[test]
+    fn colour_changes_nothing_but_colour() {
+        let colored = log(true, &samples::connection());
+        let mut plain = String::new();
+        for (index, part) in colored.split("\x1b[").enumerate() {
+            let text = if index == 0 { part } else { part.split_once('m').map_or("", |(_, text)| text) };
+            plain.push_str(text);
+        }
+        assert!(colored.len() > plain.len());
+        assert_eq!(plain, GOLDEN);
+    }
+
+    const GOLDEN: &str = include_str!("golden/connection.txt");
+    const UNKNOWN: &str = concat!(
+        "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
+        "reset by server · 2.38 MiB in · open before the monitor\n",
+        "14:00:01.000000  STATE    10.0.0.9:8899                     CLOSE → LISTEN\n",
+        "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket · no_socket\n",
+    );
+    const REFUSED: &str = concat!(
+        "14:00:04.000000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",
+        "SYN_SENT → CLOSE  refused after 3.00 s · SYN sent again 2 times\n",
+    );
+}

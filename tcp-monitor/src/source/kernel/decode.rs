@@ -1,0 +1,331 @@
+//! Records of the ring buffer, as bytes, into inputs of the tracker.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rustix::time::{ClockId, clock_gettime};
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::{
+    Direction, Header, Kind, ResetPhase, Role, SegmentRecord, SocketRecord, acks, flags,
+};
+use thiserror::Error;
+use zerocopy::FromBytes;
+
+use crate::lifecycle::Time;
+use crate::lifecycle::input::{
+    Comm, Input, Process, ResetDirection, RetransmitKind, SegmentInput, SocketEvent, SocketInput, TcpSock,
+};
+use crate::lifecycle::segment::{BadHeader, Flags, TcpHeader};
+
+/// Turns the `CLOCK_MONOTONIC` of records into time of day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    offset_ns: i64,
+}
+
+impl Clock {
+    /// A clock set by the system's clocks as they are now.
+    #[must_use]
+    pub fn now() -> Self {
+        let before = read_clock(ClockId::Monotonic);
+        let realtime_ns = read_clock(ClockId::Realtime);
+        Self::new(realtime_ns, before.midpoint(read_clock(ClockId::Monotonic)))
+    }
+
+    /// A clock from both readings of one moment, in nanoseconds.
+    #[must_use]
+    pub const fn new(realtime_ns: u64, monotonic_ns: u64) -> Self {
+        Self { offset_ns: realtime_ns.wrapping_sub(monotonic_ns).cast_signed() }
+    }
+
+    /// The time of day at `monotonic_ns`.
+    #[must_use]
+    pub const fn time(&self, monotonic_ns: u64) -> Time {
+        Time::from_unix_nanos(monotonic_ns.saturating_add_signed(self.offset_ns))
+    }
+}
+
+/// Nanoseconds. Both clocks are positive and last until 2554.
+fn read_clock(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
+    time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BadRecord {
+    /// Too short for its kind.
+    #[error("a record of {0} bytes is too short for its kind")]
+    Truncated(usize),
+    /// No such kind of record.
+    #[error("no kind of record has the number {0}")]
+    Kind(u8),
+    /// Neither 4 nor 6.
+    #[error("no IP version {0}")]
+    IpVersion(u8),
+    /// No such TCP state.
+    #[error("no TCP state has the number {0}")]
+    State(u8),
+    /// No such role.
+    #[error("no role has the number {0}")]
+    Role(u8),
+    /// No such phase of a connection.
+    #[error("no reset phase has the number {0}")]
+    Phase(u8),
+    /// No such direction.
+    #[error("no direction has the number {0}")]
+    Direction(u8),
+    /// The segment's TCP header.
+    #[error(transparent)]
+    TcpHeader(#[from] BadHeader),
+}
+
+/// Decodes one record.
+///
+/// # Errors
+/// If the bytes are too few or say something that no kernel program of this version says.
+pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Input, BadRecord> {
+    let header: Header = read(bytes)?;
+    match numbered(Kind::ALL, header.kind).ok_or(BadRecord::Kind(header.kind))? {
+        Kind::Segment => decode_segment(&read(bytes)?, clock).map(Input::Segment),
+        kind @ (Kind::State | Kind::Reset | Kind::Retransmit) => {
+            decode_socket(&read(bytes)?, kind, clock).map(Input::Socket)
+        }
+    }
+}
+
+fn decode_socket(record: &SocketRecord, kind: Kind, clock: &Clock) -> Result<SocketInput, BadRecord> {
+    let Header { time, netns, ip_version, .. } = record.header;
+    let has = |flag| record.flags & flag != 0;
+    Ok(SocketInput {
+        time: clock.time(time),
+        netns,
+        cookie: record.cookie,
+        sk: record.sk,
+        cgroup: record.cgroup,
+        role: numbered(Role::ALL, record.role).ok_or(BadRecord::Role(record.role))?,
+        local: SocketAddr::new(address(ip_version, record.local_addr)?, record.local_port),
+        remote: SocketAddr::new(address(ip_version, record.remote_addr)?, record.remote_port),
+        process: has(flags::PROCESS).then_some(Process { pid: record.pid, comm: Comm(record.comm) }),
+        peer_closed: has(flags::PEER_CLOSED),
+        orphan: has(flags::ORPHAN),
+        tcp: has(flags::FULL_SOCKET).then_some(TcpSock {
+            snd_nxt: record.snd_nxt,
+            rcv_nxt: record.rcv_nxt,
+            snd_una: record.snd_una,
+            srtt_us: record.srtt_us,
+            bytes_acked: record.bytes_acked,
+            bytes_received: record.bytes_received,
+            total_retrans: record.total_retrans,
+            sk_err: record.sk_err,
+        }),
+        kind: decode_event(record, kind)?,
+    })
+}
+
+fn decode_event(record: &SocketRecord, kind: Kind) -> Result<SocketEvent, BadRecord> {
+    let has = |flag| record.flags & flag != 0;
+    Ok(match kind {
+        Kind::State => SocketEvent::State { from: state(record.old_state)?, to: state(record.new_state)? },
+        Kind::Reset => SocketEvent::Reset {
+            direction: if has(flags::SENT) { ResetDirection::Sent } else { ResetDirection::Received },
+            phase: numbered(ResetPhase::ALL, record.phase).ok_or(BadRecord::Phase(record.phase))?,
+            reason: record.reason,
+        },
+        // The half-open request that sends a SYN-ACK is in SYN_RECV; its record is of the listener.
+        Kind::Retransmit if has(flags::SYN_ACK) => {
+            SocketEvent::Retransmit { kind: RetransmitKind::SynAck, state: TcpState::SynRecv }
+        }
+        Kind::Retransmit => SocketEvent::Retransmit {
+            kind: retransmit_kind(Flags::from_low_byte(record.tcp_flags)),
+            state: state(record.old_state)?,
+        },
+        Kind::Segment => return Err(BadRecord::Kind(kind as u8)),
+    })
+}
+
+fn retransmit_kind(flags: Flags) -> RetransmitKind {
+    if flags.contains(Flags::SYN.union(Flags::ACK)) {
+        RetransmitKind::SynAck
+    } else if flags.contains(Flags::SYN) {
+        RetransmitKind::Syn
+    } else if flags.contains(Flags::FIN) {
+        RetransmitKind::Fin
+    } else {
+        RetransmitKind::Data
+    }
+}
+
+fn decode_segment(record: &SegmentRecord, clock: &Clock) -> Result<SegmentInput, BadRecord> {
+    let Header { time, netns, ip_version, .. } = record.header;
+    // A length past the end stands for the end; whether the header is whole, its data offset tells.
+    let len = record.tcp_header.len().min(record.tcp_header_len.into());
+    let header = TcpHeader::parse(&record.tcp_header[..len])?;
+    Ok(SegmentInput {
+        time: clock.time(time),
+        netns,
+        ifindex: record.ifindex,
+        direction: numbered(Direction::ALL, record.direction)
+            .ok_or(BadRecord::Direction(record.direction))?,
+        src: SocketAddr::new(address(ip_version, record.src_addr)?, header.src_port),
+        dst: SocketAddr::new(address(ip_version, record.dst_addr)?, header.dst_port),
+        header,
+        payload_len: record.payload_len,
+        acks_syn_ack: record.acks & acks::SYN_ACK != 0,
+        acks_fin: record.acks & acks::FIN != 0,
+    })
+}
+
+fn read<T: FromBytes>(bytes: &[u8]) -> Result<T, BadRecord> {
+    T::read_from_prefix(bytes).map(|(record, _)| record).map_err(|_| BadRecord::Truncated(bytes.len()))
+}
+
+/// The value that has this number, of an enum whose values are numbered from 0.
+fn numbered<T: Copy, const N: usize>(all: [T; N], number: u8) -> Option<T> {
+    all.get(usize::from(number)).copied()
+}
+
+fn state(number: u8) -> Result<TcpState, BadRecord> {
+    TcpState::from_kernel(number).ok_or(BadRecord::State(number))
+}
+
+fn address(ip_version: u8, bytes: [u8; 16]) -> Result<IpAddr, BadRecord> {
+    match ip_version {
+        4 => Ok(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
+        6 => Ok(Ipv6Addr::from(bytes).to_canonical()),
+        _ => Err(BadRecord::IpVersion(ip_version)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tcp_monitor_common::TcpState;
+    use tcp_monitor_common::record::{
+        Header, Kind, MAX_TCP_HEADER, Role, SegmentRecord, SocketRecord, flags,
+    };
+    use zerocopy::IntoBytes;
+
+    use super::{BadRecord, Clock, decode};
+    use crate::lifecycle::Input;
+    use crate::lifecycle::input::{RetransmitKind, SocketEvent};
+    use crate::lifecycle::segment::BadHeader;
+
+    fn socket_record(kind: Kind) -> SocketRecord {
+        SocketRecord {
+            header: Header { time: 5, netns: 7, kind: kind as u8, ip_version: 6, reserved: [0; 2] },
+            local_addr: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 9],
+            remote_addr: [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            local_port: 8899,
+            remote_port: 51920,
+            role: Role::Client as u8,
+            old_state: TcpState::SynSent as u8,
+            new_state: TcpState::Established as u8,
+            flags: flags::FULL_SOCKET | flags::PROCESS,
+            pid: 812,
+            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+            snd_nxt: 1,
+            sk_err: 104,
+            ..SocketRecord::default()
+        }
+    }
+
+    fn segment_record() -> SegmentRecord {
+        let mut tcp_header = [0; MAX_TCP_HEADER];
+        tcp_header[..4].copy_from_slice(&[0xca, 0xd0, 0x22, 0xc3]);
+        tcp_header[12] = 0x50;
+        SegmentRecord {
+            header: Header { time: 5, netns: 7, kind: Kind::Segment as u8, ip_version: 4, reserved: [0; 2] },
+            ifindex: 2,
+            payload_len: 0,
+            src_addr: [10, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            dst_addr: [10, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            direction: 1,
+            acks: 1,
+            tcp_header_len: 20,
+            reserved: 0,
+            tcp_header,
+        }
+    }
+
+    #[test]
+    fn a_socket_record_is_read_whole() {
+        let clock = Clock::new(1_000_000, 3);
+        let Ok(Input::Socket(input)) = decode(socket_record(Kind::State).as_bytes(), &clock) else {
+            panic!("a good record is refused");
+        };
+        assert_eq!(input.time.as_unix_nanos(), 1_000_002);
+        assert_eq!(input.local.to_string(), "10.0.0.9:8899", "v4-mapped is IPv4");
+        assert_eq!(input.remote.to_string(), "[2001:db8::1]:51920");
+        assert_eq!(input.kind, SocketEvent::State { from: TcpState::SynSent, to: TcpState::Established });
+        assert_eq!(input.process.map(|process| process.comm.to_text().into_owned()), Some("nginx".into()));
+        assert_eq!(input.tcp.map(|tcp| (tcp.snd_nxt, tcp.sk_err)), Some((1, 104)));
+    }
+
+    #[test]
+    fn a_segment_record_has_its_ports_from_the_tcp_header() {
+        let Ok(Input::Segment(segment)) = decode(segment_record().as_bytes(), &Clock::default()) else {
+            panic!("a good record is refused");
+        };
+        assert_eq!((segment.src.to_string(), segment.dst.port()), ("10.0.0.5:51920".into(), 8899));
+        assert!(segment.acks_syn_ack && !segment.acks_fin);
+    }
+
+    #[test]
+    fn a_retransmission_is_named_by_what_it_carried() {
+        let kind_of = |tcp_flags, flags| {
+            let record = SocketRecord { tcp_flags, flags, ..socket_record(Kind::Retransmit) };
+            let Ok(Input::Socket(input)) = decode(record.as_bytes(), &Clock::default()) else {
+                panic!("a good record is refused");
+            };
+            let SocketEvent::Retransmit { kind, state } = input.kind else {
+                panic!("{:?} is no retransmission", input.kind);
+            };
+            (kind, state)
+        };
+        assert_eq!(kind_of(0x02, 0), (RetransmitKind::Syn, TcpState::SynSent));
+        assert_eq!(kind_of(0x12, 0), (RetransmitKind::SynAck, TcpState::SynSent));
+        assert_eq!(kind_of(0x19, 0), (RetransmitKind::Fin, TcpState::SynSent));
+        assert_eq!(kind_of(0x18, 0), (RetransmitKind::Data, TcpState::SynSent));
+        assert_eq!(kind_of(0, flags::SYN_ACK), (RetransmitKind::SynAck, TcpState::SynRecv));
+    }
+
+    #[test]
+    fn bad_records_are_refused_for_what_is_wrong_with_them() {
+        let refusal =
+            |record: &[u8]| decode(record, &Clock::default()).expect_err("a bad record is accepted");
+        let good = socket_record(Kind::State);
+        let with_header = |header| SocketRecord { header, ..good };
+        assert_eq!(refusal(&[]), BadRecord::Truncated(0));
+        assert_eq!(refusal(&good.as_bytes()[..40]), BadRecord::Truncated(40));
+        assert_eq!(refusal(with_header(Header { kind: 4, ..good.header }).as_bytes()), BadRecord::Kind(4));
+        let header = Header { ip_version: 5, ..good.header };
+        assert_eq!(refusal(with_header(header).as_bytes()), BadRecord::IpVersion(5));
+        assert_eq!(refusal(SocketRecord { new_state: 13, ..good }.as_bytes()), BadRecord::State(13));
+        assert_eq!(refusal(SocketRecord { role: 2, ..good }.as_bytes()), BadRecord::Role(2));
+        let reset = SocketRecord { phase: 5, ..socket_record(Kind::Reset) };
+        assert_eq!(refusal(reset.as_bytes()), BadRecord::Phase(5));
+        let segment = segment_record();
+        assert_eq!(refusal(SegmentRecord { direction: 2, ..segment }.as_bytes()), BadRecord::Direction(2));
+        assert_eq!(refusal(&segment.as_bytes()[..119]), BadRecord::Truncated(119));
+        assert_eq!(
+            refusal(SegmentRecord { tcp_header_len: 3, ..segment }.as_bytes()),
+            BadRecord::TcpHeader(BadHeader::Truncated { len: 3 })
+        );
+    }
+
+    #[test]
+    fn a_clock_of_now_tells_the_time_of_day() {
+        let clock = Clock::now();
+        let monotonic = super::read_clock(super::ClockId::Monotonic);
+        let told = Duration::from_nanos(clock.time(monotonic).as_unix_nanos());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+        assert!(now.abs_diff(told) < Duration::from_secs(1), "{now:?} {told:?}");
+    }
+
+    #[test]
+    fn a_clock_before_its_epoch_saturates() {
+        assert_eq!(Clock::new(0, 10).time(4).as_unix_nanos(), 0);
+        assert_eq!(Clock::new(0, 10).time(12).as_unix_nanos(), 2);
+    }
+}

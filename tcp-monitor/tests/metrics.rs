@@ -1,0 +1,254 @@
+//! The exposition: names, labels, help and values are a contract with whoever scrapes, alerts and graphs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::path::Path;
+use std::{env, fs};
+
+use prometheus::core::Collector as _;
+use prometheus::{Registry, TextEncoder};
+use tcp_monitor::metrics::{BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot};
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::{
+    HandshakeFailure, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN, RecordCounters, SegmentKind,
+};
+use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
+
+/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --test metrics`, then read the difference.
+#[test]
+fn exposition_is_the_golden_text() -> Result<(), Box<dyn Error>> {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.txt");
+    let exposition = expose(sample())?;
+    if env::var_os("BLESS").is_some() {
+        fs::write(&golden, &exposition)?;
+    }
+    let expected = fs::read_to_string(&golden)?;
+    for (line, expected) in exposition.lines().zip(expected.lines()) {
+        assert_eq!(line, expected);
+    }
+    assert_eq!(exposition.len(), expected.len(), "one of the two goes on");
+    Ok(())
+}
+
+#[test]
+fn no_series_occurs_twice() -> Result<(), Box<dyn Error>> {
+    let series = series(sample())?;
+    let names: BTreeSet<_> = series.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), series.len());
+    Ok(())
+}
+
+#[test]
+fn the_registry_finds_every_metric_described_and_no_other() -> Result<(), Box<dyn Error>> {
+    let collector = collector(Ok(sample()));
+    let mut described: Vec<_> = collector.desc().iter().map(|desc| desc.fq_name.clone()).collect();
+    described.sort();
+    let registry = Registry::new();
+    registry.register(Box::new(collector))?;
+    let gathered: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+    assert_eq!(gathered, described);
+    Ok(())
+}
+
+#[test]
+fn counters_that_cannot_be_read_are_no_zeros() -> Result<(), Box<dyn Error>> {
+    let error = collector(Err("map is gone".to_owned())).gather().map(|families| families.len());
+    assert_eq!(error, Err(ScrapeError("map is gone".to_owned())));
+    let registry = Registry::new();
+    registry.register(Box::new(collector(Err("map is gone".to_owned()))))?;
+    assert!(registry.gather().is_empty());
+    Ok(())
+}
+
+#[test]
+fn without_ports_interfaces_or_programs_the_agent_still_shows_itself() -> Result<(), Box<dyn Error>> {
+    let names: BTreeSet<_> =
+        series(Snapshot::default())?.into_iter().map(|(name, _)| metric(&name)).collect();
+    let expected = ["tcp_monitor_build_info", "tcp_monitor_events_lost_total", "tcp_monitor_events_total"];
+    assert_eq!(names, expected.map(str::to_owned).into());
+    Ok(())
+}
+
+#[test]
+fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn Error>> {
+    let mut sizes = BTreeMap::<String, usize>::new();
+    for (name, value) in series(at_rest(true))? {
+        if name.contains("port=\"80\"") {
+            assert_eq!(value, "0", "{name}");
+            *sizes.entry(metric(&name)).or_default() += 1;
+        }
+    }
+    let expected = [
+        ("tcp_monitor_handshakes_total", 2),
+        ("tcp_monitor_handshake_failures_total", 6 + 3),
+        ("tcp_monitor_syn_retransmits_total", 2),
+        ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
+        ("tcp_monitor_state_transitions_total", 24),
+        ("tcp_monitor_retransmits_total", 1),
+    ];
+    assert_eq!(sizes, expected.map(|(name, size)| (name.to_owned(), size)).into());
+    Ok(())
+}
+
+#[test]
+fn a_kernel_that_gives_no_reasons_has_unknown_for_all_phases_it_reports() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(at_rest(false))?;
+    let resets: Vec<_> =
+        exposition.lines().filter(|line| line.starts_with("tcp_monitor_resets_total{")).collect();
+    assert_eq!(resets.len(), 6);
+    assert!(resets.iter().all(|line| line.contains("reason=\"unknown\"")), "{resets:?}");
+    assert!(!exposition.contains("phase=\"no_socket\"") && !exposition.contains("phase=\"time_wait\""));
+    Ok(())
+}
+
+#[test]
+fn what_was_thought_impossible_shows_once_it_is_counted() -> Result<(), Box<dyn Error>> {
+    let mut port = PortCounters::ZERO;
+    port.transitions[TcpState::TimeWait as usize][TcpState::Close as usize] = 1;
+    port.handshake_failures[Role::Server as usize][HandshakeFailure::TimedOut as usize] = 2;
+    port.resets_received[ResetPhase::TimeWait as usize] = 3;
+    // Two numbers without a name: one that a later kernel may use, and the slot for none.
+    port.resets_sent[ResetPhase::NoSocket as usize][25] = 4;
+    port.resets_sent[ResetPhase::NoSocket as usize][RESET_REASON_UNKNOWN] = 5;
+    let exposition = expose(Snapshot { ports: vec![(PortLabel::Other, port)], ..at_rest(true) })?;
+    for line in [
+        "tcp_monitor_state_transitions_total{port=\"other\",from=\"time_wait\",to=\"close\"} 1",
+        "tcp_monitor_handshake_failures_total{role=\"server\",port=\"other\",reason=\"timed_out\"} 2",
+        "tcp_monitor_resets_total{direction=\"received\",port=\"other\",phase=\"time_wait\",reason=\"unknown\"} 3",
+        "tcp_monitor_resets_total{direction=\"sent\",port=\"other\",phase=\"no_socket\",reason=\"unknown\"} 9",
+    ] {
+        assert!(exposition.lines().any(|shown| shown == line), "{line}\n{exposition}");
+    }
+    Ok(())
+}
+
+#[test]
+fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(Snapshot { bpf_stats: false, ..sample() })?;
+    assert!(exposition.contains("tcp_monitor_bpf_missed_runs_total{program=\"inet_sock_set_state\"} 0"));
+    assert!(!exposition.contains("tcp_monitor_bpf_run_seconds_total"));
+    assert!(!exposition.contains("tcp_monitor_bpf_runs_total"));
+    Ok(())
+}
+
+#[test]
+fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
+    let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
+    let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
+    assert!(
+        exposition.contains("tcp_monitor_retransmits_total{port=\"1\"} 18446744073709552000\n"),
+        "{exposition}"
+    );
+    Ok(())
+}
+
+/// Prints what a scrape of many ports costs: `cargo test --release --test metrics -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, for people to read"]
+fn measure_a_scrape_of_256_ports() -> Result<(), Box<dyn Error>> {
+    for reasons_known in [true, false] {
+        let (_, counters) = sample().ports[0];
+        let ports = (1..=256).map(|port| (PortLabel::Port(port), counters)).collect();
+        let snapshot = Snapshot { ports, reasons_known, ..sample() };
+        let collector = Collector::new(Box::new(move || Ok(snapshot.clone())), build());
+        let started = std::time::Instant::now();
+        let families = collector.gather()?;
+        let gathered = started.elapsed();
+        let exposition = TextEncoder::new().encode_to_string(&families)?;
+        let series = exposition.lines().filter(|line| !line.starts_with('#')).count();
+        println!(
+            "256 ports, reasons known {reasons_known}: {series} series, {} bytes, gather {gathered:?}, all {:?}",
+            exposition.len(),
+            started.elapsed()
+        );
+    }
+    Ok(())
+}
+
+fn build() -> BuildInfo {
+    BuildInfo { version: "0.1.0".to_owned(), kernel: "6.18.15-amd64".to_owned() }
+}
+
+fn collector(snapshot: Result<Snapshot, String>) -> Collector {
+    Collector::new(Box::new(move || snapshot.clone()), build())
+}
+
+fn expose(snapshot: Snapshot) -> Result<String, Box<dyn Error>> {
+    Ok(TextEncoder::new().encode_to_string(&collector(Ok(snapshot)).gather()?)?)
+}
+
+/// Every series with its value.
+fn series(snapshot: Snapshot) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let exposition = expose(snapshot)?;
+    let samples = exposition.lines().filter(|line| !line.starts_with('#'));
+    Ok(samples
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
+}
+
+/// The metric that a series is of.
+fn metric(series: &str) -> String {
+    series.split('{').next().unwrap_or_default().to_owned()
+}
+
+fn at_rest(reasons_known: bool) -> Snapshot {
+    let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
+    Snapshot { ports, reasons_known, ..Snapshot::default() }
+}
+
+/// Some of everything; each number is used once where it can be.
+fn sample() -> Snapshot {
+    let mut port = PortCounters {
+        handshakes: [1001, 1002],
+        syn_retransmits: [11, 12],
+        retransmits: 13,
+        ..PortCounters::ZERO
+    };
+    port.handshake_failures[Role::Client as usize][HandshakeFailure::Refused as usize] = 21;
+    port.handshake_failures[Role::Client as usize][HandshakeFailure::TimedOut as usize] = 22;
+    port.handshake_failures[Role::Server as usize][HandshakeFailure::Reset as usize] = 23;
+    let transitions = [
+        (TcpState::Close, TcpState::Listen, 1),
+        (TcpState::Listen, TcpState::SynRecv, 31),
+        (TcpState::SynRecv, TcpState::Established, 32),
+        (TcpState::Established, TcpState::CloseWait, 33),
+        (TcpState::CloseWait, TcpState::LastAck, 34),
+        (TcpState::LastAck, TcpState::Close, 35),
+    ];
+    for (from, to, count) in transitions {
+        port.transitions[from as usize][to as usize] = count;
+    }
+    port.resets_received[ResetPhase::Established as usize] = 41;
+    port.resets_sent[ResetPhase::Closing as usize][8] = 42;
+    port.resets_sent[ResetPhase::NoSocket as usize][1] = 43;
+    let other = PortCounters { handshakes: [0, 51], ..PortCounters::ZERO };
+
+    let mut eth0 = InterfaceCounters::default();
+    eth0.segments[Direction::Ingress as usize][SegmentKind::Syn as usize] = 61;
+    eth0.segments[Direction::Egress as usize][SegmentKind::SynAck as usize] = 62;
+    let mut eth0_of_a_container = InterfaceCounters::default();
+    eth0_of_a_container.segments[Direction::Ingress as usize][SegmentKind::Syn as usize] = 100;
+
+    let mut records = RecordCounters::default();
+    records.sent[Kind::State as usize] = 71;
+    records.sent[Kind::Segment as usize] = 72;
+    records.lost[Kind::Segment as usize] = 73;
+    let program =
+        |name: &str, runs, run_time_ns| ProgramRuns { name: name.to_owned(), runs, run_time_ns, missed: 0 };
+    Snapshot {
+        ports: vec![(PortLabel::Other, other), (PortLabel::Port(8899), port)],
+        interfaces: vec![
+            ("lo".to_owned(), InterfaceCounters::default()),
+            ("eth0".to_owned(), eth0),
+            ("eth0".to_owned(), eth0_of_a_container),
+        ],
+        records,
+        programs: vec![
+            program("inet_sock_set_state", 81, 1_500_000_000),
+            program("tcp_monitor_ingress", 82, 250),
+        ],
+        reasons_known: true,
+        bpf_stats: true,
+    }
+}
