@@ -105,8 +105,6 @@ pub struct KernelLayout {
     pub retransmit_skb_has_err: u32,
     /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
     pub has_socket_cookie: u32,
-    /// Atomic operations that return the old value work (5.12 and later).
-    pub has_atomic_fetch: u32,
 }
 
 impl KernelLayout {
@@ -150,7 +148,6 @@ impl KernelLayout {
         send_reset_has_reason: 0,
         retransmit_skb_has_err: 0,
         has_socket_cookie: 0,
-        has_atomic_fetch: 0,
     };
 }
 
@@ -207,7 +204,7 @@ pub mod map {
     pub const RECORDS: &str = "RECORDS";
     /// `Array<PortTable>`, one entry.
     pub const PORTS: &str = "PORTS";
-    /// `Array<u32>`: the port of each counter slot.
+    /// `HashMap<u32, u16>`: the port of each counter slot that has one of its own.
     pub const SLOT_PORTS: &str = "SLOT_PORTS";
     /// `PerCpuArray<PortCounters>`, by slot.
     pub const PORT_COUNTERS: &str = "PORT_COUNTERS";

@@ -19,34 +19,6 @@ pub(crate) unsafe fn add(counter: *mut u64, by: u64) {
     }
 }
 
-/// Adds to a counter shared by all CPUs and returns what it was. Kernel 5.12 and later.
-///
-/// # Safety
-///
-/// `counter` must point into a map value and be aligned.
-#[inline(always)]
-pub(crate) unsafe fn fetch_add(counter: *mut u64, by: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: the verifier checks the address; the caller vouches for the rest.
-    unsafe {
-        let old: u64;
-        core::arch::asm!(
-            "{old} = atomic_fetch_add((u64 *)({} + 0), {old})",
-            in(reg) counter,
-            old = inlateout(reg) by => old,
-            options(nostack),
-        );
-        old
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    // SAFETY: by the caller's word. Never run: the crate is built for another target only to be checked.
-    unsafe {
-        let old = *counter;
-        *counter += by;
-        old
-    }
-}
-
 /// Keeps the low bits of an index: `MASK` + 1 must be a power of two.
 ///
 /// The compiler often knows that an index is in range and drops a mask or a comparison; the verifier does not, and asks

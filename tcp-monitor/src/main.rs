@@ -10,7 +10,8 @@ use tcp_monitor::source::kernel::KernelError;
 fn main() -> ExitCode {
     // Exits with 2 on wrong usage.
     let cli = Cli::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log_level(&cli))).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log_level(&cli)))
+        .init();
     match monitor::run(&cli.monitor) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

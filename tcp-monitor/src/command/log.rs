@@ -4,6 +4,8 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::lifecycle::{Event, Input, Tracker};
 use crate::sink::Sink;
 use crate::source::kernel::decode::{Clock, decode};
@@ -13,7 +15,7 @@ use crate::source::kernel::{Batch, ReadError, RecordReader};
 pub(super) struct Log {
     tracker: Tracker,
     /// `None`: nothing is written.
-    sink: Option<Box<dyn Sink + Send>>,
+    sink: Option<Box<dyn Sink>>,
     /// How many more events may be written; `None` for any number.
     left: Option<u64>,
     clock: Clock,
@@ -44,12 +46,12 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    pub(super) fn new(sink: Option<Box<dyn Sink + Send>>, limit: Option<u64>) -> Self {
+    pub(super) fn new(sink: Option<Box<dyn Sink>>, limit: Option<u64>) -> Self {
         Self {
             tracker: Tracker::new(),
             sink,
             left: limit,
-            clock: Clock::now(),
+            clock: read_clock(),
             clock_set: Instant::now(),
             written: Written::default(),
         }
@@ -78,9 +80,13 @@ impl Log {
         }
     }
 
-    fn take(&mut self, batch: &Batch<'_>, out: &mut BufWriter<StdoutLock<'_>>) -> io::Result<ControlFlow<()>> {
+    fn take(
+        &mut self,
+        batch: &Batch<'_>,
+        out: &mut BufWriter<StdoutLock<'_>>,
+    ) -> io::Result<ControlFlow<()>> {
         if self.clock_set.elapsed() >= CLOCK_INTERVAL {
-            self.clock = Clock::now();
+            self.clock = read_clock();
             self.clock_set = Instant::now();
         }
         self.written.malformed += batch.malformed;
@@ -119,6 +125,16 @@ impl Log {
         }
         Ok(ControlFlow::Continue(()))
     }
+}
+
+fn read_clock() -> Clock {
+    Clock::new(nanoseconds(ClockId::Realtime), nanoseconds(ClockId::Monotonic))
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    // Neither clock is negative on a machine that knows the year.
+    now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
 }
 
 const BUFFER: usize = 64 << 10;

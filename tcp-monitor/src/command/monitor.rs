@@ -68,7 +68,9 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let served = async {
         drop(stop_serving);
         match server {
-            Some(server) => server.await.context("the metrics endpoint failed")?.context("metrics were not served"),
+            Some(server) => {
+                server.await.context("the metrics endpoint failed")?.context("metrics were not served")
+            }
             None => Ok(()),
         }
     };
@@ -182,13 +184,15 @@ fn source_options(options: &Monitor) -> kernel::Options {
     }
 }
 
-fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Sink + Send>> {
+fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Sink>> {
     match options.output {
         Output::Text => {
             let color = options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
             Some(Box::new(Text::new(color)))
         }
-        Output::Json => Some(Box::new(Json::new(move |netns, ifindex| interfaces.interface_name(netns, ifindex)))),
+        Output::Json => {
+            Some(Box::new(Json::new(move |netns, ifindex| interfaces.interface_name(netns, ifindex))))
+        }
         Output::None => None,
     }
 }
@@ -196,7 +200,10 @@ fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Si
 fn endpoint(counters: Arc<Counters>, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
     http::Endpoint {
-        collector: Collector::new(Box::new(move || counters.snapshot().map_err(|error| error.to_string())), build),
+        collector: Collector::new(
+            Box::new(move || counters.snapshot().map_err(|error| error.to_string())),
+            build,
+        ),
         health: Box::new(move || {
             if running.load(Ordering::Relaxed) { Ok(()) } else { Err("the log has ended".into()) }
         }),
@@ -207,7 +214,9 @@ fn banner(attached: &Attached, listen: Listen) -> String {
     let interfaces = match attached.interfaces.as_slice() {
         [] => "no interface".to_owned(),
         names if names.len() <= BANNER_INTERFACES => names.join(" "),
-        names => format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES),
+        names => {
+            format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES)
+        }
     };
     let metrics = match listen {
         Listen::At(address) => format!("metrics http://{address}/metrics"),

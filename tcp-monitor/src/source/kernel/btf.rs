@@ -1,0 +1,293 @@
+//! Where the running kernel keeps the fields that the programs read, and how many arguments its tracepoints have: from
+//! its BTF.
+
+use std::{fs, io, path::Path};
+
+use btfparse::{Offset, Readable, TypeInformation, TypeVariant};
+use tcp_monitor_common::config::{KernelLayout, program};
+use thiserror::Error;
+
+use super::release::Release;
+
+/// Why the kernel's layout is not known.
+#[derive(Debug, Error)]
+pub enum BtfError {
+    /// The kernel does not publish its types.
+    #[error(
+        "the kernel's type information cannot be read: {BTF_FILE}: {0}; \
+         a kernel of at least 5.10 with CONFIG_DEBUG_INFO_BTF=y is needed"
+    )]
+    Unavailable(#[source] io::Error),
+    /// What it publishes makes no sense.
+    #[error("the kernel's type information in {BTF_FILE} cannot be understood: {0}")]
+    Unreadable(String),
+    /// The kernel lacks a tracepoint.
+    #[error("this kernel has no tracepoint `{0}`; a kernel of at least 5.10 is needed")]
+    NoTracepoint(String),
+    /// The kernel lacks a field.
+    #[error(
+        "this kernel has no field `{path}` in `struct {structure}`; a kernel of at least 5.10 with IPv6 and \
+         network namespaces is needed"
+    )]
+    NoField {
+        /// The structure.
+        structure: &'static str,
+        /// The field's path in it.
+        path: &'static str,
+    },
+    /// The field is not made of whole bytes, so it cannot be read by its offset.
+    #[error("field `{path}` of `struct {structure}` is a bit field in this kernel, which is not supported")]
+    BitField {
+        /// The structure.
+        structure: &'static str,
+        /// The field's path in it.
+        path: &'static str,
+    },
+}
+
+/// Reads the running kernel's BTF.
+///
+/// # Errors
+/// If there is none, or it lacks something that the programs rely on.
+pub(super) fn kernel_layout(release: Release) -> Result<KernelLayout, BtfError> {
+    KernelTypes::read(Path::new(BTF_FILE))?.layout(release)
+}
+
+struct KernelTypes(TypeInformation);
+
+impl KernelTypes {
+    fn read(path: &Path) -> Result<Self, BtfError> {
+        Self::parse(fs::read(path).map_err(BtfError::Unavailable)?)
+    }
+
+    fn parse(btf: Vec<u8>) -> Result<Self, BtfError> {
+        match TypeInformation::new(&Bytes(btf)) {
+            Ok(types) => Ok(Self(types)),
+            Err(error) => Err(BtfError::Unreadable(error.message().to_owned())),
+        }
+    }
+
+    fn layout(&self, release: Release) -> Result<KernelLayout, BtfError> {
+        for tracepoint in program::TRACEPOINTS {
+            self.arguments(tracepoint)?;
+        }
+        // Before 5.15 the pointer shares a word with the cgroup v1 data; without it the cgroup stays unknown.
+        let sk_cgroup = self.offset("sock", "sk_cgrp_data.cgroup").unwrap_or(0);
+        let skb_cb = self.offset("sk_buff", "cb")?;
+        Ok(KernelLayout {
+            skc_daddr: self.offset("sock_common", "skc_daddr")?,
+            skc_rcv_saddr: self.offset("sock_common", "skc_rcv_saddr")?,
+            skc_dport: self.offset("sock_common", "skc_dport")?,
+            skc_num: self.offset("sock_common", "skc_num")?,
+            skc_family: self.offset("sock_common", "skc_family")?,
+            skc_state: self.offset("sock_common", "skc_state")?,
+            skc_net: self.offset("sock_common", "skc_net.net")?,
+            skc_v6_daddr: self.offset("sock_common", "skc_v6_daddr")?,
+            skc_v6_rcv_saddr: self.offset("sock_common", "skc_v6_rcv_saddr")?,
+            skc_cookie: self.offset("sock_common", "skc_cookie")?,
+            skc_flags: self.offset("sock_common", "skc_flags")?,
+            sk_protocol: self.offset("sock", "sk_protocol")?,
+            sk_err: self.offset("sock", "sk_err")?,
+            sk_socket: self.offset("sock", "sk_socket")?,
+            sk_shutdown: self.offset("sock", "sk_shutdown")?,
+            sk_max_ack_backlog: self.offset("sock", "sk_max_ack_backlog")?,
+            sk_cgroup,
+            inet_sport: self.offset("inet_sock", "inet_sport")?,
+            snd_nxt: self.offset("tcp_sock", "snd_nxt")?,
+            rcv_nxt: self.offset("tcp_sock", "rcv_nxt")?,
+            snd_una: self.offset("tcp_sock", "snd_una")?,
+            srtt_us: self.offset("tcp_sock", "srtt_us")?,
+            bytes_acked: self.offset("tcp_sock", "bytes_acked")?,
+            bytes_received: self.offset("tcp_sock", "bytes_received")?,
+            total_retrans: self.offset("tcp_sock", "total_retrans")?,
+            net_inum: self.offset("net", "ns.inum")?,
+            cgroup_kn: if sk_cgroup == 0 { 0 } else { self.offset("cgroup", "kn")? },
+            kn_id: if sk_cgroup == 0 { 0 } else { self.offset("kernfs_node", "id")? },
+            skb_dev: self.offset("sk_buff", "dev")?,
+            skb_head: self.offset("sk_buff", "head")?,
+            skb_network_header: self.offset("sk_buff", "network_header")?,
+            skb_transport_header: self.offset("sk_buff", "transport_header")?,
+            skb_tcp_flags: skb_cb + self.offset("tcp_skb_cb", "tcp_flags")?,
+            skb_gso_segs: skb_cb + self.offset("tcp_skb_cb", "tcp_gso_segs")?,
+            dev_net: self.offset("net_device", "nd_net.net")?,
+            send_reset_has_reason: (self.arguments("tcp_send_reset")? >= 3).into(),
+            retransmit_skb_has_err: (self.arguments("tcp_retransmit_skb")? >= 3).into(),
+            has_socket_cookie: release.has_socket_cookie().into(),
+        })
+    }
+
+    /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs and unions.
+    fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
+        // Functions and variables may have the same name, and so may structures private to one file.
+        let offset = self.0.get().iter().find_map(|(id, candidate)| {
+            let TypeVariant::Struct(candidate) = candidate else { return None };
+            let named = candidate.name().as_deref() == Some(structure);
+            named.then(|| self.0.offset_of(*id, path).ok()).flatten()
+        });
+        match offset {
+            Some((_, Offset::ByteOffset(bytes))) => Ok(bytes),
+            Some((_, Offset::BitOffsetAndSize(bit, size))) if bit % 8 == 0 && size % 8 == 0 => Ok(bit / 8),
+            Some((_, Offset::BitOffsetAndSize(..))) => Err(BtfError::BitField { structure, path }),
+            None => Err(BtfError::NoField { structure, path }),
+        }
+    }
+
+    /// How many arguments `tracepoint` has.
+    ///
+    /// The kernel describes it as a typedef of a pointer to a function that takes a `void *` before them.
+    fn arguments(&self, tracepoint: &str) -> Result<usize, BtfError> {
+        let name = format!("btf_trace_{tracepoint}");
+        let prototype = self.0.id_of(&name).and_then(|id| self.0.pointee_tid(id).ok());
+        let Some(TypeVariant::FuncProto(prototype)) = prototype.and_then(|id| self.0.get().get(&id)) else {
+            return Err(BtfError::NoTracepoint(tracepoint.to_owned()));
+        };
+        Ok(prototype.parameter_list().len().saturating_sub(1))
+    }
+}
+
+struct Bytes(Vec<u8>);
+
+impl Readable for Bytes {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
+        let bytes = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.0.get(start..start.checked_add(buffer.len())?))
+            .ok_or_else(|| btfparse::Error::new(btfparse::ErrorKind::EOF, "it ends too early"))?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
+
+#[cfg(test)]
+mod tests {
+    use super::{BtfError, KernelTypes};
+
+    const INT: u32 = 1;
+    const PTR: u32 = 2;
+    const STRUCT: u32 = 4;
+    const UNION: u32 = 5;
+    const TYPEDEF: u32 = 8;
+    const FUNC: u32 = 12;
+    const FUNC_PROTO: u32 = 13;
+
+    /// Writes BTF (Documentation/bpf/btf.rst): a header, types, strings.
+    #[derive(Default)]
+    struct Builder {
+        types: Vec<u32>,
+        strings: Vec<u8>,
+    }
+
+    impl Builder {
+        fn name(&mut self, name: &str) -> u32 {
+            if self.strings.is_empty() {
+                self.strings.push(0);
+            }
+            if name.is_empty() {
+                return 0;
+            }
+            let offset = u32::try_from(self.strings.len()).expect("short");
+            self.strings.extend(name.bytes().chain([0]));
+            offset
+        }
+
+        fn add(
+            &mut self,
+            kind: u32,
+            name: &str,
+            size_or_type: u32,
+            rest: &[(&str, u32, Option<u32>)],
+            bits: bool,
+        ) {
+            let name = self.name(name);
+            let count = u32::try_from(rest.len()).expect("few");
+            let vlen = if kind == INT { 0 } else { count };
+            self.types.extend([name, u32::from(bits) << 31 | kind << 24 | vlen, size_or_type]);
+            if kind == INT {
+                self.types.push(size_or_type * 8);
+            }
+            for (member, id, offset) in rest {
+                let member = self.name(member);
+                self.types.extend([member, *id]);
+                self.types.extend(*offset);
+            }
+        }
+
+        fn build(self) -> Vec<u8> {
+            let words = |n: usize| u32::try_from(n).expect("short").to_ne_bytes();
+            let mut btf = 0xeb9f_u16.to_ne_bytes().to_vec();
+            btf.extend([1, 0]);
+            btf.extend(words(24));
+            btf.extend(words(0));
+            btf.extend(words(self.types.len() * 4));
+            btf.extend(words(self.types.len() * 4));
+            btf.extend(words(self.strings.len()));
+            btf.extend(self.types.iter().flat_map(|word| word.to_ne_bytes()));
+            btf.extend(self.strings);
+            btf
+        }
+    }
+
+    fn types() -> KernelTypes {
+        let mut btf = Builder::default();
+        btf.add(INT, "int", 4, &[], false); // 1
+        btf.add(STRUCT, "", 8, &[("low", 1, Some(0)), ("high", 1, Some(32))], false); // 2
+        btf.add(UNION, "", 8, &[("word", 1, Some(0)), ("", 2, Some(0))], false); // 3
+        btf.add(STRUCT, "inner", 4, &[("inum", 1, Some(0))], false); // 4
+        let fields: [(&str, u32, Option<u32>); 4] = [
+            ("first", 1, Some(0)),
+            ("", 3, Some(64)),
+            ("inner", 4, Some(128)),
+            ("half", 1, Some(4 << 24 | 164)),
+        ];
+        btf.add(STRUCT, "sock", 24, &fields, true); // 5
+        btf.add(FUNC_PROTO, "", 0, &[("", 1, None), ("sk", 1, None), ("skb", 1, None)], false); // 6
+        btf.add(FUNC, "sock", 6, &[], false); // 7
+        btf.add(PTR, "", 6, &[], false); // 8
+        btf.add(TYPEDEF, "btf_trace_tcp_send_reset", 8, &[], false); // 9
+        btf.add(TYPEDEF, "btf_trace_no_function", 1, &[], false); // 10
+        KernelTypes::parse(btf.build()).expect("well-formed BTF")
+    }
+
+    #[test]
+    fn fields_are_found_in_unnamed_structs_and_unions_and_by_path() {
+        let types = types();
+        assert_eq!(types.offset("sock", "first").expect("a field"), 0);
+        assert_eq!(types.offset("sock", "word").expect("in a union"), 8);
+        assert_eq!(types.offset("sock", "high").expect("in a struct in a union"), 12);
+        assert_eq!(types.offset("sock", "inner.inum").expect("by path"), 16);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let types = types();
+        for (error, text) in [
+            (types.offset("sock", "third"), "field `third` in `struct sock`"),
+            (types.offset("net", "ns.inum"), "field `ns.inum` in `struct net`"),
+            (types.offset("sock", "half"), "field `half` of `struct sock` is a bit field"),
+        ] {
+            let error = error.expect_err(text).to_string();
+            assert!(error.contains(text), "{error}");
+        }
+        for tracepoint in ["tcp_retransmit_skb", "no_function"] {
+            let error = types.arguments(tracepoint).expect_err(tracepoint);
+            assert!(matches!(&error, BtfError::NoTracepoint(name) if name == tracepoint), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_leading_void_pointer_is_no_argument_of_a_tracepoint() {
+        assert_eq!(types().arguments("tcp_send_reset").expect("a tracepoint"), 2);
+    }
+
+    #[test]
+    fn damaged_type_information_is_an_error() {
+        let mut btf = Builder::default();
+        btf.add(STRUCT, "sock", 4, &[("first", 1, Some(0))], false);
+        let btf = btf.build();
+        for end in 0..btf.len() {
+            assert!(KernelTypes::parse(btf[..end].to_vec()).is_err(), "cut at {end}");
+        }
+    }
+}

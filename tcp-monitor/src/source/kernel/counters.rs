@@ -1,0 +1,133 @@
+//! Reads the kernel programs' counters and adds them up over the CPUs.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
+
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use tcp_monitor_common::{
+    config::{map, slot},
+    counters::{PortCounters, RecordCounters},
+};
+use thiserror::Error;
+
+use super::{interfaces::InterfaceTable, programs::LoadedProgram};
+use crate::metrics::{PortLabel, Snapshot};
+
+/// The counters of the kernel programs, to be read at any time from any thread.
+pub struct Counters {
+    pub(super) slot_ports: HashMap<MapData, u32, u16>,
+    pub(super) ports: PerCpuArray<MapData, PortCounters>,
+    pub(super) records: Arc<PerCpuArray<MapData, RecordCounters>>,
+    pub(super) interfaces: Arc<InterfaceTable>,
+    pub(super) programs: Vec<LoadedProgram>,
+    /// Some watched port has no slot of its own, or may come to have none.
+    pub(super) others: bool,
+    pub(super) reasons_known: bool,
+    /// The kernel measures run times as long as this is open.
+    pub(super) bpf_stats: Option<OwnedFd>,
+}
+
+/// A map whose counters cannot be read.
+#[derive(Debug, Error)]
+#[error("the counters in map {map} cannot be read: {source}")]
+pub struct CounterError {
+    /// The map's name.
+    pub map: &'static str,
+    /// aya's reason.
+    #[source]
+    pub source: MapError,
+}
+
+impl Counters {
+    /// The counters now. Those of ports, interfaces and records are read one after the other, not at one instant.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn snapshot(&self) -> Result<Snapshot, CounterError> {
+        let failed = |map| move |source| CounterError { map, source };
+        Ok(Snapshot {
+            ports: self.ports()?.into_iter().collect(),
+            interfaces: self
+                .interfaces
+                .totals()
+                .map_err(failed(map::INTERFACE_COUNTERS))?
+                .into_iter()
+                .collect(),
+            records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
+            programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
+            reasons_known: self.reasons_known,
+            bpf_stats: self.bpf_stats.is_some(),
+        })
+    }
+
+    fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
+        let failed = |map| move |source| CounterError { map, source };
+        let mut ports = BTreeMap::new();
+        let others = self.others.then_some(Ok((u32::from(slot::OTHER), PortLabel::Other)));
+        let named = self.slot_ports.iter().map(|slot| slot.map(|(slot, port)| (slot, PortLabel::Port(port))));
+        for slot in others.into_iter().chain(named) {
+            let (slot, label) = slot.map_err(failed(map::SLOT_PORTS))?;
+            let values = self.ports.get(&slot, 0).map_err(failed(map::PORT_COUNTERS))?;
+            // Two slots may be of one port, if two CPUs claimed one at the same moment.
+            let total = ports.entry(label).or_insert(PortCounters::ZERO);
+            values.iter().for_each(|value| add(total, value));
+        }
+        Ok(ports)
+    }
+}
+
+/// The records of all CPUs.
+pub(super) fn sum_records(
+    counters: &PerCpuArray<MapData, RecordCounters>,
+) -> Result<RecordCounters, MapError> {
+    let mut total = RecordCounters::default();
+    for value in counters.get(&0, 0)?.iter() {
+        add_each(&mut total.sent, &value.sent);
+        add_each(&mut total.lost, &value.lost);
+    }
+    Ok(total)
+}
+
+fn add(total: &mut PortCounters, more: &PortCounters) {
+    add_each(&mut total.handshakes, &more.handshakes);
+    add_each(total.handshake_failures.as_flattened_mut(), more.handshake_failures.as_flattened());
+    add_each(&mut total.syn_retransmits, &more.syn_retransmits);
+    total.retransmits = total.retransmits.wrapping_add(more.retransmits);
+    add_each(total.transitions.as_flattened_mut(), more.transitions.as_flattened());
+    add_each(&mut total.resets_received, &more.resets_received);
+    add_each(total.resets_sent.as_flattened_mut(), more.resets_sent.as_flattened());
+}
+
+fn add_each(total: &mut [u64], more: &[u64]) {
+    for (total, more) in total.iter_mut().zip(more) {
+        *total = total.wrapping_add(*more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tcp_monitor_common::counters::PortCounters;
+
+    use super::add;
+
+    #[test]
+    fn every_counter_of_a_port_is_added_up() {
+        let mut one = PortCounters::ZERO;
+        one.handshakes[1] = 1;
+        one.handshake_failures[1][6] = 2;
+        one.syn_retransmits[0] = 3;
+        one.retransmits = 4;
+        one.transitions[12][3] = 5;
+        one.resets_received[4] = 6;
+        one.resets_sent[4][31] = 7;
+        let mut total = one;
+        add(&mut total, &one);
+        add(&mut total, &one);
+        assert_eq!(total.handshakes, [0, 3]);
+        assert_eq!(total.handshake_failures[1][6], 6);
+        assert_eq!(total.syn_retransmits, [9, 0]);
+        assert_eq!(total.retransmits, 12);
+        assert_eq!(total.transitions[12][3], 15);
+        assert_eq!(total.resets_received[4], 18);
+        assert_eq!(total.resets_sent[4][31], 21);
+    }
+}

@@ -1,0 +1,129 @@
+//! Why the kernel programs could not be put to work, and the exit code that says so.
+
+use std::{io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError};
+use thiserror::Error;
+
+use super::{btf::BtfError, privilege::MissingPrivilege};
+
+/// Why [`start`](super::start) failed.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// A capability is missing.
+    #[error(transparent)]
+    Privilege(#[from] MissingPrivilege),
+    /// The kernel does not have what the programs rely on, or does not say.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel makes ring buffers only of certain sizes.
+    #[error("a ring buffer of {0} bytes is not possible: choose a power of two of at least 4096")]
+    RingSize(u32),
+    /// No network namespace has that name.
+    #[error(
+        "network namespace `{name}` cannot be opened: {}: {source}; `ip netns list` shows those that have a name",
+        path.display()
+    )]
+    Netns {
+        /// What the operator wrote.
+        name: String,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No interface has that name.
+    #[error("there is no interface `{name}` here; there are: {}", known.join(", "))]
+    Interface {
+        /// What the operator wrote.
+        name: String,
+        /// The interfaces of the namespace.
+        known: Vec<String>,
+    },
+    /// The object with the kernel programs could not be loaded.
+    #[error("the kernel programs cannot be loaded: {}", with_causes(.0))]
+    Object(#[source] EbpfError),
+    /// A map is missing, or could not be filled.
+    #[error("map {map} cannot be set up: {}", with_causes(.source))]
+    Map {
+        /// The map's name.
+        map: &'static str,
+        /// aya's reason.
+        source: MapError,
+    },
+    /// A map or program is missing in the object.
+    #[error(
+        "the object with the kernel programs has no {0}: it does not belong to this tcp-monitor; build both again"
+    )]
+    Incomplete(&'static str),
+    /// The kernel does not take a program, or does not attach it.
+    #[error("kernel {release} does not {step} program `{program}`: {cause}{log}")]
+    Program {
+        /// The program's name.
+        program: String,
+        /// `load` or `attach`.
+        step: &'static str,
+        /// `uname -r`.
+        release: String,
+        /// The system's reason, and what to do.
+        cause: String,
+        /// The verifier's last lines, each on its own line, or nothing.
+        log: String,
+        /// The kernel said EPERM.
+        forbidden: bool,
+    },
+    /// A classifier could not be attached to any interface, or not to one that was asked for.
+    #[error("segments on interface `{interface}` cannot be seen: {cause}; use --interface to choose others")]
+    Classifier {
+        /// The interface's name.
+        interface: String,
+        /// The system's reason.
+        cause: String,
+    },
+    /// Anything else that the system refused.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl KernelError {
+    /// The process's exit code: 3 for a missing privilege, 4 for a kernel that is not supported, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Privilege(_) | Self::Program { forbidden: true, .. } => 3,
+            Self::Btf(_) | Self::Program { forbidden: false, .. } => 4,
+            Self::RingSize(_)
+            | Self::Netns { .. }
+            | Self::Interface { .. }
+            | Self::Object(_)
+            | Self::Map { .. }
+            | Self::Incomplete(_)
+            | Self::Classifier { .. }
+            | Self::System { .. } => 1,
+        }
+    }
+
+    pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
+}
+
+/// An error with the errors that caused it, each at most once.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,168 @@
+//! Puts records of all CPUs in the order of their time.
+//!
+//! A program takes the time before it reserves room in the ring buffer, and may be interrupted between the two: records
+//! lie in the ring nearly, but not quite, in order. Young records are therefore held back until none older can come.
+
+use tcp_monitor_common::record::Header;
+
+/// Records that wait for older ones.
+#[derive(Debug, Default)]
+pub(super) struct Reorder {
+    bytes: Vec<u8>,
+    waiting: Vec<Entry>,
+    newest: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    time: u64,
+    start: usize,
+    len: usize,
+}
+
+/// A record that has no [`Header`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooShort;
+
+impl Reorder {
+    /// Takes in one record, as the ring buffer gave it.
+    pub(super) fn push(&mut self, record: &[u8]) -> Result<(), TooShort> {
+        if record.len() < size_of::<Header>() {
+            return Err(TooShort);
+        }
+        let Some((time, _)) = record.split_first_chunk() else { return Err(TooShort) };
+        let time = u64::from_ne_bytes(*time);
+        self.waiting.push(Entry { time, start: self.bytes.len(), len: record.len() });
+        self.bytes.extend_from_slice(record);
+        self.newest = self.newest.max(time);
+        Ok(())
+    }
+
+    /// The time of the newest record ever pushed, `CLOCK_MONOTONIC` nanoseconds; 0 before the first.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Sorts what waits. The records from before `until` come first in [`Ready`]; they are given up by [`Self::discard`].
+    pub(super) fn ready(&mut self, until: u64) -> Ready<'_> {
+        // A stable sort: records of the same time stay as they came.
+        self.waiting.sort_by_key(|entry| entry.time);
+        let count = self.waiting.partition_point(|entry| entry.time < until);
+        Ready { bytes: &self.bytes, entries: self.waiting.get(..count).unwrap_or_default() }
+    }
+
+    /// Forgets the first `count` records in order.
+    pub(super) fn discard(&mut self, count: usize) {
+        self.waiting.drain(..count.min(self.waiting.len()));
+        let mut kept = Vec::with_capacity(self.waiting.iter().map(|entry| entry.len).sum());
+        for entry in &mut self.waiting {
+            let start = kept.len();
+            kept.extend_from_slice(self.bytes.get(entry.start..entry.start + entry.len).unwrap_or_default());
+            entry.start = start;
+        }
+        if kept.is_empty() {
+            // Keeps the memory for the next drain.
+            self.bytes.clear();
+        } else {
+            self.bytes = kept;
+        }
+    }
+}
+
+/// Records in the order of their time, as bytes that begin with a [`Header`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ready<'a> {
+    bytes: &'a [u8],
+    entries: &'a [Entry],
+}
+
+impl<'a> Ready<'a> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Each record, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let Self { bytes, entries } = *self;
+        entries.iter().filter_map(|entry| bytes.get(entry.start..entry.start + entry.len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Reorder, TooShort};
+
+    fn record(time: u64, mark: u8) -> Vec<u8> {
+        let mut bytes = time.to_ne_bytes().to_vec();
+        bytes.resize(24, mark);
+        bytes
+    }
+
+    fn take(order: &mut Reorder, until: u64) -> Vec<(u64, u8)> {
+        let ready = order.ready(until);
+        let taken = ready
+            .iter()
+            .map(|bytes| (u64::from_ne_bytes(*bytes.first_chunk().expect("a time")), bytes[23]))
+            .collect::<Vec<_>>();
+        assert_eq!(taken.len(), ready.len());
+        order.discard(taken.len());
+        taken
+    }
+
+    #[test]
+    fn records_come_out_in_the_order_of_their_time() {
+        let mut order = Reorder::default();
+        for (time, mark) in [(30, 1), (10, 2), (20, 3), (10, 4)] {
+            order.push(&record(time, mark)).expect("long enough");
+        }
+        assert_eq!(take(&mut order, u64::MAX), [(10, 2), (10, 4), (20, 3), (30, 1)]);
+        assert!(order.is_empty());
+    }
+
+    #[test]
+    fn young_records_wait_for_older_ones_of_the_next_drain() {
+        let mut order = Reorder::default();
+        for (time, mark) in [(100, 1), (205, 2), (101, 3)] {
+            order.push(&record(time, mark)).expect("long enough");
+        }
+        assert_eq!(take(&mut order, 200), [(100, 1), (101, 3)]);
+        assert!(!order.is_empty());
+        order.push(&record(203, 4)).expect("long enough");
+        assert_eq!(take(&mut order, 205), [(203, 4)]);
+        assert_eq!(take(&mut order, u64::MAX), [(205, 2)]);
+        assert_eq!(take(&mut order, u64::MAX), []);
+    }
+
+    #[test]
+    fn records_of_different_lengths_stay_whole() {
+        let mut order = Reorder::default();
+        let long = [record(2, 7), vec![9; 100]].concat();
+        order.push(&long).expect("long enough");
+        order.push(&record(1, 8)).expect("long enough");
+        assert_eq!(order.ready(2).len(), 1);
+        order.discard(1);
+        assert_eq!(order.ready(u64::MAX).iter().collect::<Vec<_>>(), [long.as_slice()]);
+    }
+
+    #[test]
+    fn a_record_without_a_header_is_refused() {
+        let mut order = Reorder::default();
+        for len in 0..16 {
+            assert_eq!(order.push(&vec![0; len]), Err(TooShort), "{len} bytes");
+        }
+        assert!(order.is_empty());
+        assert_eq!(order.push(&[0; 16]), Ok(()));
+    }
+}

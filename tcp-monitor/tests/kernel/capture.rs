@@ -1,0 +1,118 @@
+//! What tcpdump saw and tshark makes of it: the packets that the agent's output is compared with.
+
+use std::{
+    fs,
+    io::Read,
+    net::{Ipv4Addr, UdpSocket},
+    process::{Command, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+use crate::{
+    feed::{DEADLINE, Feed},
+    job::{Job, output},
+    namespace::Namespace,
+    packet::{self, Packet},
+};
+
+/// A running tcpdump.
+pub(crate) struct Capture {
+    namespace: Arc<Namespace>,
+    beyond: Ipv4Addr,
+    job: Job,
+    written: Arc<Written>,
+}
+
+impl Capture {
+    /// Captures on `interface`; `beyond` is an address reached through it.
+    pub(crate) fn start(namespace: &Arc<Namespace>, interface: &str, beyond: Ipv4Addr) -> Result<Self> {
+        let mut job = Job::spawn(
+            namespace
+                .command("tcpdump")
+                .args(["-i", interface, "-n", "-s", "0", "-U", "--immediate-mode", "-w", "-"])
+                .arg(format!("tcp or (udp and dst port {MARKER_PORT})"))
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        )?;
+        let messages = Feed::read(job.stderr()?, str::to_owned);
+        let written = Written::collect(job.stdout()?);
+        messages.wait_for("tcpdump to listen", |lines| {
+            lines.iter().find(|line| line.contains("listening on")).map(|_| ())
+        })?;
+        Ok(Self { namespace: Arc::clone(namespace), beyond, job, written })
+    }
+
+    /// The TCP packets that passed until now.
+    ///
+    /// tcpdump may have packets unread when it is stopped, so a datagram that it has to see goes last.
+    pub(crate) fn finish(mut self) -> Result<Vec<Packet>> {
+        let beyond = self.beyond;
+        self.namespace.enter(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            // Nobody listens there: it is only to be seen on its way.
+            socket.send_to(MARKER, (beyond, MARKER_PORT))?;
+            Ok(())
+        })?;
+        let bytes = self.written.await_marker()?;
+        self.job.signal(Signal::INT)?;
+        self.job.wait()?;
+
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("capture.pcap");
+        fs::write(&path, bytes)?;
+        let table = output(
+            Command::new("tshark")
+                .args(["-n", "-r"])
+                .arg(&path)
+                .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
+                .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
+        )?;
+        table.lines().map(Packet::parse).collect()
+    }
+}
+
+/// The capture file, as far as tcpdump has written it.
+struct Written {
+    bytes: Mutex<Vec<u8>>,
+    grown: Condvar,
+}
+
+impl Written {
+    fn collect(mut source: impl Read + Send + 'static) -> Arc<Self> {
+        let written = Arc::new(Self { bytes: Mutex::default(), grown: Condvar::new() });
+        let writer = Arc::clone(&written);
+        thread::spawn(move || {
+            let mut chunk = vec![0; 1 << 16];
+            while let Ok(count) = source.read(&mut chunk)
+                && count > 0
+            {
+                writer.lock().extend_from_slice(&chunk[..count]);
+                writer.grown.notify_all();
+            }
+        });
+        written
+    }
+
+    fn await_marker(&self) -> Result<Vec<u8>> {
+        let (bytes, timeout) = self
+            .grown
+            .wait_timeout_while(self.lock(), DEADLINE, |bytes| {
+                !bytes.windows(MARKER.len()).any(|window| window == MARKER)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        ensure!(!timeout.timed_out(), "tcpdump did not see the last datagram");
+        Ok(bytes.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const MARKER: &[u8] = b"the capture ends here";
+/// The discard service.
+const MARKER_PORT: u16 = 9;

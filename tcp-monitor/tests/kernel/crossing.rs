@@ -1,0 +1,236 @@
+//! What a cable that can be cut makes certain: FINs that cross, and segments that are lost and sent again.
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::{
+    agent::{Agent, Event, Report, Watch},
+    capture::Capture,
+    namespace::Namespace,
+    peer::Peer,
+    scrape::{Samples, samples},
+    segments::{Checksum, compare},
+    steps::{Step, lifecycles, steps},
+    trial::{self, trial},
+    wire::{CLIENT, DEVICE, FIN, Loss, SERVER, SYN, Way, Wire},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let needs = &[trial::AGENT, trial::CAPTURE, trial::WIRE];
+    vec![
+        trial("two sides that close at once both go through CLOSING", needs, simultaneous_close),
+        trial("a SYN that was lost is told again as a retransmission", needs, lost_syn),
+        trial("a SYN-ACK sent again for a lost ACK is a retransmission", needs, lost_handshake_ack),
+        trial("a FIN that was lost is told again as a retransmission", needs, lost_fin),
+        trial("data sent again is counted, but is no segment of the log", needs, lost_data),
+    ]
+}
+
+fn simultaneous_close() -> Result<()> {
+    let wire = Wire::new()?;
+    let watched = Watched::start(&wire, Side::Client)?;
+    let (mut server, mut client) = connected_pair(&wire)?;
+    wire.hold();
+    client.close()?;
+    server.close()?;
+    for namespace in [&wire.client, &wire.server] {
+        namespace.await_state(PORT, "fin_wait1")?;
+    }
+    wire.release();
+    let outcome = watched.finish()?;
+
+    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin s:fin c:fin_ack s:fin_ack")?;
+    let states = outcome.states();
+    ensure!(
+        states.ends_with("established fin_wait1 closing time_wait")
+            || states.ends_with("established fin_wait1 closing time_wait close"),
+        "the client went through {states}"
+    );
+    let closed: Vec<&Event> = outcome.report.of_kind("closed").collect();
+    ensure!(closed.len() == 1 && closed[0]["closed_by"] == "both", "closed by both expected: {closed:#?}");
+    Ok(())
+}
+
+fn lost_syn() -> Result<()> {
+    let wire = Wire::new()?;
+    let watched = Watched::start(&wire, Side::Client)?;
+    let mut server = Peer::spawn(&wire.server, "server")?;
+    let mut client = Peer::spawn(&wire.client, "client")?;
+    server.listen(wire.address(PORT))?;
+    wire.lose(Loss { way: Way::ToServer, flags: SYN, data: false });
+    client.begin_connect(wire.address(PORT))?;
+    wire.await_loss()?;
+    client.end_connect()?;
+    server.accept()?;
+    client.abort()?;
+    let outcome = watched.finish()?;
+
+    outcome.check_lifecycle("c:syn c:syn s:syn_ack c:handshake_ack c:rst")?;
+    outcome.check_retransmission("syn", "syn")?;
+    outcome.check_counter("syn_retransmits_total", "client", "TCPSynRetrans")?;
+    let handshakes: Vec<&Event> = outcome.report.of_kind("handshake").collect();
+    ensure!(
+        handshakes.len() == 1
+            && handshakes[0]["syn_retransmits"] == 1
+            && handshakes[0]["duration_us"].as_u64().is_some_and(|us| us >= 900_000),
+        "a handshake of a second or so with one retransmission expected: {handshakes:#?}"
+    );
+    Ok(())
+}
+
+fn lost_handshake_ack() -> Result<()> {
+    let wire = Wire::new()?;
+    let watched = Watched::start(&wire, Side::Server)?;
+    let mut server = Peer::spawn(&wire.server, "server")?;
+    let mut client = Peer::spawn(&wire.client, "client")?;
+    server.listen(wire.address(PORT))?;
+    wire.lose(Loss { way: Way::ToServer, flags: 0, data: false });
+    client.connect(wire.address(PORT))?;
+    wire.await_loss()?;
+    server.accept()?;
+    client.abort()?;
+    let outcome = watched.finish()?;
+
+    outcome.check_lifecycle("c:syn s:syn_ack s:syn_ack c:handshake_ack c:rst")?;
+    outcome.check_retransmission("syn_ack", "syn_ack")?;
+    outcome.check_counter("syn_retransmits_total", "server", "TCPSynRetrans")
+}
+
+fn lost_fin() -> Result<()> {
+    let wire = Wire::new()?;
+    let watched = Watched::start(&wire, Side::Client)?;
+    let (mut server, mut client) = connected_pair(&wire)?;
+    wire.lose(Loss { way: Way::ToServer, flags: FIN, data: false });
+    client.close()?;
+    wire.await_loss()?;
+    wire.client.await_state(PORT, "fin_wait2")?;
+    server.close()?;
+    let outcome = watched.finish()?;
+
+    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin c:fin s:fin_ack s:fin c:fin_ack")?;
+    outcome.check_retransmission("fin", "fin")
+}
+
+fn lost_data() -> Result<()> {
+    let wire = Wire::new()?;
+    let watched = Watched::start(&wire, Side::Client)?;
+    let (mut server, mut client) = connected_pair(&wire)?;
+    wire.lose(Loss { way: Way::ToServer, flags: 0, data: true });
+    client.send(10)?;
+    wire.await_loss()?;
+    server.read(10)?;
+    wire.client
+        .await_sockets(PORT, "the acknowledgement", |rows| rows.iter().all(|row| row.unacknowledged == 0))?;
+    client.abort()?;
+    let outcome = watched.finish()?;
+
+    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:rst")?;
+    let told: Vec<&Event> = outcome.report.of_kind("retransmit").collect();
+    ensure!(told.len() == 1 && told[0]["kind"] == "data", "one retransmission of data expected: {told:#?}");
+    outcome.check_counter("retransmits_total", "", "RetransSegs")
+}
+
+const PORT: u16 = 8899;
+
+fn connected_pair(wire: &Wire) -> Result<(Peer, Peer)> {
+    let mut server = Peer::spawn(&wire.server, "server")?;
+    let mut client = Peer::spawn(&wire.client, "client")?;
+    server.listen(wire.address(PORT))?;
+    client.connect(wire.address(PORT))?;
+    server.accept()?;
+    Ok((server, client))
+}
+
+/// At which end of the cable agent and tcpdump are.
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// A cable under observation.
+struct Watched<'a> {
+    wire: &'a Wire,
+    side: Side,
+    agent: Agent,
+    capture: Capture,
+}
+
+/// What the observation came to; segments are compared already.
+struct Outcome {
+    steps: Vec<Step>,
+    report: Report,
+    samples: Samples,
+    kernel: std::collections::BTreeMap<String, u64>,
+}
+
+impl<'a> Watched<'a> {
+    fn start(wire: &'a Wire, side: Side) -> Result<Self> {
+        let (namespace, beyond) = match side {
+            Side::Client => (&wire.client, SERVER),
+            Side::Server => (&wire.server, CLIENT),
+        };
+        let agent = Agent::start(Watch::Inside(namespace), &format!("--port {PORT}"))?;
+        let capture = Capture::start(namespace, DEVICE, beyond)?;
+        Ok(Self { wire, side, agent, capture })
+    }
+
+    fn finish(self) -> Result<Outcome> {
+        self.wire.await_rest(PORT)?;
+        let namespace: &Namespace = match self.side {
+            Side::Client => &self.wire.client,
+            Side::Server => &self.wire.server,
+        };
+        let steps = steps(&self.capture.finish()?);
+        // Before the scrape, which is TCP in this namespace too.
+        let kernel = namespace.tcp_counters()?;
+        let samples = samples(namespace)?;
+        let report = self.agent.stop()?;
+        compare(&steps, &report.events, Checksum::CompletedBetween)?;
+        Ok(Outcome { steps, report, samples, kernel })
+    }
+}
+
+impl Outcome {
+    fn check_lifecycle(&self, expected: &str) -> Result<()> {
+        let seen = lifecycles(&self.steps, PORT);
+        ensure!(seen == [expected], "the traffic is not as intended: {seen:?}");
+        Ok(())
+    }
+
+    /// The second segment of `step`, and only that, is marked; one `retransmit` event tells of it.
+    fn check_retransmission(&self, step: &str, kind: &str) -> Result<()> {
+        let marks: Vec<bool> = self
+            .report
+            .of_kind("segment")
+            .filter(|event| event["step"] == step)
+            .map(|event| event["retransmission"] == true)
+            .collect();
+        ensure!(marks.starts_with(&[false, true]), "marks of {step}: {marks:?}");
+        let told: Vec<&Event> = self.report.of_kind("retransmit").collect();
+        ensure!(
+            told.len() == 1 && told[0]["kind"] == kind,
+            "one retransmission of {kind} expected: {told:#?}"
+        );
+        Ok(())
+    }
+
+    /// One is counted, by the agent as by the kernel.
+    fn check_counter(&self, metric: &str, role: &str, kernel: &str) -> Result<()> {
+        let port = PORT.to_string();
+        let mut labels = vec![("port", port.as_str())];
+        if !role.is_empty() {
+            labels.push(("role", role));
+        }
+        let ours = self.samples.sum(metric, &labels)?;
+        let theirs = self.kernel.get(kernel).copied();
+        ensure!(ours == 1 && theirs == Some(1), "{metric} is {ours}, {kernel} is {theirs:?}");
+        Ok(())
+    }
+
+    /// Every state that was entered.
+    fn states(&self) -> String {
+        let states = self.report.of_kind("state").filter_map(|event| event["to"].as_str());
+        states.collect::<Vec<_>>().join(" ")
+    }
+}

@@ -1,0 +1,80 @@
+//! The kernel suite: the agent on a real kernel, in network namespaces of its own, against what `ss`, tcpdump, tshark, /proc
+//! and Prometheus say of the same traffic.
+//!
+//! Run it as root: `cargo test --test kernel`. A trial that cannot run on this machine is ignored and says why. With
+//! `KERNEL_SUITE_CAPTURE_ONLY=1` and the filter `tshark`, traffic and capture are tried without the agent; with
+//! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built.
+
+mod agent;
+mod capture;
+mod crossing;
+mod feed;
+mod interfaces;
+mod job;
+mod leftovers;
+mod lifetime;
+mod matrix;
+mod metrics;
+mod namespace;
+mod numbers;
+mod packet;
+mod peer;
+mod ports;
+mod processes;
+mod scrape;
+mod segments;
+mod selfcheck;
+mod sockets;
+mod stall;
+mod states;
+mod steps;
+mod topology;
+mod traffic;
+mod trial;
+mod usage;
+mod wire;
+
+use std::{env, process::ExitCode};
+
+use libtest_mimic::Arguments;
+
+/// How many trials run at a time: they wait more than they compute, and deadlines must hold on two cores.
+const TRIALS_AT_A_TIME: usize = 2;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let role = match words[..] {
+        [peer::PEER, namespace, comm] => peer::run(namespace, comm),
+        [peer::ECHO_CLIENT] => peer::echo_client(),
+        _ => return run_trials(),
+    };
+    match role {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_trials() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
+    let trials = [
+        selfcheck::trials(),
+        matrix::trials(),
+        numbers::trials(),
+        crossing::trials(),
+        states::trials(),
+        ports::trials(),
+        processes::trials(),
+        metrics::trials(),
+        stall::trials(),
+        interfaces::trials(),
+        lifetime::trials(),
+        leftovers::trials(),
+        usage::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+}

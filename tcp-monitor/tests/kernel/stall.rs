@@ -1,0 +1,81 @@
+//! The two ways out of the kernel do not mix: an agent that is stopped loses lines of its log, and no count.
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use rustix::process::Signal;
+
+use crate::{
+    agent::{Agent, Watch},
+    peer::Peer,
+    scrape::samples,
+    topology::{Network, Topology},
+    trial::{self, trial},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "an agent that was stopped for a while has counted all and says what it lost",
+            &[trial::AGENT],
+            stopped,
+        ),
+        trial("--bpf-stats tells what the kernel programs cost", &[trial::AGENT], cost),
+    ]
+}
+
+fn stopped() -> Result<()> {
+    let network = Network::new(Topology::LoopbackV4)?;
+    let agent = Agent::start(Watch::Inside(&network.server), &format!("--port {PORT} --ring-size 4096"))?;
+    agent.job.signal(Signal::STOP)?;
+    connect_often(&network)?;
+    let kernel = network.server.tcp_counters()?;
+    agent.job.signal(Signal::CONT)?;
+
+    let samples = samples(&network.server)?;
+    for role in ["server", "client"] {
+        let handshakes = samples.sum("handshakes_total", &[("role", role)])?;
+        ensure!(handshakes == CONNECTIONS, "{handshakes} handshakes of the {role}");
+    }
+    let resets = samples.sum("resets_total", &[("direction", "sent")])?;
+    ensure!(
+        Some(&resets) == kernel.get("OutRsts"),
+        "{resets} resets, the kernel: {:?}",
+        kernel.get("OutRsts")
+    );
+    let lost = samples.sum("events_lost_total", &[])?;
+    ensure!(lost > 0, "the ring buffer took it all");
+
+    let report = agent.stop()?;
+    let told: u64 = report.of_kind("lost").filter_map(|event| event["count"].as_u64()).sum();
+    ensure!(told == lost, "{told} of {lost} lost records are told of");
+    Ok(())
+}
+
+fn cost() -> Result<()> {
+    let network = Network::new(Topology::LoopbackV4)?;
+    let agent = Agent::start(Watch::Inside(&network.server), &format!("--port {PORT} --bpf-stats"))?;
+    connect_often(&network)?;
+    let samples = samples(&network.server)?;
+    for program in ["inet_sock_set_state", "tcp_monitor_egress"] {
+        let runs = samples.sum("bpf_runs_total", &[("program", program)])?;
+        ensure!(runs >= CONNECTIONS, "{program} ran {runs} times");
+    }
+    agent.stop()?;
+    Ok(())
+}
+
+fn connect_often(network: &Network) -> Result<()> {
+    let mut server = Peer::spawn(&network.server, "server")?;
+    let mut client = Peer::spawn(&network.client, "client")?;
+    server.listen(network.listen_address(PORT))?;
+    for _ in 0..CONNECTIONS {
+        client.connect(network.connect_address(PORT))?;
+        server.accept()?;
+        client.abort()?;
+        server.close()?;
+    }
+    network.await_rest(PORT)
+}
+
+const PORT: u16 = 8899;
+const CONNECTIONS: u64 = 20;

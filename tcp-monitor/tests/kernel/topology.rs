@@ -1,0 +1,111 @@
+//! The networks on which the same traffic is made: loopback or a veth pair, IPv4, IPv6 or IPv4 in an IPv6 socket.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use anyhow::Result;
+
+use crate::namespace::Namespace;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Topology {
+    LoopbackV4,
+    LoopbackV6,
+    LoopbackMapped,
+    VethV4,
+    VethV6,
+}
+
+impl Topology {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::LoopbackV4, Self::LoopbackV6, Self::LoopbackMapped, Self::VethV4, Self::VethV6];
+
+    /// As in the name of a trial.
+    pub(crate) fn phrase(self) -> &'static str {
+        match self {
+            Self::LoopbackV4 => "on IPv4 loopback",
+            Self::LoopbackV6 => "on IPv6 loopback",
+            Self::LoopbackMapped => "between IPv6 sockets that speak IPv4",
+            Self::VethV4 => "between two namespaces over IPv4",
+            Self::VethV6 => "between two namespaces over IPv6",
+        }
+    }
+}
+
+/// Where a client finds a server.
+pub(crate) struct Network {
+    pub(crate) client: Arc<Namespace>,
+    pub(crate) server: Arc<Namespace>,
+    /// Where packets of both directions pass, in the client's namespace.
+    pub(crate) interface: &'static str,
+    /// An IPv4 address that is reached through `interface`.
+    pub(crate) beyond: Ipv4Addr,
+    listen: IpAddr,
+    connect: IpAddr,
+}
+
+impl Network {
+    pub(crate) fn new(topology: Topology) -> Result<Self> {
+        match topology {
+            Topology::LoopbackV4 => Self::loopback(Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()),
+            Topology::LoopbackV6 => Self::loopback(Ipv6Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()),
+            Topology::LoopbackMapped => {
+                Self::loopback(Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.to_ipv6_mapped().into())
+            }
+            Topology::VethV4 => Self::veth(VETH_V4.into()),
+            Topology::VethV6 => Self::veth(VETH_V6.into()),
+        }
+    }
+
+    pub(crate) fn listen_address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.listen, port)
+    }
+
+    pub(crate) fn connect_address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.connect, port)
+    }
+
+    /// Awaits the end of all traffic on both sides.
+    pub(crate) fn await_rest(&self, port: u16) -> Result<()> {
+        self.client.await_rest(port)?;
+        self.server.await_rest(port)
+    }
+
+    fn loopback(listen: IpAddr, connect: IpAddr) -> Result<Self> {
+        let namespace = Arc::new(Namespace::new()?);
+        Ok(Self {
+            client: Arc::clone(&namespace),
+            server: namespace,
+            interface: "lo",
+            beyond: Ipv4Addr::LOCALHOST,
+            listen,
+            connect,
+        })
+    }
+
+    fn veth(server_address: IpAddr) -> Result<Self> {
+        let (client, server) = (Arc::new(Namespace::new()?), Arc::new(Namespace::new()?));
+        let (near, far) = ("veth-client", "veth-server");
+        client.ip(&format!("link add {near} type veth peer name {far} netns {}", server.name()))?;
+        for (namespace, name, host) in [(&client, near, 1), (&server, far, 2)] {
+            namespace.ip(&format!("addr add 192.0.2.{host}/24 dev {name}"))?;
+            namespace.ip(&format!("addr add 2001:db8::{host}/64 dev {name} nodad"))?;
+        }
+        client.ip(&format!("link set {near} up"))?;
+        server.ip(&format!("link set {far} up"))?;
+        Ok(Self {
+            client,
+            server,
+            interface: near,
+            beyond: VETH_V4,
+            listen: server_address,
+            connect: server_address,
+        })
+    }
+}
+
+/// The server's end; the addresses of RFC 5737 and RFC 3849 for documentation.
+const VETH_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const VETH_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);

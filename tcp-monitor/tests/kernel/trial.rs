@@ -1,0 +1,63 @@
+//! A trial, and what it needs of the machine; one that cannot run says why instead of passing.
+
+use std::{env, fs, path::Path};
+
+use anyhow::Result;
+use libtest_mimic::{Completion, Failed, Trial};
+
+/// Something a machine may lack.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Need {
+    /// The superuser: namespaces, and the agent's privileges.
+    Root,
+    /// `/sys/kernel/btf/vmlinux`, from which the agent takes its offsets.
+    Btf,
+    /// A program in the PATH.
+    Tool(&'static str),
+    /// A device file.
+    Device(&'static str),
+}
+
+/// What every trial that runs the agent needs.
+pub(crate) const AGENT: &[Need] = &[Need::Root, Need::Btf, Need::Tool("ip"), Need::Tool("ss")];
+/// And what one needs that compares with a capture.
+pub(crate) const CAPTURE: &[Need] = &[Need::Tool("tcpdump"), Need::Tool("tshark")];
+/// The devices of a [`Wire`](crate::wire::Wire).
+pub(crate) const WIRE: &[Need] = &[Need::Device("/dev/net/tun")];
+
+/// A trial that runs `body` if the machine has what it needs.
+pub(crate) fn trial(
+    name: impl Into<String>,
+    needs: &[&'static [Need]],
+    body: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Trial {
+    let needs = needs.concat();
+    Trial::ignorable_test(name, move || {
+        if let Some(lacking) = needs.iter().find_map(|need| need.lacking()) {
+            return Ok(Completion::ignored_with(lacking));
+        }
+        body().map_err(|error| Failed::from(format!("{error:#}")))?;
+        Ok(Completion::Completed)
+    })
+}
+
+impl Need {
+    /// What is missing, in words.
+    fn lacking(self) -> Option<String> {
+        match self {
+            Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
+            Self::Btf => lacking_file("/sys/kernel/btf/vmlinux"),
+            Self::Device(path) => lacking_file(path),
+            Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs {name} in the PATH")),
+        }
+    }
+}
+
+fn lacking_file(path: &str) -> Option<String> {
+    fs::exists(path).is_ok_and(|exists| !exists).then(|| format!("needs {path}"))
+}
+
+fn is_in_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())
+}

@@ -1,0 +1,236 @@
+//! A cable between two namespaces that a test can cut: two tun devices, and a thread that carries packets between them.
+//!
+//! It makes deterministic what is a matter of luck elsewhere: that two FINs cross, that one segment is lost.
+
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    ioctl::{Opcode, Setter, ioctl, opcode},
+};
+
+use crate::{feed::DEADLINE, namespace::Namespace};
+
+/// Two namespaces, `client` at 198.51.100.1 and `server` at 198.51.100.2 (RFC 5737), and the cable.
+pub(crate) struct Wire {
+    pub(crate) client: Arc<Namespace>,
+    pub(crate) server: Arc<Namespace>,
+    shared: Arc<Shared>,
+    stop: Arc<OwnedFd>,
+    carrier: Option<JoinHandle<()>>,
+}
+
+/// Name of the device in either namespace.
+pub(crate) const DEVICE: &str = "wire0";
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+/// Which way a packet travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    ToServer,
+    ToClient,
+}
+
+/// A segment that is to be lost: its way, whether it carries data and which of the flags SYN, FIN and RST.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Loss {
+    pub(crate) way: Way,
+    pub(crate) flags: u8,
+    pub(crate) data: bool,
+}
+
+#[derive(Default)]
+struct State {
+    holding: bool,
+    held: VecDeque<(Way, Vec<u8>)>,
+    loss: Option<Loss>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The devices: the client's, the server's.
+    devices: [File; 2],
+}
+
+impl Wire {
+    pub(crate) fn new() -> Result<Self> {
+        let (client, server) = (Arc::new(Namespace::new()?), Arc::new(Namespace::new()?));
+        let devices = [tun(&client, CLIENT, SERVER)?, tun(&server, SERVER, CLIENT)?];
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), devices });
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let carrier = thread::spawn({
+            let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
+            move || shared.carry(&stop)
+        });
+        Ok(Self { client, server, shared, stop, carrier: Some(carrier) })
+    }
+
+    pub(crate) fn address(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(SERVER), port)
+    }
+
+    /// From now on, nothing arrives.
+    pub(crate) fn hold(&self) {
+        self.shared.lock().holding = true;
+    }
+
+    /// Delivers what was held, and everything from now on.
+    pub(crate) fn release(&self) {
+        let mut state = self.shared.lock();
+        state.holding = false;
+        while let Some((way, packet)) = state.held.pop_front() {
+            self.shared.deliver(way, &packet);
+        }
+    }
+
+    /// The next segment that is like this is lost.
+    pub(crate) fn lose(&self, loss: Loss) {
+        self.shared.lock().loss = Some(loss);
+    }
+
+    /// Awaits the loss that was asked for.
+    pub(crate) fn await_loss(&self) -> Result<()> {
+        let waiting = self
+            .shared
+            .changed
+            .wait_timeout_while(self.shared.lock(), DEADLINE, |state| state.loss.is_some());
+        let (state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+        ensure!(state.loss.is_none(), "no segment came that was like {:?}", state.loss);
+        Ok(())
+    }
+
+    /// Nothing but TIME_WAIT is left at either end.
+    pub(crate) fn await_rest(&self, port: u16) -> Result<()> {
+        self.client.await_rest(port)?;
+        self.server.await_rest(port)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        if let Some(carrier) = self.carrier.take() {
+            let _ = carrier.join();
+        }
+    }
+}
+
+impl Shared {
+    fn carry(&self, stop: &OwnedFd) {
+        let [client, server] = &self.devices;
+        let mut packet = vec![0; 1 << 16];
+        loop {
+            let mut ready = [
+                PollFd::new(stop, PollFlags::IN),
+                PollFd::new(client, PollFlags::IN),
+                PollFd::new(server, PollFlags::IN),
+            ];
+            if poll(&mut ready, None).is_err() || !ready[0].revents().is_empty() {
+                return;
+            }
+            let from_client = ready[1].revents().contains(PollFlags::IN);
+            let from_server = ready[2].revents().contains(PollFlags::IN);
+            for (is_ready, mut device, way) in
+                [(from_client, client, Way::ToServer), (from_server, server, Way::ToClient)]
+            {
+                if is_ready && let Ok(count) = device.read(&mut packet) {
+                    self.pass(way, &packet[..count]);
+                }
+            }
+        }
+    }
+
+    fn pass(&self, way: Way, packet: &[u8]) {
+        let mut state = self.lock();
+        if state.loss.is_some_and(|loss| loss.is_of(way, packet)) {
+            state.loss = None;
+            self.changed.notify_all();
+        } else if state.holding {
+            state.held.push_back((way, packet.to_vec()));
+        } else {
+            self.deliver(way, packet);
+        }
+    }
+
+    fn deliver(&self, way: Way, packet: &[u8]) {
+        let [client, server] = &self.devices;
+        let mut device = match way {
+            Way::ToServer => server,
+            Way::ToClient => client,
+        };
+        // A device that is down loses the packet, as a cable would.
+        let _ = device.write(packet);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Loss {
+    fn is_of(self, way: Way, packet: &[u8]) -> bool {
+        tcp_of(packet).is_some_and(|(flags, len)| {
+            way == self.way && flags & CONTROLS == self.flags && (len > 0) == self.data
+        })
+    }
+}
+
+/// Flags and payload length of an IPv4 packet that carries TCP.
+fn tcp_of(packet: &[u8]) -> Option<(u8, usize)> {
+    if packet.first()? >> 4 != 4 || *packet.get(9)? != IPPROTO_TCP {
+        return None;
+    }
+    let segment = packet.get(usize::from(packet[0] & 0xf) * 4..)?;
+    let header = usize::from(segment.get(12)? >> 4) * 4;
+    Some((*segment.get(13)?, segment.len().checked_sub(header)?))
+}
+
+const IPPROTO_TCP: u8 = 6;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 1 << 1;
+const RST: u8 = 1 << 2;
+const CONTROLS: u8 = FIN | SYN | RST;
+
+/// Makes a tun device in `namespace`; it is there as long as the file is open.
+fn tun(namespace: &Namespace, local: Ipv4Addr, remote: Ipv4Addr) -> Result<File> {
+    let file = namespace.enter(|| {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")
+            .context("cannot open /dev/net/tun")?;
+        let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TUN | IFF_NO_PI, rest: [0; 22] };
+        request.name[..DEVICE.len()].copy_from_slice(DEVICE.as_bytes());
+        // SAFETY: TUNSETIFF reads a `struct ifreq`, which `InterfaceRequest` is laid out like.
+        unsafe { ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request)) }
+            .context("TUNSETIFF failed")?;
+        Ok(file)
+    })?;
+    namespace.ip(&format!("addr add {local} peer {remote} dev {DEVICE}"))?;
+    namespace.ip(&format!("link set {DEVICE} up"))?;
+    Ok(file)
+}
+
+/// `struct ifreq` (linux/if.h), with the flags of its union.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// From linux/if_tun.h.
+const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+const IFF_TUN: u16 = 0x0001;
+const IFF_NO_PI: u16 = 0x1000;
