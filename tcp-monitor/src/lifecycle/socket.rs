@@ -38,8 +38,8 @@ pub(super) struct Socket {
     peer_closed: bool,
     /// Our FIN was acknowledged.
     fin_acked: bool,
-    /// Time spent in each state, in the order of [`TcpState::ALL`].
-    spent: [Duration; TcpState::ALL.len()],
+    /// Nanoseconds spent in each state, in the order of [`TcpState::ALL`].
+    spent: [u64; TcpState::ALL.len()],
 }
 
 impl Socket {
@@ -61,7 +61,7 @@ impl Socket {
             tcp: None,
             peer_closed: false,
             fin_acked: false,
-            spent: [Duration::ZERO; TcpState::ALL.len()],
+            spent: [0; TcpState::ALL.len()],
         };
         socket.learn(input);
         socket
@@ -93,7 +93,10 @@ impl Socket {
     ) -> StateChange {
         // Where a record was lost, `from` is not the state known here, and the time spent in it neither.
         let spent = self.since.filter(|_| self.state == from).map(|since| time.since(since));
-        self.spent[index(from)] += spent.unwrap_or_default();
+        if let Some(spent) = spent {
+            let total = Duration::from_nanos(self.spent[index(from)]).saturating_add(spent);
+            self.spent[index(from)] = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+        }
         self.state = to;
         self.since = Some(time);
         self.fin_acked |= self.proves_fin_acked(from, to);
@@ -163,7 +166,8 @@ impl Socket {
 
     /// The end of its connection.
     pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
-        let states = TcpState::ALL.into_iter().map(|state| (state, self.spent[index(state)]));
+        let spent_in = |state| (state, Duration::from_nanos(self.spent[index(state)]));
+        let states = TcpState::ALL.into_iter().map(spent_in);
         Closed {
             time,
             local: self.local,
