@@ -1,0 +1,36 @@
+#!/bin/busybox sh
+# The first and only process of a machine of `cargo xtask vm-test`: runs the agent while connections are made, and
+# reports on the second serial port, in sections.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+stty -F /dev/ttyS1 raw
+exec </dev/null >/dev/ttyS1 2>&1
+
+depmod
+ip link set lo up
+
+tcp-monitor --port 8899 --output json --listen 127.0.0.1:9899 >/events 2>/agent &
+agent=$!
+until grep -q '^attached:' /agent || ! kill -0 $agent; do usleep 100000; done
+echo '== modules attached'
+cut -d ' ' -f 1,3 /proc/modules
+echo '== traffic'
+xtask vm-traffic 127.0.0.1:8899
+echo '== metrics'
+wget -q -O - http://127.0.0.1:9899/metrics
+kill -INT $agent
+wait $agent
+echo '== exit code'
+echo $?
+echo '== modules detached'
+cut -d ' ' -f 1,3 /proc/modules
+echo '== agent'
+cat /agent
+echo '== events'
+cat /events
+echo '== end'
+sync
+poweroff -f
