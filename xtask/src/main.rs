@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build_ebpf;
 mod debug_info;
 mod process;
@@ -33,6 +34,8 @@ enum Command {
     BuildEbpf(build_ebpf::Arguments),
     /// Runs every test, the kernel suite as root.
     Test(test::Arguments),
+    /// Measures what the kernel programs cost, as root.
+    Bench(bench::Arguments),
     /// Tries the agent under other kernels, in virtual machines.
     VmTest(vm_test::Arguments),
     /// Makes the connections of `vm-test`, inside the machine.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Command::Test(_) => test::run(),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::VmTraffic(arguments) => vm_test::traffic::run(&arguments),
         Command::RunTest(arguments) => test::run_binary(&arguments),

@@ -84,6 +84,10 @@ impl Flows {
                 *flow = Flow::default();
             }
             flow.ends[local].state = Some(state).filter(|state| *state != TcpState::Close);
+            if flow.ends.iter().all(|end| end.state.is_none()) {
+                // Only stragglers are to come.
+                self.table.touch(&key, now - IDLE + CLOSED);
+            }
         }
     }
 
@@ -182,5 +186,8 @@ impl End {
     }
 }
 
-/// Longer than a TIME_WAIT, and than the longest pause between two SYNs that a kernel sends again by default (64 s).
-const IDLE: Duration = Duration::from_secs(120);
+/// How long a flow without a socket here is kept: longer than the longest pause between two SYNs that a kernel sends again
+/// by default (64 s).
+const IDLE: Duration = Duration::from_secs(70);
+/// How long it is kept after its sockets here are closed.
+const CLOSED: Duration = Duration::from_secs(5);

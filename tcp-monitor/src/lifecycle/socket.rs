@@ -33,13 +33,15 @@ pub(super) struct Socket {
     /// The connection was established before it was first met.
     partial: bool,
     process: Option<Process>,
+    /// Who made the call that the latest input tells of.
+    caller: Option<Process>,
     /// As the kernel last told.
     tcp: Option<TcpSock>,
     peer_closed: bool,
     /// Our FIN was acknowledged.
     fin_acked: bool,
-    /// Time spent in each state, in the order of [`TcpState::ALL`].
-    spent: [Duration; TcpState::ALL.len()],
+    /// Nanoseconds spent in each state, in the order of [`TcpState::ALL`].
+    spent: [u64; TcpState::ALL.len()],
 }
 
 impl Socket {
@@ -58,10 +60,11 @@ impl Socket {
             established: None,
             partial: is_synchronized(from),
             process: None,
+            caller: None,
             tcp: None,
             peer_closed: false,
             fin_acked: false,
-            spent: [Duration::ZERO; TcpState::ALL.len()],
+            spent: [0; TcpState::ALL.len()],
         };
         socket.learn(input);
         socket
@@ -78,6 +81,7 @@ impl Socket {
         if input.cookie != 0 {
             self.cookie = input.cookie;
         }
+        self.caller = input.process;
         self.process = input.process.or(self.process);
         self.tcp = input.tcp.or(self.tcp);
         self.peer_closed |= input.peer_closed;
@@ -93,7 +97,10 @@ impl Socket {
     ) -> StateChange {
         // Where a record was lost, `from` is not the state known here, and the time spent in it neither.
         let spent = self.since.filter(|_| self.state == from).map(|since| time.since(since));
-        self.spent[index(from)] += spent.unwrap_or_default();
+        if let Some(spent) = spent {
+            let total = Duration::from_nanos(self.spent[index(from)]).saturating_add(spent);
+            self.spent[index(from)] = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+        }
         self.state = to;
         self.since = Some(time);
         self.fin_acked |= self.proves_fin_acked(from, to);
@@ -119,7 +126,7 @@ impl Socket {
             evidence,
             cookie: self.cookie,
             netns: self.netns,
-            process: self.process,
+            process: self.caller.take(),
             spent,
         }
     }
@@ -163,7 +170,8 @@ impl Socket {
 
     /// The end of its connection.
     pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
-        let states = TcpState::ALL.into_iter().map(|state| (state, self.spent[index(state)]));
+        let spent_in = |state| (state, Duration::from_nanos(self.spent[index(state)]));
+        let states = TcpState::ALL.into_iter().map(spent_in);
         Closed {
             time,
             local: self.local,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::time::Duration;
 
 use super::time::Time;
 
@@ -45,10 +46,14 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
     /// The value of `key`, used now.
     pub(super) fn touch(&mut self, key: &K, now: Time) -> Option<&mut V> {
         let entry = self.entries.get_mut(key)?;
-        self.by_use.remove(&entry.used);
-        self.uses += 1;
-        entry.used = (now, self.uses);
-        self.by_use.insert(entry.used, *key);
+        // Most uses follow others closely, and the order matters in the long run only.
+        let (used, _) = entry.used;
+        if now < used || now.since(used) >= ORDERED_TO {
+            self.by_use.remove(&entry.used);
+            self.uses += 1;
+            entry.used = (now, self.uses);
+            self.by_use.insert(entry.used, *key);
+        }
         Some(&mut entry.value)
     }
 
@@ -81,13 +86,16 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
     }
 }
 
+/// Uses that follow each other within this time may count as one.
+const ORDERED_TO: Duration = Duration::from_secs(1);
+
 #[cfg(test)]
 mod tests {
     use super::{Table, Time};
 
     #[test]
     fn a_full_table_lets_go_of_the_entry_unused_for_longest() {
-        let at = Time::from_unix_nanos;
+        let at = |seconds: u64| Time::from_unix_nanos(seconds * 1_000_000_000);
         let mut table = Table::new(2);
         assert_eq!(table.insert('a', 1, at(1)), None);
         assert_eq!(table.insert('b', 2, at(2)), None);

@@ -1,17 +1,18 @@
 //! TIME_WAIT minisockets, which the kernel reports nothing of: each stands in for a connection that is closed here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::socket::Socket;
-use super::table::Table;
 use super::time::Time;
 
 /// The minisockets of every network namespace. No two have the same addresses, as in the kernel.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    table: Table<Addresses, Minisocket>,
+    limit: usize,
+    minisockets: HashMap<Addresses, Minisocket>,
+    evicted: u64,
     deadlines: BTreeSet<(Time, Addresses)>,
 }
 
@@ -69,32 +70,35 @@ impl Minisocket {
 
 impl Waiting {
     pub(super) fn new(limit: usize) -> Self {
-        Self { table: Table::new(limit), deadlines: BTreeSet::new() }
+        Self { limit, minisockets: HashMap::new(), evicted: 0, deadlines: BTreeSet::new() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.table.len()
+        self.minisockets.len()
     }
 
+    /// How many had to go because there were too many.
     pub(super) fn evicted(&self) -> u64 {
-        self.table.evicted()
+        self.evicted
     }
 
     pub(super) fn get(&self, key: &Addresses) -> Option<&Minisocket> {
-        self.table.get(key)
+        self.minisockets.get(key)
     }
 
-    /// Adds a minisocket. Returns the addresses of the one that had to go for it, if there were too many.
-    pub(super) fn insert(&mut self, key: Addresses, minisocket: Minisocket, now: Time) -> Option<Addresses> {
+    /// Adds a minisocket. Returns the one that had to go for it, if there were too many: the next to end.
+    pub(super) fn insert(&mut self, minisocket: Minisocket) -> Option<Minisocket> {
+        let key = minisocket.socket.addresses();
         self.remove(&key);
+        let evicted = if self.minisockets.len() >= self.limit { self.pop_first() } else { None };
+        self.evicted += u64::from(evicted.is_some());
         self.deadlines.insert((minisocket.deadline, key));
-        let (evicted, minisocket) = self.table.insert(key, minisocket, now)?;
-        self.deadlines.remove(&(minisocket.deadline, evicted));
-        Some(evicted)
+        self.minisockets.insert(key, minisocket);
+        evicted
     }
 
     pub(super) fn remove(&mut self, key: &Addresses) -> Option<Minisocket> {
-        let minisocket = self.table.remove(key)?;
+        let minisocket = self.minisockets.remove(key)?;
         self.deadlines.remove(&(minisocket.deadline, *key));
         Some(minisocket)
     }
@@ -105,8 +109,12 @@ impl Waiting {
 
     /// Takes the minisocket that the kernel dropped first, of those it dropped until `now`.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<Minisocket> {
-        let (_, key) = *self.deadlines.first().filter(|(deadline, _)| *deadline <= now)?;
-        self.remove(&key)
+        if self.next_deadline()? <= now { self.pop_first() } else { None }
+    }
+
+    fn pop_first(&mut self) -> Option<Minisocket> {
+        let (_, key) = self.deadlines.pop_first()?;
+        self.minisockets.remove(&key)
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) struct Capture {
     namespace: Arc<Namespace>,
     beyond: Ipv4Addr,
     job: Job,
+    messages: Feed<String>,
     written: Arc<Written>,
 }
 
@@ -33,7 +34,19 @@ impl Capture {
         let mut job = Job::spawn(
             namespace
                 .command("tcpdump")
-                .args(["-i", interface, "-n", "-s", "0", "-U", "--immediate-mode", "-w", "-"])
+                .args([
+                    "-i",
+                    interface,
+                    "-n",
+                    "-s",
+                    SNAPLEN,
+                    "-B",
+                    BUFFER_KIB,
+                    "-U",
+                    "--immediate-mode",
+                    "-w",
+                    "-",
+                ])
                 .arg(format!("tcp or (udp and dst port {MARKER_PORT})"))
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped()),
@@ -43,7 +56,7 @@ impl Capture {
         messages.wait_for("tcpdump to listen", |lines| {
             lines.iter().find(|line| line.contains("listening on")).map(|_| ())
         })?;
-        Ok(Self { namespace: Arc::clone(namespace), beyond, job, written })
+        Ok(Self { namespace: Arc::clone(namespace), beyond, job, messages, written })
     }
 
     /// The TCP packets that passed until now.
@@ -60,6 +73,11 @@ impl Capture {
         let bytes = self.written.await_marker()?;
         self.job.signal(Signal::INT)?;
         self.job.wait()?;
+        let messages = self.messages.to_end()?;
+        ensure!(
+            messages.iter().any(|line| line.starts_with("0 packets dropped by kernel")),
+            "the capture has a gap: {messages:?}"
+        );
 
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("capture.pcap");
@@ -113,6 +131,10 @@ impl Written {
     }
 }
 
+/// All headers, and no more: each slot of tcpdump's buffer is that large.
+const SNAPLEN: &str = "512";
+/// Room for some 8,000 packets.
+const BUFFER_KIB: &str = "4096";
 const MARKER: &[u8] = b"the capture ends here";
 /// The discard service.
 const MARKER_PORT: u16 = 9;

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    env,
+    env, process,
     sync::atomic::{AtomicU16, Ordering},
 };
 
@@ -73,10 +73,13 @@ fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
     Ok(())
 }
 
-/// A port that no other trial uses, below the ephemeral ones.
+/// A port, below the ephemeral ones, that no other trial uses, nor those of another run of the suite on this machine.
 pub(crate) fn unique_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(21000);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    const PORTS_A_RUN: u32 = 16;
+    let run = process::id() % 700;
+    let taken = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS_A_RUN;
+    20_000 + (run * PORTS_A_RUN + taken) as u16
 }
 
 /// A RST is told once by the socket that sent it and once by the one that received it.

@@ -63,9 +63,12 @@ impl Script {
     }
 }
 
+/// The point `ms` milliseconds into the script.
 pub(super) fn at(ms: u64) -> Time {
-    Time::from_unix_nanos(ms * 1_000_000)
+    START + Duration::from_millis(ms)
 }
+
+const START: Time = Time::from_unix_nanos(1_767_268_801_000_000_000);
 
 pub(super) fn client_addr() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 5], 51920))
@@ -211,7 +214,7 @@ pub(super) fn handshake_ack(ms: u64) -> SegmentInput {
 }
 
 pub(super) fn describe(event: &Event) -> String {
-    let ms = event.time().as_unix_nanos() / 1_000_000;
+    let ms = event.time().since(START).as_millis();
     match event {
         Event::Segment(segment) => {
             let relative = |number: Option<u32>| number.map_or("?".into(), |n| format!("+{n}"));

@@ -137,10 +137,10 @@ fn idle_flows_without_a_socket_are_forgotten() {
     let mut script = Script::new();
     script.segment(syn(0));
     script.segment(syn_ack(1));
-    script.wait_until(120_001);
+    script.wait_until(70_001);
     script.events();
-    script.segment(from_client(120_002, Flags::RST, 1, 0));
-    assert_eq!(script.segments(), ["120002 10.0.0.5:51920 rst ? ?"]);
-    script.wait_until(240_002);
+    script.segment(from_client(70_002, Flags::RST, 1, 0));
+    assert_eq!(script.segments(), ["70002 10.0.0.5:51920 rst ? ?"]);
+    script.wait_until(140_002);
     assert_eq!(script.tracker().next_deadline(), None);
 }

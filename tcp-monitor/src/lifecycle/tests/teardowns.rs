@@ -298,3 +298,15 @@ fn addresses_of_an_end_whose_close_was_lost_start_anew() {
     // Nothing is counted from the old start.
     assert_eq!(script.segments().last().map(String::as_str), Some("5003 10.0.0.5:51920 rst ? ?"));
 }
+
+#[test]
+fn a_closed_connection_is_forgotten_but_for_stragglers() {
+    let mut script = established();
+    script.socket(server(10, Established, Close).with_err(104));
+    script.segment(from_server(11, Flags::RST, 101, 0));
+    assert_eq!(script.segments(), ["11 10.0.0.9:8899 rst +101 ?"]);
+    let mut script = established();
+    script.socket(server(10, Established, Close).with_err(104));
+    script.wait_until(5_010);
+    assert_eq!((script.tracker().next_deadline(), script.tracker().sockets()), (None, 0));
+}

@@ -32,10 +32,9 @@ impl Tracker {
     }
 
     pub(super) fn add_waiting(&mut self, minisocket: Minisocket, now: Time) {
-        let key = minisocket.socket.addresses();
-        if let Some(evicted) = self.waiting.insert(key, minisocket, now) {
-            let closed = TcpState::Close;
-            self.flows.set_state(evicted.netns, evicted.local, evicted.remote, closed, now);
+        if let Some(evicted) = self.waiting.insert(minisocket) {
+            let Addresses { netns, local, remote } = evicted.socket.addresses();
+            self.flows.set_state(netns, local, remote, TcpState::Close, now);
         }
     }
 

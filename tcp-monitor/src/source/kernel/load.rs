@@ -151,7 +151,7 @@ const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = 4;
 
 /// The kernel programs, compiled.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TCP_MONITOR_BPF_OBJECT_PATH"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TCP_MONITOR_BPF_OBJECT_PATH"));
 
 #[cfg(test)]
 mod tests {

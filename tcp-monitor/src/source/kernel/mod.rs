@@ -45,6 +45,7 @@ pub use self::{
     counters::{CounterError, Counters},
     error::KernelError,
     interfaces::InterfaceTable,
+    load::OBJECT,
     netns::NetnsSelection,
     privilege::MissingPrivilege,
     ring::{Batch, ReadError, Ready, RecordReader},
