@@ -13,16 +13,20 @@ depmod
 ip link set lo up
 
 start_agent() {
-    tcp-monitor --port 8899 --output json --listen 127.0.0.1:9899 >/events 2>/agent &
+    # What an earlier agent said is not to be taken for what this one says.
+    : >/agent
+    tcp-monitor --output json --listen 127.0.0.1:9899 "$@" >/events 2>/agent &
     agent=$!
     until grep -q '^attached:' /agent || ! kill -0 $agent; do usleep 100000; done
 }
 
 # Where there is no TCX, an agent that is killed leaves its classifiers behind. The next has to remove them.
-start_agent
+start_agent --kernel-log --bpf-stats
 kill -KILL $agent
 wait $agent
-start_agent
+echo '== killed agent'
+cat /agent
+start_agent --port 8899
 echo '== modules attached'
 cut -d ' ' -f 1,3 /proc/modules
 echo '== traffic'
