@@ -27,8 +27,6 @@ wait $agent
 echo '== killed agent'
 cat /agent
 start_agent --port 8899
-echo '== modules attached'
-cut -d ' ' -f 1,3 /proc/modules
 echo '== traffic'
 xtask vm-traffic 127.0.0.1:8899
 echo '== metrics'
@@ -38,7 +36,7 @@ wait $agent
 code=$?
 echo '== exit code'
 echo $code
-echo '== modules detached'
+echo '== modules after'
 cut -d ' ' -f 1,3 /proc/modules
 echo '== agent'
 cat /agent

@@ -170,7 +170,7 @@ impl<'a> Report<'a> {
 
     /// Modules of classifiers that are in use after the agent ended.
     fn classifiers(&self) -> Vec<&'a str> {
-        let mut modules = self.lines("modules detached").to_vec();
+        let mut modules = self.lines("modules after").to_vec();
         modules.retain(|line| line.starts_with("cls_bpf ") && !line.ends_with(" 0"));
         modules
     }
