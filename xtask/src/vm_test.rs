@@ -60,7 +60,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     if failed.is_empty() {
-        println!("{} kernels passed", kernels.len());
+        println!("passed on every kernel: {}", kernels.len());
         return Ok(ExitCode::SUCCESS);
     }
     println!("{} of {} kernels failed: {}", failed.len(), kernels.len(), failed.join(", "));

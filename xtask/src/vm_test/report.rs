@@ -41,11 +41,8 @@ impl<'a> Report<'a> {
                 self.sections.contains_key("end"),
                 self.sections.keys().collect::<Vec<_>>(),
             ),
-            holds(
-                "the agent attached five tracepoints and the classifiers of lo",
-                self.lines("agent").iter().any(|line| line.starts_with(ATTACHED)),
-                self.lines("agent"),
-            ),
+            self.attaches("the agent attaches with diagnostics, for every port", "killed agent"),
+            self.attaches("the agent attaches five tracepoints and the classifiers of lo", "agent"),
             equal("the connections went as planned", &["refused", "orderly", "aborted"], &self.traffic()),
         ];
         checks.extend(self.event_checks());
@@ -60,6 +57,11 @@ impl<'a> Report<'a> {
             equal("no classifier was left behind", &[] as &[&str], &self.classifiers()),
         ]);
         checks
+    }
+
+    fn attaches(&self, claim: &'static str, section: &str) -> Check {
+        let lines = self.lines(section);
+        holds(claim, lines.iter().any(|line| line.starts_with(ATTACHED)), lines)
     }
 
     fn event_checks(&self) -> Vec<Check> {
@@ -168,7 +170,7 @@ impl<'a> Report<'a> {
 
     /// Modules of classifiers that are in use after the agent ended.
     fn classifiers(&self) -> Vec<&'a str> {
-        let mut modules = self.lines("modules detached").to_vec();
+        let mut modules = self.lines("modules after").to_vec();
         modules.retain(|line| line.starts_with("cls_bpf ") && !line.ends_with(" 0"));
         modules
     }
