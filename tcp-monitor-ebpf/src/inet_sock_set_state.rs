@@ -52,7 +52,7 @@ fn transition(ctx: &BtfTracePointContext, sock: Socket, old: TcpState, new: TcpS
     }
     let full = FullSocket::of(sock)?;
     let role = role(full, old, new);
-    if let Some(counters) = watched.counters(role) {
+    if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.
         unsafe { count(counters, full, role, old, new) };
     } else {
