@@ -64,10 +64,22 @@ impl HandshakeFailure {
             _ => Self::Other,
         }
     }
+
+    /// The reason that `sk_err` of an accepted socket leaving SYN_RECV for CLOSE stands for.
+    #[must_use]
+    pub const fn of_server(sk_err: u32) -> Self {
+        match sk_err {
+            0 | ECONNABORTED => Self::Aborted,
+            ECONNRESET => Self::Reset,
+            ETIMEDOUT => Self::TimedOut,
+            _ => Self::Other,
+        }
+    }
 }
 
 const ENETUNREACH: u32 = 101;
 const ECONNABORTED: u32 = 103;
+const ECONNRESET: u32 = 104;
 const ETIMEDOUT: u32 = 110;
 const ECONNREFUSED: u32 = 111;
 const EHOSTUNREACH: u32 = 113;

@@ -23,7 +23,6 @@ use crate::{
 #[map]
 static CLOSED: Array<ClosedTable> = Array::with_max_entries(1, 0);
 
-const ECONNRESET: u32 = 104;
 /// Low bits of a word, which hold the state.
 const STATE_BITS: u64 = 0xf;
 
@@ -53,7 +52,7 @@ fn transition(ctx: &BtfTracePointContext, sock: Socket, old: TcpState, new: TcpS
     }
     let full = FullSocket::of(sock)?;
     let role = role(full, old, new);
-    if let Some(counters) = watched.counters(role) {
+    if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.
         unsafe { count(counters, full, role, old, new) };
     } else {
@@ -114,10 +113,9 @@ unsafe fn count(counters: *mut PortCounters, full: FullSocket, role: Role, old: 
                 count_failure(counters, Role::Client, reason);
             }
             (TcpState::SynRecv, TcpState::Close) => {
-                let reason = match full.error() {
-                    ECONNRESET => HandshakeFailure::Reset,
-                    0 => HandshakeFailure::Aborted,
-                    _ => HandshakeFailure::Other,
+                let reason = match role {
+                    Role::Server => HandshakeFailure::of_server(full.error()),
+                    Role::Client => HandshakeFailure::of_client(full.error()),
                 };
                 count_failure(counters, role, reason);
             }

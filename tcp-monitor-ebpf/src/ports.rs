@@ -56,12 +56,14 @@ pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
 impl Watched {
     /// The counters of the service port: the port of the end that listens.
     ///
-    /// If only one port is watched it is that one; else the role tells.
+    /// If only one port is watched it is that one; else the role tells. Where nobody knows the role, it is the port
+    /// that is counted by itself.
     #[inline(always)]
-    pub(crate) fn counters(self, role: Role) -> Option<*mut PortCounters> {
+    pub(crate) fn counters(self, role: Option<Role>) -> Option<*mut PortCounters> {
         let remote = match role {
-            Role::Server => self.local_slot == slot::UNWATCHED,
-            Role::Client => self.remote_slot != slot::UNWATCHED,
+            Some(Role::Server) => self.local_slot == slot::UNWATCHED,
+            Some(Role::Client) => self.remote_slot != slot::UNWATCHED,
+            None => self.local_slot <= slot::OTHER && self.remote_slot != slot::UNWATCHED,
         };
         let (port, slot) =
             if remote { (self.remote, self.remote_slot) } else { (self.local, self.local_slot) };

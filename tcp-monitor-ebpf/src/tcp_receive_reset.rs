@@ -37,7 +37,7 @@ fn reset(sock: Socket) -> Option<()> {
     }
     let role = full.role();
     let phase = phase(state);
-    if let Some(counters) = watched.counters(role) {
+    if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.
         unsafe { add(element::<_, 7, PHASES>(&raw mut (*counters).resets_received, phase as usize), 1) };
     }

@@ -37,7 +37,7 @@ fn retransmit(sock: Socket, skb: KernelPtr) -> Option<()> {
         skb.load::<u8>(layout!(skb_gso_segs)),
         skb.load::<u8>(layout!(skb_gso_segs) + 1),
     ]);
-    if let Some(counters) = watched.counters(role) {
+    if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.
         unsafe {
             if tcp_flags & SYN != 0 {

@@ -30,7 +30,7 @@ fn retransmit(listener: Socket, request: Socket) -> Option<()> {
     if !namespace_wanted(netns) {
         return None;
     }
-    if let Some(counters) = watched.counters(Role::Server) {
+    if let Some(counters) = watched.counters(Some(Role::Server)) {
         // SAFETY: the map's own value; the role is within the array.
         unsafe { add(&raw mut (*counters).syn_retransmits[Role::Server as usize], 1) };
     }

@@ -97,7 +97,7 @@ fn from_socket(
     if !namespace_wanted(netns) {
         return None;
     }
-    let role = full.map_or(Role::Server, FullSocket::role);
+    let role = full.map(FullSocket::role);
     count(watched, role, phase, reason);
     if !records::wanted() {
         return None;
@@ -111,7 +111,7 @@ fn from_socket(
     record.local_port = local_port;
     record.old_state = state as u8;
     record.new_state = state as u8;
-    record.role = role as u8;
+    record.role = role.unwrap_or(Role::Server) as u8;
     record.reason = reason;
     record.phase = phase as u8;
     record.flags |= flags::SENT;
@@ -139,7 +139,7 @@ fn from_packet(skb: KernelPtr, listener: Option<Socket>, phase: ResetPhase, reas
     if !namespace_wanted(netns) {
         return None;
     }
-    count(watched, Role::Server, phase, reason);
+    count(watched, listener.map(|_| Role::Server), phase, reason);
     if !records::wanted() {
         return None;
     }
@@ -159,7 +159,7 @@ fn from_packet(skb: KernelPtr, listener: Option<Socket>, phase: ResetPhase, reas
 }
 
 #[inline(always)]
-fn count(watched: Watched, role: Role, phase: ResetPhase, reason: u8) {
+fn count(watched: Watched, role: Option<Role>, phase: ResetPhase, reason: u8) {
     let reason = (reason as usize).min(RESET_REASON_UNKNOWN);
     if let Some(counters) = watched.counters(role) {
         // SAFETY: the map's own value.

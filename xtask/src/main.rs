@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 mod bench;
@@ -13,6 +13,7 @@ mod process;
 mod setup;
 mod test;
 mod toolchain;
+mod vm_test;
 
 #[path = "../../tcp-monitor/bpf/manifest.rs"]
 mod manifest;
@@ -35,6 +36,11 @@ enum Command {
     Test(test::Arguments),
     /// Measures what the kernel programs cost, as root.
     Bench(bench::Arguments),
+    /// Tries the agent under other kernels, in virtual machines.
+    VmTest(vm_test::Arguments),
+    /// Makes the connections of `vm-test`, inside the machine.
+    #[command(hide = true)]
+    VmTraffic(vm_test::traffic::Arguments),
     /// Runs one test binary for `test`.
     #[command(hide = true)]
     RunTest(test::RunArguments),
@@ -46,6 +52,8 @@ fn main() -> ExitCode {
         Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Command::Test(_) => test::run(),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::VmTest(arguments) => vm_test::run(&arguments),
+        Command::VmTraffic(arguments) => vm_test::traffic::run(&arguments),
         Command::RunTest(arguments) => test::run_binary(&arguments),
     };
     result.unwrap_or_else(|error| {
@@ -66,4 +74,14 @@ fn target_dir() -> Result<PathBuf> {
         Some(dir) => Ok(std::path::absolute(dir)?),
         None => Ok(workspace().join("target")),
     }
+}
+
+/// Where this keeps what it fetched: `$XDG_CACHE_HOME/tcp-monitor`.
+fn cache_dir() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute())
+    {
+        Some(cache) => cache,
+        None => std::env::home_dir().context("no home directory: set HOME or XDG_CACHE_HOME")?.join(".cache"),
+    };
+    Ok(cache.join("tcp-monitor"))
 }

@@ -24,6 +24,10 @@ const TEST_TOOLS: [(&str, &str); 6] = [
     ("tshark", "tshark"),
 ];
 
+/// The programs that boot other kernels, and Debian's packages that have them.
+const VM_TOOLS: [(&str, &str); 2] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
+
 /// Has promtool, and a server that nobody asked for.
 const PROMETHEUS: &str = "prometheus";
 
@@ -32,6 +36,9 @@ pub(crate) struct Arguments {
     /// Also install what checks formatting, lints, licences and sources.
     #[arg(long)]
     lints: bool,
+    /// Also install what boots other kernels for `vm-test`.
+    #[arg(long)]
+    vm: bool,
 }
 
 /// Installs what is missing and says what it does.
@@ -39,7 +46,7 @@ pub(crate) struct Arguments {
 /// # Errors
 /// If something is missing and cannot be installed; the message says what, and how to install it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    install_packages(&missing_packages())?;
+    install_packages(&missing_packages(arguments.vm))?;
     if Toolchain::find_all().is_empty() {
         bail!(
             "no Rust toolchain with LLVM 22 can build for BPF, even now: see CONTRIBUTING.md for what is needed"
@@ -53,9 +60,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn missing_packages() -> Vec<&'static str> {
+fn missing_packages(vm: bool) -> Vec<&'static str> {
+    let vm_tools = if vm { &VM_TOOLS[..] } else { &[] };
+    let tools = TEST_TOOLS.iter().chain(vm_tools);
     let mut packages: Vec<_> =
-        TEST_TOOLS.into_iter().filter(|(tool, _)| !is_installed(tool)).map(|(_, package)| package).collect();
+        tools.copied().filter(|(tool, _)| !is_installed(tool)).map(|(_, package)| package).collect();
     packages.dedup();
     if Toolchain::find_all().is_empty() {
         packages.extend(EBPF_TOOLCHAIN);

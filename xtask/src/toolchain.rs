@@ -149,11 +149,7 @@ fn llvm_library(sysroot: &Path) -> Option<PathBuf> {
 
 /// Where `cargo xtask setup` installs bpf-linker: a folder of its own, so that it fights no other version.
 pub(crate) fn bpf_linker_root() -> Result<PathBuf> {
-    let cache = match env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
-        Some(cache) => cache,
-        None => env::home_dir().context("no home directory: set HOME or XDG_CACHE_HOME")?.join(".cache"),
-    };
-    Ok(cache.join("tcp-monitor").join(format!("bpf-linker-{BPF_LINKER_VERSION}")))
+    Ok(crate::cache_dir()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}")))
 }
 
 /// The bpf-linker of `cargo xtask setup`.

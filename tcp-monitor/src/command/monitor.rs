@@ -89,7 +89,7 @@ async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals)
     source.stop();
     tokio::select! {
         () = log.ended() => {}
-        () = signals.next() => bail!("stopped by a second signal; the end of the log was not written"),
+        () = signals.insist() => bail!("stopped by a second signal; the end of the log was not written"),
     }
     log.join()
 }
@@ -152,6 +152,19 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+
+    /// Another signal, but not one that came along with the first: timeout(1) and sudo(8) may pass one on twice.
+    async fn insist(&mut self) {
+        let patience = time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                () = &mut patience => break,
+                () = self.next() => {}
+            }
+        }
+        self.next().await;
     }
 }
 
@@ -254,3 +267,5 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
 }
 
 const BANNER_INTERFACES: usize = 8;
+/// How long a second signal is taken for the first.
+const PATIENCE: Duration = Duration::from_secs(1);

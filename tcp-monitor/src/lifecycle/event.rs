@@ -132,7 +132,7 @@ pub struct StateChange {
     pub cookie: u64,
     /// Inode number of the socket's network namespace; 0 if unknown.
     pub netns: u32,
-    /// The process that last acted on the socket.
+    /// The process whose system call this was, if it was one.
     pub process: Option<Process>,
     /// Time spent in the state that was left, if its beginning was seen.
     pub spent: Option<Duration>,

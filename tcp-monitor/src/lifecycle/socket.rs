@@ -33,6 +33,8 @@ pub(super) struct Socket {
     /// The connection was established before it was first met.
     partial: bool,
     process: Option<Process>,
+    /// Who made the call that the latest input tells of.
+    caller: Option<Process>,
     /// As the kernel last told.
     tcp: Option<TcpSock>,
     peer_closed: bool,
@@ -58,6 +60,7 @@ impl Socket {
             established: None,
             partial: is_synchronized(from),
             process: None,
+            caller: None,
             tcp: None,
             peer_closed: false,
             fin_acked: false,
@@ -78,6 +81,7 @@ impl Socket {
         if input.cookie != 0 {
             self.cookie = input.cookie;
         }
+        self.caller = input.process;
         self.process = input.process.or(self.process);
         self.tcp = input.tcp.or(self.tcp);
         self.peer_closed |= input.peer_closed;
@@ -122,7 +126,7 @@ impl Socket {
             evidence,
             cookie: self.cookie,
             netns: self.netns,
-            process: self.process,
+            process: self.caller.take(),
             spent,
         }
     }

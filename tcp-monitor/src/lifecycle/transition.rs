@@ -106,12 +106,7 @@ const fn cause(sk_err: u32) -> ClosedBy {
 const fn failure_in_syn_recv(at: Circumstances) -> HandshakeFailure {
     match at.role {
         Role::Client => HandshakeFailure::of_client(at.sk_err),
-        Role::Server => match at.sk_err {
-            0 | ECONNABORTED => HandshakeFailure::Aborted,
-            ECONNRESET => HandshakeFailure::Reset,
-            ETIMEDOUT => HandshakeFailure::TimedOut,
-            _ => HandshakeFailure::Other,
-        },
+        Role::Server => HandshakeFailure::of_server(at.sk_err),
     }
 }
 
@@ -119,7 +114,6 @@ const fn failure_in_syn_recv(at: Circumstances) -> HandshakeFailure {
 const EPIPE: u32 = 32;
 const ECONNABORTED: u32 = 103;
 const ECONNRESET: u32 = 104;
-const ETIMEDOUT: u32 = 110;
 
 #[cfg(test)]
 mod tests {

@@ -87,7 +87,7 @@ impl Text {
             Evidence::Segment => detail.add("seen by its segment"),
             Evidence::Timer => detail.add("by the clock"),
         }
-        if let Some(process) = change.process.filter(|_| is_call(to)) {
+        if let Some(process) = change.process {
             detail.add(Name(process));
         }
         let addresses = match change.remote {
@@ -344,21 +344,6 @@ const fn end(closed_by: ClosedBy, role: Role) -> &'static str {
         (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
         (ClosedBy::TimedOut, _) => "timed out",
         (ClosedBy::Killed, _) => "killed",
-    }
-}
-
-/// An application enters these states by a call.
-const fn is_call(to: TcpState) -> bool {
-    match to {
-        TcpState::Listen | TcpState::SynSent | TcpState::FinWait1 | TcpState::LastAck => true,
-        TcpState::Established
-        | TcpState::SynRecv
-        | TcpState::FinWait2
-        | TcpState::TimeWait
-        | TcpState::Close
-        | TcpState::CloseWait
-        | TcpState::Closing
-        | TcpState::NewSynRecv => false,
     }
 }
 

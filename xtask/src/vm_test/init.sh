@@ -1,0 +1,47 @@
+#!/bin/busybox sh
+# The first and only process of a machine of `cargo xtask vm-test`: runs the agent while connections are made, and
+# reports on the second serial port, in sections.
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+stty -F /dev/ttyS1 raw
+exec </dev/null >/dev/ttyS1 2>&1
+
+depmod
+ip link set lo up
+
+start_agent() {
+    # What an earlier agent said is not to be taken for what this one says.
+    : >/agent
+    tcp-monitor --output json --listen 127.0.0.1:9899 "$@" >/events 2>/agent &
+    agent=$!
+    until grep -q '^attached:' /agent || ! kill -0 $agent; do usleep 100000; done
+}
+
+# Where there is no TCX, an agent that is killed leaves its classifiers behind. The next has to remove them.
+start_agent --kernel-log --bpf-stats
+kill -KILL $agent
+wait $agent
+echo '== killed agent'
+cat /agent
+start_agent --port 8899
+echo '== traffic'
+xtask vm-traffic 127.0.0.1:8899
+echo '== metrics'
+wget -q -O - http://127.0.0.1:9899/metrics
+kill -INT $agent
+wait $agent
+code=$?
+echo '== exit code'
+echo $code
+echo '== modules after'
+cut -d ' ' -f 1,3 /proc/modules
+echo '== agent'
+cat /agent
+echo '== events'
+cat /events
+echo '== end'
+sync
+poweroff -f
