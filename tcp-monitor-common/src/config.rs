@@ -10,9 +10,6 @@ pub struct PortTable {
     pub slots: [u16; 65536],
 }
 
-/// The most counter slots there can be.
-pub const MAX_SLOTS: usize = 4096;
-
 /// Special values of [`PortTable::slots`].
 pub mod slot {
     /// Not watched: no record, no counter.
@@ -105,6 +102,8 @@ pub struct KernelLayout {
     pub retransmit_skb_has_err: u32,
     /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
     pub has_socket_cookie: u32,
+    /// `task_struct.stack`; 0 where tracepoint programs are there once only (before 5.12).
+    pub task_stack: u32,
 }
 
 impl KernelLayout {
@@ -148,6 +147,7 @@ impl KernelLayout {
         send_reset_has_reason: 0,
         retransmit_skb_has_err: 0,
         has_socket_cookie: 0,
+        task_stack: 0,
     };
 }
 
@@ -188,13 +188,13 @@ pub struct AckTable {
 /// Words in [`ClosedTable`], a power of two.
 pub const CLOSED_WORDS: usize = 1 << 10;
 
-/// The state that sockets lately left for CLOSE: socket address with the state's number in its low four bits.
+/// The state that sockets lately left for CLOSE: a hash of the connection, with the state's number in its low four bits.
 ///
 /// The kernel sends the RST of an aborted connection after it has set the socket to CLOSE; this tells from which state.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct ClosedTable {
-    /// By hash of the socket's address; 0 is free.
+    /// By that hash; 0 is free.
     pub words: [u64; CLOSED_WORDS],
 }
 
@@ -233,6 +233,14 @@ pub mod program {
         "tcp_receive_reset",
         "tcp_retransmit_skb",
         "tcp_retransmit_synack",
+    ];
+    /// Their second copies, in the same order, which handle what the kernel left the first ones out of.
+    pub const SECOND_COPIES: [&str; 5] = [
+        "inet_sock_set_state_second",
+        "tcp_send_reset_second",
+        "tcp_receive_reset_second",
+        "tcp_retransmit_skb_second",
+        "tcp_retransmit_synack_second",
     ];
     /// The classifier for segments coming in.
     pub const INGRESS: &str = "tcp_monitor_ingress";

@@ -18,6 +18,7 @@ use crate::{
     kernel::KernelPtr,
     ports, records,
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
+    turn::{Tracepoint, Turn},
 };
 
 #[map]
@@ -28,18 +29,28 @@ const STATE_BITS: u64 = 0xf;
 
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    set_state(&ctx, Turn::first(&ctx, Tracepoint::InetSockSetState))
+}
+
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn inet_sock_set_state_second(ctx: BtfTracePointContext) -> i32 {
+    set_state(&ctx, Turn::second(&ctx, Tracepoint::InetSockSetState))
+}
+
+#[inline(always)]
+fn set_state(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
     let sock = Socket(KernelPtr::new(ctx.arg::<*const u8>(0)));
     let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
     if old != new
         && let (Some(old), Some(new)) = (state(old), state(new))
     {
-        transition(&ctx, sock, old, new);
+        transition(turn, sock, old, new);
     }
     0
 }
 
 #[inline(always)]
-fn transition(ctx: &BtfTracePointContext, sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
+fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
     // On the way to CLOSE the kernel has already let go of the local port, and tcp_sock has to be asked.
     let local_port = match sock.local_port() {
         0 => FullSocket::of(sock)?.local_port(),
@@ -47,7 +58,7 @@ fn transition(ctx: &BtfTracePointContext, sock: Socket, old: TcpState, new: TcpS
     };
     let watched = ports::watched(local_port, sock.remote_port())?;
     let netns = sock.netns();
-    if !is_tcp(sock) || !namespace_wanted(netns) {
+    if !is_tcp(sock) || !namespace_wanted(netns) || !turn.is_ours() {
         return None;
     }
     let full = FullSocket::of(sock)?;
@@ -56,7 +67,7 @@ fn transition(ctx: &BtfTracePointContext, sock: Socket, old: TcpState, new: TcpS
         // SAFETY: the map's own value.
         unsafe { count(counters, full, role, old, new) };
     } else {
-        debug!(ctx, "port {}: no counters, its slot is out of range", local_port);
+        debug!(turn.ctx(), "port {}: no counters, its slot is out of range", local_port);
     }
     if matches!(new, TcpState::Close) {
         remember_closed(sock, local_port, old);

@@ -17,6 +17,7 @@ mod tcp_receive_reset;
 mod tcp_retransmit_skb;
 mod tcp_retransmit_synack;
 mod tcp_send_reset;
+mod turn;
 
 /// The helpers for reading kernel memory are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -67,7 +67,12 @@ impl Watched {
         };
         let (port, slot) =
             if remote { (self.remote, self.remote_slot) } else { (self.local, self.local_slot) };
-        let slot = if slot == slot::UNCLAIMED { claim(self.table, port) } else { slot };
+        let slot = match role {
+            // Else a port scan, which gets a RST from each closed port, would take all slots.
+            None if slot == slot::UNCLAIMED => slot::OTHER,
+            Some(_) if slot == slot::UNCLAIMED => claim(self.table, port),
+            _ => slot,
+        };
         PORT_COUNTERS.get_ptr_mut(u32::from(slot))
     }
 }

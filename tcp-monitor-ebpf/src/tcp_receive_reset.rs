@@ -13,21 +13,32 @@ use crate::{
     ports, records,
     socket::{FullSocket, Socket, namespace_wanted},
     tcp_send_reset::phase,
+    turn::{Tracepoint, Turn},
 };
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub(crate) fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
-    reset(Socket(KernelPtr::new(ctx.arg::<*const u8>(0))));
+    receive_reset(&ctx, Turn::first(&ctx, Tracepoint::TcpReceiveReset))
+}
+
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub(crate) fn tcp_receive_reset_second(ctx: BtfTracePointContext) -> i32 {
+    receive_reset(&ctx, Turn::second(&ctx, Tracepoint::TcpReceiveReset))
+}
+
+#[inline(always)]
+fn receive_reset(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
+    reset(turn, Socket(KernelPtr::new(ctx.arg::<*const u8>(0))));
     0
 }
 
 #[inline(always)]
-fn reset(sock: Socket) -> Option<()> {
+fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
     let full = FullSocket::of(sock)?;
     let local_port = full.local_port();
     let watched = ports::watched(local_port, sock.remote_port())?;
     let netns = sock.netns();
-    if !namespace_wanted(netns) {
+    if !namespace_wanted(netns) || !turn.is_ours() {
         return None;
     }
     let state = TcpState::from_kernel(sock.state())?;

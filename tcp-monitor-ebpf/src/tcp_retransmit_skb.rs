@@ -8,26 +8,37 @@ use crate::{
     kernel::{KernelPtr, layout},
     ports, records,
     socket::{FullSocket, Socket, namespace_wanted},
+    turn::{Tracepoint, Turn},
 };
 
 const SYN: u8 = 0x02;
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub(crate) fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    retransmit_skb(&ctx, Turn::first(&ctx, Tracepoint::TcpRetransmitSkb))
+}
+
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub(crate) fn tcp_retransmit_skb_second(ctx: BtfTracePointContext) -> i32 {
+    retransmit_skb(&ctx, Turn::second(&ctx, Tracepoint::TcpRetransmitSkb))
+}
+
+#[inline(always)]
+fn retransmit_skb(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
     // Since 6.18 failed attempts are reported too. Older kernels have no third argument: the verifier drops the branch
     // before it looks at the load.
     if layout!(retransmit_skb_has_err) == 0 || ctx.arg::<i32>(2) == 0 {
         let sock = Socket(KernelPtr::new(ctx.arg::<*const u8>(0)));
-        retransmit(sock, KernelPtr::new(ctx.arg::<*const u8>(1)));
+        retransmit(turn, sock, KernelPtr::new(ctx.arg::<*const u8>(1)));
     }
     0
 }
 
 #[inline(always)]
-fn retransmit(sock: Socket, skb: KernelPtr) -> Option<()> {
+fn retransmit(turn: Turn<'_>, sock: Socket, skb: KernelPtr) -> Option<()> {
     let watched = ports::watched(sock.local_port(), sock.remote_port())?;
     let netns = sock.netns();
-    if !namespace_wanted(netns) {
+    if !namespace_wanted(netns) || !turn.is_ours() {
         return None;
     }
     let full = FullSocket::of(sock)?;

@@ -11,23 +11,34 @@ use crate::{
     kernel::KernelPtr,
     ports, records,
     socket::{Socket, namespace_wanted},
+    turn::{Tracepoint, Turn},
 };
 
 const SYN_ACK: u8 = 0x12;
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub(crate) fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    retransmit_synack(&ctx, Turn::first(&ctx, Tracepoint::TcpRetransmitSynack))
+}
+
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+pub(crate) fn tcp_retransmit_synack_second(ctx: BtfTracePointContext) -> i32 {
+    retransmit_synack(&ctx, Turn::second(&ctx, Tracepoint::TcpRetransmitSynack))
+}
+
+#[inline(always)]
+fn retransmit_synack(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
     let listener = Socket(KernelPtr::new(ctx.arg::<*const u8>(0)));
-    retransmit(listener, Socket(KernelPtr::new(ctx.arg::<*const u8>(1))));
+    retransmit(turn, listener, Socket(KernelPtr::new(ctx.arg::<*const u8>(1))));
     0
 }
 
 #[inline(always)]
-fn retransmit(listener: Socket, request: Socket) -> Option<()> {
+fn retransmit(turn: Turn<'_>, listener: Socket, request: Socket) -> Option<()> {
     let local_port = request.local_port();
     let watched = ports::watched(local_port, request.remote_port())?;
     let netns = listener.netns();
-    if !namespace_wanted(netns) {
+    if !namespace_wanted(netns) || !turn.is_ours() {
         return None;
     }
     if let Some(counters) = watched.counters(Some(Role::Server)) {

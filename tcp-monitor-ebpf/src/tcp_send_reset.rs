@@ -17,30 +17,41 @@ use crate::{
     ports::{self, Watched},
     records,
     socket::{FullSocket, Socket, namespace_wanted, start},
+    turn::{Tracepoint, Turn},
 };
 
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    send_reset(&ctx, Turn::first(&ctx, Tracepoint::TcpSendReset))
+}
+
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub(crate) fn tcp_send_reset_second(ctx: BtfTracePointContext) -> i32 {
+    send_reset(&ctx, Turn::second(&ctx, Tracepoint::TcpSendReset))
+}
+
+#[inline(always)]
+fn send_reset(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
     let sock = KernelPtr::new(ctx.arg::<*const u8>(0));
     let skb = KernelPtr::new(ctx.arg::<*const u8>(1));
     // Older kernels have no third argument: the verifier drops the branch before it looks at the load.
     let reason = if layout!(send_reset_has_reason) != 0 { ctx.arg::<u32>(2) as u8 } else { UNKNOWN_REASON };
-    reset(sock, skb, reason);
+    reset(turn, sock, skb, reason);
     0
 }
 
 #[inline(always)]
-fn reset(sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<()> {
+fn reset(turn: Turn<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<()> {
     if sock.is_null() {
-        return from_packet(skb, None, ResetPhase::NoSocket, reason);
+        return from_packet(turn, skb, None, ResetPhase::NoSocket, reason);
     }
     let sock = Socket(sock);
     let state = TcpState::from_kernel(sock.state())?;
     match state {
         // The listener stands for many peers: this one is in the packet.
-        TcpState::Listen => from_packet(skb, Some(sock), ResetPhase::Handshake, reason),
-        TcpState::TimeWait => from_socket(sock, None, state, ResetPhase::TimeWait, reason),
-        TcpState::NewSynRecv => from_socket(sock, None, state, ResetPhase::Handshake, reason),
+        TcpState::Listen => from_packet(turn, skb, Some(sock), ResetPhase::Handshake, reason),
+        TcpState::TimeWait => from_socket(turn, sock, None, state, ResetPhase::TimeWait, reason),
+        TcpState::NewSynRecv => from_socket(turn, sock, None, state, ResetPhase::Handshake, reason),
         TcpState::Established
         | TcpState::Close
         | TcpState::SynSent
@@ -49,12 +60,12 @@ fn reset(sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<()> {
         | TcpState::FinWait2
         | TcpState::CloseWait
         | TcpState::LastAck
-        | TcpState::Closing => from_full(sock, state, reason),
+        | TcpState::Closing => from_full(turn, sock, state, reason),
     }
 }
 
 #[inline(always)]
-fn from_full(sock: Socket, state: TcpState, reason: u8) -> Option<()> {
+fn from_full(turn: Turn<'_>, sock: Socket, state: TcpState, reason: u8) -> Option<()> {
     let full = FullSocket::of(sock)?;
     // An aborted socket is set to CLOSE first and its RST sent after.
     let state = if matches!(state, TcpState::Close) {
@@ -62,7 +73,7 @@ fn from_full(sock: Socket, state: TcpState, reason: u8) -> Option<()> {
     } else {
         state
     };
-    from_socket(sock, Some(full), state, phase(state), reason)
+    from_socket(turn, sock, Some(full), state, phase(state), reason)
 }
 
 /// Where in its life a connection in `state` is.
@@ -85,6 +96,7 @@ pub(crate) fn phase(state: TcpState) -> ResetPhase {
 
 #[inline(always)]
 fn from_socket(
+    turn: Turn<'_>,
     sock: Socket,
     full: Option<FullSocket>,
     state: TcpState,
@@ -94,7 +106,7 @@ fn from_socket(
     let local_port = full.map_or_else(|| sock.local_port(), FullSocket::local_port);
     let watched = ports::watched(local_port, sock.remote_port())?;
     let netns = sock.netns();
-    if !namespace_wanted(netns) {
+    if !namespace_wanted(netns) || !turn.is_ours() {
         return None;
     }
     let role = full.map(FullSocket::role);
@@ -121,7 +133,13 @@ fn from_socket(
 
 /// A RST that answers a packet for which there is no socket, or only a listener.
 #[inline(always)]
-fn from_packet(skb: KernelPtr, listener: Option<Socket>, phase: ResetPhase, reason: u8) -> Option<()> {
+fn from_packet(
+    turn: Turn<'_>,
+    skb: KernelPtr,
+    listener: Option<Socket>,
+    phase: ResetPhase,
+    reason: u8,
+) -> Option<()> {
     if skb.is_null() {
         return None;
     }
@@ -136,7 +154,7 @@ fn from_packet(skb: KernelPtr, listener: Option<Socket>, phase: ResetPhase, reas
         Some(listener) => listener.netns(),
         None => skb.follow(layout!(skb_dev)).follow(layout!(dev_net)).load::<u32>(layout!(net_inum)),
     };
-    if !namespace_wanted(netns) {
+    if !namespace_wanted(netns) || !turn.is_ours() {
         return None;
     }
     count(watched, listener.map(|_| Role::Server), phase, reason);

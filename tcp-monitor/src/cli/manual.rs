@@ -49,6 +49,7 @@ Privileges:
     CAP_BPF, CAP_PERFMON  load the kernel programs and read socket fields
     CAP_NET_ADMIN         watch segments on interfaces
     CAP_SYS_ADMIN         interfaces of other network namespaces; --bpf-stats
+    CAP_SYS_PTRACE        finding the namespaces of other users' processes
     CAP_SYS_RESOURCE      locked memory, on kernels before 5.11
   A message names each one that is missing and what is lost without it.
 

@@ -74,7 +74,6 @@ impl Collector {
             records(&families::EVENTS_LOST, &snapshot.records.lost),
             programs(&families::BPF_RUN_SECONDS, with_bpf_stats, |program| program.run_time_ns as f64 / 1e9),
             programs(&families::BPF_RUNS, with_bpf_stats, |program| program.runs as f64),
-            programs(&families::BPF_MISSED_RUNS, &snapshot.programs, |program| program.missed as f64),
             build_info(&self.build),
         ];
         Ok(families.into_iter().flatten().collect())

@@ -92,7 +92,6 @@ pub(super) fn describe_all() -> prometheus::Result<Vec<Desc>> {
         EVENTS_LOST.describe()?,
         BPF_RUN_SECONDS.describe()?,
         BPF_RUNS.describe()?,
-        BPF_MISSED_RUNS.describe()?,
         BUILD_INFO.describe()?,
     ])
 }
@@ -110,15 +109,16 @@ pub(super) static HANDSHAKE_FAILURES: Family<3> = Family {
     kind: MetricType::COUNTER,
     labels: ["role", "port", "reason"],
     help: "Handshakes begun and not completed, once each. Client: what connect() reported, or aborted if the \
-           application closed the socket first. Server: reset if the peer answered the SYN-ACK with a RST, aborted if \
-           this host gave up.",
+           application closed the socket first. Of a server only sockets that were accepted before the handshake was \
+           complete (fast open) can be seen to fail; half-open requests that fail are not counted.",
 };
 
 pub(super) static SYN_RETRANSMITS: Family<2> = Family {
     name: "tcp_monitor_syn_retransmits_total",
     kind: MetricType::COUNTER,
     labels: ["role", "port"],
-    help: "SYNs (role=client) and SYN-ACKs (role=server) sent again. The sum equals TCPSynRetrans of /proc/net/netstat.",
+    help: "SYNs (role=client) and SYN-ACKs (role=server) sent again. The sum equals TCPSynRetrans of /proc/net/netstat, less \
+           attempts that failed on this host.",
 };
 
 pub(super) static RESETS: Family<4> = Family {
@@ -127,7 +127,8 @@ pub(super) static RESETS: Family<4> = Family {
     labels: ["direction", "port", "phase", "reason"],
     help: "RSTs, once each, by the phase of the connection they ended. reason is the sk_rst_reason of the kernel for \
            those sent on Linux 6.12 and later, where the sum of direction=sent equals OutRsts of /proc/net/snmp; \
-           else unknown, and those sent without a full socket are not seen.",
+           else unknown, and those sent without a full socket are not seen. Of those received, only the ones that \
+           ended a full socket are seen: not those of half-open requests, of TIME_WAIT or of closed ports.",
 };
 
 pub(super) static STATE_TRANSITIONS: Family<3> = Family {
@@ -135,14 +136,16 @@ pub(super) static STATE_TRANSITIONS: Family<3> = Family {
     kind: MetricType::COUNTER,
     labels: ["port", "from", "to"],
     help: "State transitions of sockets as the kernel reports them (inet_sock_set_state). to=time_wait is a CLOSE that \
-           handed the connection to a TIME_WAIT socket; the end of that, and half-open requests, are not reported.",
+           handed the connection to a TIME_WAIT socket, the peer's FIN having been seen; fin_wait2 to close, one that \
+           still waits for it. The end of either, and half-open requests, are not reported.",
 };
 
 pub(super) static RETRANSMITS: Family<1> = Family {
     name: "tcp_monitor_retransmits_total",
     kind: MetricType::COUNTER,
     labels: ["port"],
-    help: "Segments of data, or of a FIN, sent again: RetransSegs of /proc/net/snmp less syn_retransmits_total.",
+    help: "Segments of data, or of a FIN, sent again: RetransSegs of /proc/net/snmp less syn_retransmits_total \
+           and attempts that failed on this host.",
 };
 
 pub(super) static SEGMENTS: Family<3> = Family {
@@ -179,14 +182,6 @@ pub(super) static BPF_RUNS: Family<1> = Family {
     kind: MetricType::COUNTER,
     labels: ["program"],
     help: "Runs of the kernel program, while the kernel counts them (--bpf-stats).",
-};
-
-pub(super) static BPF_MISSED_RUNS: Family<1> = Family {
-    name: "tcp_monitor_bpf_missed_runs_total",
-    kind: MetricType::COUNTER,
-    labels: ["program"],
-    help: "Runs that the kernel skipped because the program was already running on that CPU. What happened then is \
-           counted nowhere: expect 0.",
 };
 
 pub(super) static BUILD_INFO: Family<2> = Family {

@@ -19,25 +19,30 @@ pub(super) const fn transition(from: TcpState, to: TcpState) -> bool {
     POSSIBLE_TRANSITIONS[from as usize][to as usize]
 }
 
-/// Whether a handshake of this role can fail for this reason in a way that the kernel programs see.
+/// Whether handshakes of this role that fail for this reason are counted, all of them.
+///
+/// A server's are not: most fail while half open, which the kernel programs do not see.
 pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> bool {
     match (role, reason) {
-        (_, HandshakeFailure::Aborted | HandshakeFailure::Other)
-        | (
+        (
             Role::Client,
             HandshakeFailure::Refused
             | HandshakeFailure::TimedOut
             | HandshakeFailure::HostUnreachable
-            | HandshakeFailure::NetUnreachable,
-        )
-        | (Role::Server, HandshakeFailure::Reset) => true,
+            | HandshakeFailure::NetUnreachable
+            | HandshakeFailure::Aborted
+            | HandshakeFailure::Other,
+        ) => true,
         (Role::Client, HandshakeFailure::Reset)
         | (
             Role::Server,
             HandshakeFailure::Refused
             | HandshakeFailure::TimedOut
             | HandshakeFailure::HostUnreachable
-            | HandshakeFailure::NetUnreachable,
+            | HandshakeFailure::NetUnreachable
+            | HandshakeFailure::Aborted
+            | HandshakeFailure::Other
+            | HandshakeFailure::Reset,
         ) => false,
     }
 }

@@ -48,6 +48,4 @@ pub struct ProgramRuns {
     pub runs: u64,
     /// How long in all, nanoseconds; measured only while [`Snapshot::bpf_stats`] is on.
     pub run_time_ns: u64,
-    /// How often the kernel skipped it because it was already running on that CPU (`recursion_misses`).
-    pub missed: u64,
 }

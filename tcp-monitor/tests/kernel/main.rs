@@ -8,6 +8,7 @@
 mod agent;
 mod capture;
 mod crossing;
+mod crowd;
 mod feed;
 mod interfaces;
 mod job;
@@ -71,6 +72,7 @@ fn run_trials() -> ExitCode {
         processes::trials(),
         metrics::trials(),
         stall::trials(),
+        crowd::trials(),
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),

@@ -63,12 +63,17 @@ impl Load<'_> {
     /// Loads the programs of tracepoints and attaches them: from here on, they count.
     pub(super) fn tracepoints(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
         let btf = Btf::from_sys_fs().map_err(|error| KernelError::Object(error.into()))?;
-        for name in program::TRACEPOINTS {
+        let first = program::TRACEPOINTS.into_iter().map(|tracepoint| (tracepoint, tracepoint));
+        let second = program::TRACEPOINTS.into_iter().zip(program::SECOND_COPIES);
+        let copies = if self.layout.task_stack == 0 { 1 } else { 2 };
+        // The kernel calls programs in the order in which they were attached.
+        let programs: Vec<_> = first.chain(second).take(copies * program::TRACEPOINTS.len()).collect();
+        for &(tracepoint, name) in &programs {
             let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
             let program: &mut BtfTracePoint = program.try_into().map_err(self.refused(name, "load"))?;
-            program.load(name, &btf).map_err(self.refused(name, "load"))?;
+            program.load(tracepoint, &btf).map_err(self.refused(name, "load"))?;
         }
-        for name in program::TRACEPOINTS {
+        for (_, name) in programs {
             let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
             let program: &mut BtfTracePoint = program.try_into().map_err(self.refused(name, "attach"))?;
             program.attach().map_err(self.refused(name, "attach"))?;

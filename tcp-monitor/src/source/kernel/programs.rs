@@ -17,16 +17,14 @@ pub(super) struct LoadedProgram {
 }
 
 impl LoadedProgram {
-    /// Runs, run time and misses, or `None` if the kernel does not tell.
-    ///
-    /// From fdinfo, the one place that tells the misses without a system call of its own.
+    /// Runs and run time, or `None` if the kernel does not tell.
     pub(super) fn runs(&self) -> Option<ProgramRuns> {
         let fdinfo = format!("/proc/self/fdinfo/{}", self.fd.as_fd().as_raw_fd());
         Some(parse_fdinfo(&self.name, &fs::read_to_string(fdinfo).ok()?))
     }
 }
 
-/// Lines of `name:`, a tab and the value (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`); misses since 5.12.
+/// Lines of `name:`, a tab and the value (kernel/bpf/syscall.c, `bpf_prog_show_fdinfo`).
 fn parse_fdinfo(name: &str, fdinfo: &str) -> ProgramRuns {
     let value = |key: &str| {
         fdinfo
@@ -36,12 +34,7 @@ fn parse_fdinfo(name: &str, fdinfo: &str) -> ProgramRuns {
             .and_then(|(_, value)| value.trim().parse().ok())
             .unwrap_or(0)
     };
-    ProgramRuns {
-        name: name.to_owned(),
-        runs: value("run_cnt"),
-        run_time_ns: value("run_time_ns"),
-        missed: value("recursion_misses"),
-    }
+    ProgramRuns { name: name.to_owned(), runs: value("run_cnt"), run_time_ns: value("run_time_ns") }
 }
 
 #[cfg(test)]
@@ -49,12 +42,12 @@ mod tests {
     use super::parse_fdinfo;
 
     #[test]
-    fn runs_and_misses_are_read_from_fdinfo() {
+    fn runs_and_run_time_are_read_from_fdinfo() {
         let fdinfo = "pos:\t0\nflags:\t02000002\nprog_type:\t26\nprog_jited:\t1\nmemlock:\t4096\nprog_id:\t12\n\
                       run_time_ns:\t6200\nrun_cnt:\t7\nrecursion_misses:\t2\nverified_insns:\t90\n";
         let runs = parse_fdinfo("tcp_send_reset", fdinfo);
-        assert_eq!((runs.runs, runs.run_time_ns, runs.missed), (7, 6200, 2));
+        assert_eq!((runs.runs, runs.run_time_ns), (7, 6200));
         let runs = parse_fdinfo("tcp_send_reset", "run_time_ns:\tmuch\n");
-        assert_eq!((runs.runs, runs.run_time_ns, runs.missed), (0, 0, 0));
+        assert_eq!((runs.runs, runs.run_time_ns), (0, 0));
     }
 }

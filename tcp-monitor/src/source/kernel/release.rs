@@ -40,6 +40,13 @@ impl Release {
         self >= Self::new(5, 12)
     }
 
+    /// Whether the kernel may leave a tracing program out because the CPU is running it already, so that a second copy
+    /// is wanted. Kernels do so from 6.1 on, and some before it by a fix carried back; the helper that the copies need to
+    /// tell each other apart is there from 5.12 on.
+    pub(super) fn leaves_out_nested_runs(self) -> bool {
+        self >= Self::new(5, 12)
+    }
+
     /// Classifiers attach by TCX links, which vanish with the process.
     pub(super) fn has_tcx(self) -> bool {
         self >= Self::new(6, 6)
