@@ -40,6 +40,25 @@ pub(crate) fn masked<const MASK: i32>(index: usize) -> usize {
     }
 }
 
+/// `a` - `b`, calculated from these very values: the compiler may not put in another that it finds equal to `a` later,
+/// such as a pointer.
+#[inline(always)]
+pub(crate) fn difference(a: u64, b: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut difference = a;
+        // SAFETY: touches its own register only.
+        unsafe {
+            core::arch::asm!("{} -= {}", inout(reg) difference, in(reg) b, options(nomem, nostack));
+        }
+        difference
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        a.wrapping_sub(b)
+    }
+}
+
 /// A counter of an array whose length is `MASK` + 1.
 ///
 /// # Safety

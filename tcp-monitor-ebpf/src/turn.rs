@@ -15,7 +15,10 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 
-use crate::kernel::{KernelPtr, layout};
+use crate::{
+    instruction::difference,
+    kernel::{KernelPtr, layout},
+};
 
 #[map]
 static NOTES: PerCpuArray<Notes> = PerCpuArray::with_max_entries(TRACEPOINTS, 0);
@@ -83,11 +86,11 @@ impl<'a> Turn<'a> {
         // SAFETY: the map's own value, and only this CPU's. An interrupt in between leaves the notes as it found them,
         // or with its own left on the interrupt stack's, which nobody needs then.
         unsafe {
-            let address = number(&raw mut (*notes).scratch, self.ctx);
             let task = KernelPtr::new(bpf_get_current_task_btf().cast_const().cast());
             let stack = task.load::<u64>(stack_offset);
-            let on_task_stack = address.wrapping_sub(stack) < THREAD_SIZE;
+            let on_task_stack = distance(&raw mut (*notes).scratch, self.ctx, stack) < THREAD_SIZE;
             let note = if on_task_stack { &raw mut (*notes).task } else { &raw mut (*notes).interrupt };
+            let address = self.ctx.as_ptr() as u64;
             if self.first {
                 if on_task_stack {
                     // What a second copy found no time to clear. No event on the interrupt stack is under way here.
@@ -105,27 +108,28 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// The address of the arguments, as a number.
+/// How far above `stack` the arguments lie.
 ///
 /// # Safety
 ///
 /// `scratch` must point into a map value.
 #[inline(always)]
-unsafe fn number(scratch: *mut u64, ctx: &BtfTracePointContext) -> u64 {
+unsafe fn distance(scratch: *mut u64, ctx: &BtfTracePointContext, stack: u64) -> u64 {
     let pointer = ctx.as_ptr() as u64;
-    let mut number = 0;
+    let mut distance = 0;
     let mut i = 0;
     while i < 3 {
         // SAFETY: by the caller's word.
-        unsafe {
+        let number = unsafe {
             scratch.write_volatile(pointer);
-            number = scratch.read_volatile();
-        }
+            scratch.read_volatile()
+        };
+        distance = difference(number, stack);
         // An event nested here would have written its own.
         if number == pointer {
             break;
         }
         i += 1;
     }
-    number
+    distance
 }
