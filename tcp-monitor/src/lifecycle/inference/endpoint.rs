@@ -80,8 +80,8 @@ impl Endpoint {
         Self { state: TcpState::Established, role, partial: true, ..Self::listening() }
     }
 
-    /// Whether what follows `acked`, a position in its stream, is what a peer expects that heard of it. Its peer may have sent or acknowledged
-    /// what was missed here.
+    /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent. After the handshake some of
+    /// that may have been missed.
     pub(super) fn accepts_ack(&self, acked: i64) -> bool {
         match self.state {
             TcpState::SynSent => acked >= 1 && self.stream.can_be_acked(acked, 0),
