@@ -3,6 +3,7 @@
 use std::env;
 use std::future;
 use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time;
 
 use super::log::{Log, LogError, Written};
+use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
 use crate::metrics::{BuildInfo, Collector, ProgramRuns, http};
 use crate::sink::{Json, Sink, Text};
@@ -41,11 +43,13 @@ async fn monitor(options: &Monitor) -> Result<()> {
         Listen::At(address) => Some(http::bind(address)?),
         Listen::Off => None,
     };
+    // With port 0 the kernel chose one.
+    let address = listener.as_ref().map(TcpListener::local_addr).transpose().context("no metrics address")?;
     let mut signals = Signals::new().context("cannot handle signals")?;
     let mut source = kernel::start(&source_options(options))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
-    eprintln!("{}", banner(&source.attached(), options.listen));
+    say(banner(&source.attached(), address));
 
     let log = Log::new(sink(options, source.interfaces()), options.count.map(u64::from));
     let mut log = LogThread::start(log, reader)?;
@@ -76,10 +80,10 @@ async fn monitor(options: &Monitor) -> Result<()> {
     };
     served.await?;
     let written = finish(source, log, &mut signals).await?;
-    eprintln!("{}", summary(written, started.elapsed()));
+    say(summary(written, started.elapsed()));
     if options.bpf_stats {
         let snapshot = counters.snapshot().context("the cost of the kernel programs cannot be read")?;
-        eprint!("{}", cost_table(&snapshot.programs));
+        say(cost_table(&snapshot.programs));
     }
     Ok(())
 }
@@ -223,7 +227,7 @@ fn endpoint(counters: Arc<Counters>, attached: &Attached, running: Arc<AtomicBoo
     }
 }
 
-fn banner(attached: &Attached, listen: Listen) -> String {
+fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
     let interfaces = match attached.interfaces.as_slice() {
         [] => "no interface".to_owned(),
         names if names.len() <= BANNER_INTERFACES => names.join(" "),
@@ -231,9 +235,9 @@ fn banner(attached: &Attached, listen: Listen) -> String {
             format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES)
         }
     };
-    let metrics = match listen {
-        Listen::At(address) => format!("metrics http://{address}/metrics"),
-        Listen::Off => "no metrics".to_owned(),
+    let metrics = match metrics {
+        Some(address) => format!("metrics http://{address}/metrics"),
+        None => "no metrics".to_owned(),
     };
     format!(
         "attached: {} tracepoints, tc on {interfaces} · kernel {} · {metrics} · Ctrl-C stops",
@@ -263,6 +267,7 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
         let mean = if program.runs == 0 { 0.0 } else { program.run_time_ns as f64 / program.runs as f64 };
         table += &format!("{:<30}{:>12}{:>10.0}\n", program.name, program.runs, mean);
     }
+    table.pop();
     table
 }
 

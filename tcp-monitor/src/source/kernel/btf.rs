@@ -113,6 +113,9 @@ impl KernelTypes {
             send_reset_has_reason: (self.arguments("tcp_send_reset")? >= 3).into(),
             retransmit_skb_has_err: (self.arguments("tcp_retransmit_skb")? >= 3).into(),
             has_socket_cookie: release.has_socket_cookie().into(),
+            task_flags: self.offset("task_struct", "flags")?,
+            task_group_leader: self.offset("task_struct", "group_leader")?,
+            task_comm: self.offset("task_struct", "comm")?,
             task_stack: if release.leaves_out_nested_runs() {
                 self.offset("task_struct", "stack")?
             } else {
