@@ -16,6 +16,7 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::{Awaited, Path},
+    glance::is_of_no_interest,
     instruction::add,
     kernel::{layout, read},
     packet::{self, Segment},
@@ -53,6 +54,9 @@ pub(crate) fn tcp_monitor_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let skb = ctx.skb.skb;
+    if is_of_no_interest(skb) {
+        return None;
+    }
     let mut room = MaybeUninit::uninit();
     let segment = Segment::find(skb, &mut room)?;
     let tcp = &segment.tcp;
