@@ -42,7 +42,7 @@ pub(super) enum LogError {
     Read(#[from] ReadError),
     /// Standard output took no more.
     #[error("cannot write to standard output: {0}")]
-    Write(#[source] io::Error),
+    Write(io::Error),
 }
 
 impl Log {

@@ -17,7 +17,7 @@ pub enum BtfError {
         "the kernel's type information cannot be read: {BTF_FILE}: {0}; \
          a kernel of at least 5.10 with CONFIG_DEBUG_INFO_BTF=y is needed"
     )]
-    Unavailable(#[source] io::Error),
+    Unavailable(io::Error),
     /// What it publishes makes no sense.
     #[error("the kernel's type information in {BTF_FILE} cannot be understood: {0}")]
     Unreadable(String),

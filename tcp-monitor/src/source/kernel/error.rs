@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{btf::BtfError, privilege::MissingPrivilege};
 
-/// Why [`start`](super::start) failed.
+/// Why [`start`](super::start) failed. Each message holds its cause, which therefore is no `source`.
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// A capability is missing.
@@ -21,7 +21,7 @@ pub enum KernelError {
     RingSize(u32),
     /// No network namespace has that name.
     #[error(
-        "network namespace `{name}` cannot be opened: {}: {source}; `ip netns list` shows those that have a name",
+        "network namespace `{name}` cannot be opened: {}: {cause}; `ip netns list` shows those that have a name",
         path.display()
     )]
     Netns {
@@ -30,7 +30,7 @@ pub enum KernelError {
         /// Where it was looked for.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// No interface has that name.
     #[error("there is no interface `{name}` here; there are: {}", known.join(", "))]
@@ -42,14 +42,14 @@ pub enum KernelError {
     },
     /// The object with the kernel programs could not be loaded.
     #[error("the kernel programs cannot be loaded: {}", with_causes(.0))]
-    Object(#[source] EbpfError),
+    Object(EbpfError),
     /// A map is missing, or could not be filled.
-    #[error("map {map} cannot be set up: {}", with_causes(.source))]
+    #[error("map {map} cannot be set up: {}", with_causes(.cause))]
     Map {
         /// The map's name.
         map: &'static str,
         /// aya's reason.
-        source: MapError,
+        cause: MapError,
     },
     /// A map or program is missing in the object.
     #[error(
@@ -81,12 +81,12 @@ pub enum KernelError {
         cause: String,
     },
     /// Anything else that the system refused.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {cause}")]
     System {
         /// What was tried.
         action: &'static str,
         /// The system's reason.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -109,7 +109,7 @@ impl KernelError {
     }
 
     pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { action, source }
+        move |cause| Self::System { action, cause }
     }
 }
 

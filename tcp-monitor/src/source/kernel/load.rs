@@ -43,7 +43,7 @@ impl Load<'_> {
             .map_max_entries(map::INTERFACE_COUNTERS, INTERFACES)
             .load(OBJECT)
             .map_err(KernelError::Object)?;
-        self.fill_tables(&mut ebpf).map_err(|(map, source)| KernelError::Map { map, source })?;
+        self.fill_tables(&mut ebpf).map_err(|(map, cause)| KernelError::Map { map, cause })?;
         Ok(ebpf)
     }
 
@@ -137,7 +137,7 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     name: &'static str,
 ) -> Result<T, KernelError> {
     let map = ebpf.take_map(name).ok_or(KernelError::Incomplete(name))?;
-    map.try_into().map_err(|source| KernelError::Map { map: name, source })
+    map.try_into().map_err(|cause| KernelError::Map { map: name, cause })
 }
 
 /// The end of the verifier's log, where it says what is wrong, one line each after a line break.

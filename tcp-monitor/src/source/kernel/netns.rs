@@ -43,7 +43,7 @@ impl Netns {
     /// The namespace called `name`, or at that path if there is a `/` in it.
     pub(super) fn named(name: &str) -> Result<Self, KernelError> {
         let path = if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) };
-        Self::open(&path).map_err(|source| KernelError::Netns { name: name.to_owned(), path, source })
+        Self::open(&path).map_err(|cause| KernelError::Netns { name: name.to_owned(), path, cause })
     }
 
     pub(super) fn open(path: &Path) -> io::Result<Self> {

@@ -21,7 +21,7 @@ use rustix::{
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 pub use super::order::Ready;
-use super::{counters::sum_records, order::Reorder, stop::StopSignal};
+use super::{counters::sum_records, error::with_causes, order::Reorder, stop::StopSignal};
 
 /// Reads the records that the kernel programs write. Made by
 /// [`KernelSource::reader`](super::KernelSource::reader).
@@ -53,7 +53,7 @@ impl RecordReader {
     /// [`ControlFlow::Break`]. After the stop it is called a last time, with all that is left.
     ///
     /// # Errors
-    /// If waiting for the ring buffer fails, or its counters cannot be read.
+    /// If waiting for the ring buffer fails.
     pub fn run(mut self, on_batch: &mut dyn FnMut(Batch<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
         let epoll = self.watch().map_err(ReadError::Wait)?;
         let mut order = Reorder::default();
@@ -79,7 +79,7 @@ impl RecordReader {
                 begin.saturating_sub(HOLD_BACK_NS)
             };
             let flush = !backlog && (stopped || drained.records == 0);
-            let lost = lost.look(&self.counters, begin, flush && stopped).map_err(ReadError::Counters)?;
+            let lost = lost.look(&self.counters, begin, flush && stopped);
             let records = order.ready(if flush { u64::MAX } else { complete_until });
             let count = records.len();
             let batch = Batch { records, lost, malformed: drained.malformed, complete_until };
@@ -142,22 +142,35 @@ struct Losses {
     looked: u64,
     reported: [u64; Kind::ALL.len()],
     new: Vec<(Kind, u64)>,
+    failure_told: bool,
 }
 
 impl Losses {
     /// What was lost since the last report. Looks once a second, or `now_or_never`.
+    ///
+    /// If it cannot be known, for lack of file descriptors or memory, the next look makes up for it.
     fn look(
         &mut self,
         counters: &PerCpuArray<MapData, RecordCounters>,
         now: u64,
         now_or_never: bool,
-    ) -> Result<&[(Kind, u64)], MapError> {
+    ) -> &[(Kind, u64)] {
         self.new.clear();
         if now_or_never || now.saturating_sub(self.looked) >= LOSS_INTERVAL_NS {
             self.looked = now;
-            self.report(sum_records(counters)?.lost);
+            match sum_records(counters) {
+                Ok(total) => self.report(total.lost),
+                Err(error) => self.tell_failure(&error),
+            }
         }
-        Ok(&self.new)
+        &self.new
+    }
+
+    fn tell_failure(&mut self, error: &MapError) {
+        if !self.failure_told {
+            self.failure_told = true;
+            log::warn!("how many records were lost cannot be read now: {}", with_causes(error));
+        }
     }
 
     fn report(&mut self, lost: [u64; Kind::ALL.len()]) {
@@ -176,10 +189,7 @@ impl Losses {
 pub enum ReadError {
     /// Waiting for the ring buffer failed.
     #[error("cannot wait for the ring buffer: {0}")]
-    Wait(#[source] io::Error),
-    /// The counters of lost records cannot be read.
-    #[error("cannot read the counters of records: {0}")]
-    Counters(#[source] MapError),
+    Wait(io::Error),
 }
 
 fn monotonic_now() -> u64 {
