@@ -1,10 +1,10 @@
 //! How connections begin, or fail to.
 
 use tcp_monitor_common::TcpState::{Close, Established, Listen, SynRecv, SynSent};
-use tcp_monitor_common::record::Kind;
+use tcp_monitor_common::record::{Kind, ResetPhase};
 
 use super::script::{Script, at, client, client_addr, describe, no_addr, server, syn};
-use crate::lifecycle::input::{RetransmitKind, SocketEvent};
+use crate::lifecycle::input::{ResetDirection, RetransmitKind, SocketEvent};
 use crate::lifecycle::{Event, Input, SocketInput, Tracker};
 
 #[test]
@@ -143,6 +143,25 @@ fn a_refused_connection_failed_its_handshake() {
         ]
     );
     assert_eq!(script.tracker().sockets(), 0);
+}
+
+#[test]
+fn a_reset_tells_only_numbers_that_are_set() {
+    let numbers = |state| {
+        let mut script = Script::new();
+        let (direction, phase) = (ResetDirection::Received, ResetPhase::Handshake);
+        let kind = SocketEvent::Reset { direction, phase, reason: 255, state };
+        let input = client(1, SynSent, Close).with(|tcp| (tcp.snd_nxt, tcp.rcv_nxt) = (7, 8));
+        script.socket(SocketInput { kind, ..input });
+        let events = script.events();
+        let [Event::Reset(reset)] = events.as_slice() else { panic!("{events:?}") };
+        (reset.seq, reset.ack)
+    };
+    assert_eq!(numbers(Some(SynSent)), (Some(7), None), "nothing was received yet");
+    assert_eq!(numbers(Some(Listen)), (None, None));
+    assert_eq!(numbers(Some(Established)), (Some(7), Some(8)));
+    assert_eq!(numbers(Some(Close)), (Some(7), Some(8)), "an abort enters CLOSE before it sends a RST");
+    assert_eq!(numbers(None), (None, None));
 }
 
 #[test]

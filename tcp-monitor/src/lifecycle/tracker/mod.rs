@@ -11,7 +11,7 @@ use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
 use super::sighting::Sightings;
-use super::socket::Socket;
+use super::socket::{Socket, numbers_set_in};
 use super::table::Table;
 use super::time::Time;
 use super::transition::{Circumstances, Outcome, outcome};
@@ -79,8 +79,9 @@ impl Tracker {
             Input::Socket(input) => match input.kind {
                 SocketEvent::State { from, to } if from == to => {}
                 SocketEvent::State { from, to } => self.change_state(&input, from, to, out),
-                SocketEvent::Reset { direction, phase, reason } => {
+                SocketEvent::Reset { direction, phase, reason, state } => {
                     self.hear_of(&input, out);
+                    let (seq, ack) = state.map_or((None, None), |state| numbers_set_in(state, input.tcp));
                     out.push(Event::Reset(Reset {
                         time: input.time,
                         local: input.local,
@@ -88,8 +89,8 @@ impl Tracker {
                         direction,
                         phase,
                         reason: reset_reason_label(reason),
-                        seq: input.tcp.map(|tcp| tcp.snd_nxt),
-                        ack: input.tcp.map(|tcp| tcp.rcv_nxt),
+                        seq,
+                        ack,
                     }));
                     if direction == ResetDirection::Sent {
                         self.abort_waiting(addresses_of(&input), input.time, Evidence::Kernel, out);
