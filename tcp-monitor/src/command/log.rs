@@ -2,12 +2,14 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::vec::Drain;
 
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::lifecycle::{Event, Input, Time, Tracker};
+use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::sink::Sink;
 use crate::source::kernel::decode::{Clock, decode};
 use crate::source::kernel::{Batch, ReadError, RecordReader};
@@ -15,6 +17,8 @@ use crate::source::kernel::{Batch, ReadError, RecordReader};
 /// Turns records into lines, on the thread that reads them.
 pub(super) struct Log {
     tracker: Tracker,
+    /// Where the size of the tracker is published.
+    stats: Arc<TrackerStats>,
     queue: Queue,
     /// `None`: nothing is written.
     sink: Option<Box<dyn Sink>>,
@@ -51,6 +55,7 @@ impl Log {
     pub(super) fn new(sink: Option<Box<dyn Sink>>, limit: Option<u64>) -> Self {
         Self {
             tracker: Tracker::new(),
+            stats: Arc::default(),
             queue: Queue::default(),
             sink,
             left: limit,
@@ -58,6 +63,11 @@ impl Log {
             clock_set: Instant::now(),
             written: Written::default(),
         }
+    }
+
+    /// The size of the tracker, as of each look at the records; `None` if nothing is written, and so nothing tracked.
+    pub(super) fn tracker_stats(&self) -> Option<Arc<TrackerStats>> {
+        self.sink.is_some().then(|| Arc::clone(&self.stats))
     }
 
     /// Reads and writes until the source is stopped, the limit is reached or nobody reads any more.
@@ -113,6 +123,10 @@ impl Log {
             self.written.lost += count;
             self.tracker.handle(Input::Lost { time, kind, count }, events);
         }
+        self.stats.publish(TrackerCounters {
+            connections: self.tracker.sockets() as u64,
+            evicted: self.tracker.evicted(),
+        });
         let more = self.write(self.tracker.first_untold(time), out)?;
         out.flush()?;
         Ok(more)
