@@ -7,7 +7,9 @@ use std::{env, fs};
 
 use prometheus::core::Collector as _;
 use prometheus::{Registry, TextEncoder};
-use tcp_monitor::metrics::{BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot};
+use tcp_monitor::metrics::{
+    BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot, TrackerCounters,
+};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
     HandshakeFailure, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN, RecordCounters, SegmentKind,
@@ -131,6 +133,13 @@ fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Bo
 }
 
 #[test]
+fn without_a_log_there_is_no_table_to_show() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(Snapshot { tracker: None, ..sample() })?;
+    assert!(!exposition.contains("tcp_monitor_tracker_"));
+    Ok(())
+}
+
+#[test]
 fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
     let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
@@ -242,6 +251,7 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
+        tracker: Some(TrackerCounters { connections: 74, evicted: 75 }),
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),

@@ -18,7 +18,7 @@ use tokio::time;
 use super::log::{Log, LogError, Written};
 use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
-use crate::metrics::{BuildInfo, Collector, ProgramRuns, http};
+use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
 use crate::sink::{Json, Sink, Text};
 use crate::source::kernel::{
     self, Attached, Counters, InterfaceSelection, InterfaceTable, KernelSource, NetnsSelection, RecordReader,
@@ -52,11 +52,12 @@ async fn monitor(options: &Monitor) -> Result<()> {
     say(banner(&source.attached(), address));
 
     let log = Log::new(sink(options, source.interfaces()), options.count.map(u64::from));
+    let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
     let counters = source.counters();
     let server = listener.map(|listener| {
-        let endpoint = endpoint(Arc::clone(&counters), &source.attached(), Arc::clone(&log.running));
+        let endpoint = endpoint(Arc::clone(&counters), tracker, &source.attached(), Arc::clone(&log.running));
         tokio::spawn(http::serve(listener, endpoint, async move {
             // An error means that the sender is gone, which is as good a reason to stop.
             let _ = stopping.changed().await;
@@ -214,11 +215,19 @@ fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Si
     }
 }
 
-fn endpoint(counters: Arc<Counters>, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
+fn endpoint(
+    counters: Arc<Counters>,
+    tracker: Option<Arc<TrackerStats>>,
+    attached: &Attached,
+    running: Arc<AtomicBool>,
+) -> http::Endpoint {
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
     http::Endpoint {
         collector: Collector::new(
-            Box::new(move || counters.snapshot().map_err(|error| error.to_string())),
+            Box::new(move || {
+                let snapshot = counters.snapshot().map_err(|error| error.to_string())?;
+                Ok(Snapshot { tracker: tracker.as_ref().map(|tracker| tracker.read()), ..snapshot })
+            }),
             build,
         ),
         health: Box::new(move || {

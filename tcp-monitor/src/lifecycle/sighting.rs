@@ -51,8 +51,8 @@ impl Sightings {
 /// is sent again, and a FIN may then acknowledge and carry more data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Identity {
-    /// Of a segment on a loopback interface, which no packet leaves its network namespace by: every namespace has the same
-    /// addresses there, and two that begin at once have the same initial sequence numbers.
+    /// The network namespace, of a segment on its loopback interface: no other namespace sees that segment, but may have
+    /// one with the same addresses and, if both connections begin at once, the same initial sequence number.
     loopback_of: Option<u32>,
     src: SocketAddr,
     dst: SocketAddr,

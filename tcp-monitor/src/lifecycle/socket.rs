@@ -139,6 +139,12 @@ impl Socket {
         self.netns
     }
 
+    /// It connects, and its local port is not known yet.
+    pub(super) fn lacks_port(&self) -> bool {
+        let connects = self.untold_syn_sent.is_some() || self.state == TcpState::SynSent;
+        connects && self.local.port() == 0
+    }
+
     /// Next sequence number expected, as the kernel last told.
     pub(super) fn rcv_nxt(&self) -> Option<u32> {
         self.tcp.map(|tcp| tcp.rcv_nxt)

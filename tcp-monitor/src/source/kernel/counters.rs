@@ -52,6 +52,8 @@ impl Counters {
                 .into_iter()
                 .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
+            // Not of the kernel programs: whoever tracks adds it.
+            tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,
             bpf_stats: self.bpf_stats.is_some(),
