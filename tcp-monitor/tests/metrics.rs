@@ -150,29 +150,6 @@ fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(
     Ok(())
 }
 
-/// Prints what a scrape of many ports costs: `cargo test --release --test metrics -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, for people to read"]
-fn measure_a_scrape_of_256_ports() -> Result<(), Box<dyn Error>> {
-    for reasons_known in [true, false] {
-        let (_, counters) = sample().ports[0];
-        let ports = (1..=256).map(|port| (PortLabel::Port(port), counters)).collect();
-        let snapshot = Snapshot { ports, reasons_known, ..sample() };
-        let collector = Collector::new(Box::new(move || Ok(snapshot.clone())), build());
-        let started = std::time::Instant::now();
-        let families = collector.gather()?;
-        let gathered = started.elapsed();
-        let exposition = TextEncoder::new().encode_to_string(&families)?;
-        let series = exposition.lines().filter(|line| !line.starts_with('#')).count();
-        println!(
-            "256 ports, reasons known {reasons_known}: {series} series, {} bytes, gather {gathered:?}, all {:?}",
-            exposition.len(),
-            started.elapsed()
-        );
-    }
-    Ok(())
-}
-
 fn build() -> BuildInfo {
     BuildInfo { version: "0.1.0".to_owned(), kernel: "6.18.15-amd64".to_owned() }
 }
