@@ -11,12 +11,13 @@ use aya::{
 };
 use tcp_monitor_common::config::program;
 
-use super::error::with_causes;
+use super::{error::with_causes, living::Living};
 
 /// Both classifiers, loaded, and how to attach them. Keeps all kernel programs loaded.
 pub(super) struct Classifiers {
     ebpf: Ebpf,
     mode: Mode,
+    living: Living,
 }
 
 /// How classifiers are attached.
@@ -32,7 +33,7 @@ pub(super) enum Mode {
 pub(super) struct Attachment {
     links: Vec<SchedClassifierLink>,
     mode: Mode,
-    /// The clsact qdisc was made for these classifiers, or for those of an earlier run.
+    /// The clsact qdisc was made for these classifiers, for those of an earlier run or of another agent.
     pub(super) owns_qdisc: bool,
 }
 
@@ -42,25 +43,28 @@ pub(super) enum AttachError {
     Gone,
     /// They are attached already: the interface came from another namespace, where they are not detached yet.
     Already,
+    /// Something was short that may be there later, such as file descriptors.
+    Short(String),
     /// Anything else.
     Refused(String),
 }
 
 impl Classifiers {
     pub(super) fn new(ebpf: Ebpf, mode: Mode) -> Self {
-        Self { ebpf, mode }
+        Self { ebpf, mode, living: Living::announce(mode) }
     }
 
     /// Attaches both classifiers to an interface of the namespace that the thread is in.
     ///
-    /// Filters of an earlier run that was killed are removed first.
+    /// Filters of an earlier run that was killed are removed first, unless they may be those of another agent that lives.
     pub(super) fn attach(&mut self, interface: &str) -> Result<Attachment, AttachError> {
-        let stale = remove_stale(interface);
+        let stale = self.living.if_alone(|| remove_stale(interface));
         let created = match self.mode {
             Mode::Tcx => false,
             Mode::Clsact => add_clsact(interface)?,
         };
-        let mut attachment = Attachment { links: Vec::new(), mode: self.mode, owns_qdisc: created || stale };
+        let mut attachment =
+            Attachment { links: Vec::new(), mode: self.mode, owns_qdisc: created || stale.unwrap_or(true) };
         for (name, direction) in DIRECTIONS {
             attachment.links.push(self.attach_one(interface, name, direction)?);
         }
@@ -131,6 +135,8 @@ fn classify(error: ProgramError) -> AttachError {
     match number {
         Some(ENODEV | ENXIO) => AttachError::Gone,
         Some(EEXIST) => AttachError::Already,
+        // aya looks the interface up through a socket, and says ENOENT if it gets none.
+        Some(ENOENT | EAGAIN | ENOMEM | ENFILE | EMFILE | ENOBUFS) => AttachError::Short(with_causes(&error)),
         Some(_) | None => AttachError::Refused(with_causes(&error)),
     }
 }
@@ -150,6 +156,12 @@ const DIRECTIONS: [(&str, TcAttachType); 2] =
     [(program::INGRESS, TcAttachType::Ingress), (program::EGRESS, TcAttachType::Egress)];
 
 /// errno(3), the same on every architecture that has eBPF.
+const ENOENT: i32 = 2;
 const ENXIO: i32 = 6;
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const ENOBUFS: i32 = 105;

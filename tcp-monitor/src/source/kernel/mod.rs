@@ -10,6 +10,7 @@ mod counters;
 pub mod decode;
 mod error;
 mod interfaces;
+mod living;
 mod load;
 mod netns;
 mod order;

@@ -93,9 +93,13 @@ fn enter(netns: &Netns) -> io::Result<()> {
 /// Every network namespace that a process is in or that is mounted, and a path it can be opened by.
 ///
 /// What cannot be looked at, because the process has ended or belongs to another user, is left out.
-pub(super) fn discover() -> BTreeMap<u32, PathBuf> {
+///
+/// # Errors
+/// If processes or mounts cannot be listed: then nothing is known, not that there is none.
+pub(super) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
         if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
@@ -105,12 +109,12 @@ pub(super) fn discover() -> BTreeMap<u32, PathBuf> {
             found.entry(inum).or_insert(path);
         }
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     for (inum, path) in mounts.lines().filter_map(parse_mount) {
         // A mount lasts longer than most processes.
         found.insert(inum, path);
     }
-    found
+    Ok(found)
 }
 
 /// `net:[4026531840]`.

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    io,
+    io, mem,
     os::fd::AsFd,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
@@ -105,6 +105,9 @@ struct Watch {
     attached: HashMap<InterfaceKey, Attached>,
     /// Interfaces that cannot be attached to: tried once, told once.
     refused: HashSet<InterfaceKey>,
+    /// Interfaces to which something was short, to be tried again: told once.
+    short: HashSet<InterfaceKey>,
+    discovery_failed: bool,
     limit_told: bool,
 }
 
@@ -112,6 +115,13 @@ struct Watch {
 struct Watched {
     netns: Netns,
     rtnetlink: Rtnetlink,
+}
+
+/// Why an interface is not watched.
+struct Unwatched {
+    cause: String,
+    /// Trying again will not help.
+    lasts: bool,
 }
 
 /// An interface that is watched.
@@ -133,6 +143,8 @@ impl Watch {
             namespaces: BTreeMap::new(),
             attached: HashMap::new(),
             refused: HashSet::new(),
+            short: HashSet::new(),
+            discovery_failed: false,
             limit_told: false,
         };
         let first = match plan.scope {
@@ -207,9 +219,11 @@ impl Watch {
                     Err(error) => log::warn!("interface {} is now {name}: {error}", attached.name),
                 },
                 None => {
-                    if let Err(cause) = self.watch_interface(key, &name) {
-                        log::warn!("segments on interface {name} cannot be seen: {cause}");
-                        self.refused.insert(key);
+                    if let Err(Unwatched { cause, lasts }) = self.watch_interface(key, &name) {
+                        let known = if lasts { &mut self.refused } else { &mut self.short };
+                        if known.insert(key) {
+                            log::warn!("segments on interface {name} cannot be seen: {cause}");
+                        }
                         refusals.push((name, cause));
                     }
                 }
@@ -220,7 +234,17 @@ impl Watch {
 
     /// Opens namespaces that came and lets go of those that nothing but this thread refers to.
     fn update_namespaces(&mut self) {
-        let found = discover();
+        let found = match discover() {
+            Ok(found) => found,
+            // Those that are watched stay so.
+            Err(error) => {
+                if !mem::replace(&mut self.discovery_failed, true) {
+                    log::warn!("network namespaces cannot be looked for: {error}");
+                }
+                return;
+            }
+        };
+        self.discovery_failed = false;
         let home = self.traveller.home();
         let unused: Vec<u32> = self
             .namespaces
@@ -279,6 +303,7 @@ impl Watch {
                 .is_none_or(|interfaces| interfaces.iter().any(|interface| interface.index == key.ifindex))
         };
         self.refused.retain(exists);
+        self.short.retain(exists);
         self.drop_where(|key| !exists(key));
     }
 
@@ -290,7 +315,7 @@ impl Watch {
     }
 
     /// Attaches to an interface if it is to be watched.
-    fn watch_interface(&mut self, key: InterfaceKey, name: &str) -> Result<(), String> {
+    fn watch_interface(&mut self, key: InterfaceKey, name: &str) -> Result<(), Unwatched> {
         let wanted =
             self.only.as_ref().is_none_or(|only| only.contains(name)) && !self.refused.contains(&key);
         let Some(watched) = self.namespaces.get(&key.netns).filter(|_| wanted) else { return Ok(()) };
@@ -305,21 +330,27 @@ impl Watch {
             return Ok(());
         }
         // The counters must be there before the first segment is seen.
-        self.table.insert(key, name).map_err(|error| error.to_string())?;
+        let inserted = self.table.insert(key, name);
+        inserted.map_err(|error| Unwatched { cause: error.to_string(), lasts: true })?;
         let result = self
             .traveller
             .visit(&watched.netns, || self.classifiers.attach(name))
-            .unwrap_or_else(|error| Err(AttachError::Refused(error.to_string())));
+            .unwrap_or_else(|error| Err(AttachError::Short(error.to_string())));
         match result {
             Ok(attachment) => {
+                self.short.remove(&key);
                 self.attached.insert(key, Attached { name: name.to_owned(), attachment });
                 return Ok(());
             }
             // In both cases it has changed since it was listed, so a further pass is due.
             Err(AttachError::Gone | AttachError::Already) => self.table.remove(key),
+            Err(AttachError::Short(cause)) => {
+                self.table.remove(key);
+                return Err(Unwatched { cause, lasts: false });
+            }
             Err(AttachError::Refused(cause)) => {
                 self.table.remove(key);
-                return Err(cause);
+                return Err(Unwatched { cause, lasts: true });
             }
         }
         Ok(())
