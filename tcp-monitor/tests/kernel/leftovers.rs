@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("what a killed run left on clsact is gone after the next", needs, || {
             nothing_stays_of_killed(Attach::Clsact)
         }),
+        trial("two agents on clsact leave each other alone", needs, two_agents),
     ]
 }
 
@@ -84,6 +85,21 @@ fn nothing_stays_of_killed(attach: Attach) -> Result<()> {
     ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
     check_no_filter(&network.server)?;
     held.await_end()
+}
+
+fn two_agents() -> Result<()> {
+    let network = Network::new(Topology::LoopbackV4)?;
+    let first = Attach::Clsact.start(&network)?;
+    let second =
+        Agent::start(Watch::Inside(&network.server), &format!("{WATCHED} --force-clsact --listen none"))?;
+    second.stop()?;
+    ensure!(!filters(&network.server)?.is_empty(), "the second agent took the first one's filters along");
+    traffic::greeting(&network, PORT)?;
+    network.await_rest(PORT)?;
+    let report = first.stop()?;
+    let syns = report.of_kind("segment").filter(|event| event["step"] == "syn").count();
+    ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
+    check_no_filter(&network.server)
 }
 
 /// Kernel ids of BPF objects.

@@ -7,7 +7,7 @@ use btfparse::{Offset, Readable, TypeInformation, TypeVariant};
 use tcp_monitor_common::config::{KernelLayout, program};
 use thiserror::Error;
 
-use super::release::Release;
+use super::{error::KernelError, release::Release};
 
 /// Why the kernel's layout is not known.
 #[derive(Debug, Error)]
@@ -49,8 +49,16 @@ pub enum BtfError {
 ///
 /// # Errors
 /// If there is none, or it lacks something that the programs rely on.
-pub(super) fn kernel_layout(release: Release) -> Result<KernelLayout, BtfError> {
-    KernelTypes::read(Path::new(BTF_FILE))?.layout(release)
+pub(super) fn kernel_layout(release: Release) -> Result<KernelLayout, KernelError> {
+    let types = KernelTypes::read(Path::new(BTF_FILE)).map_err(|error| {
+        if let BtfError::Unavailable(cause) = &error
+            && let Some(error) = KernelError::file_limit("read the kernel's types", cause)
+        {
+            return error;
+        }
+        error.into()
+    })?;
+    Ok(types.layout(release)?)
 }
 
 struct KernelTypes(TypeInformation);

@@ -1,6 +1,6 @@
 //! Attaches the two classifiers to an interface and detaches them: by TCX links, or on a clsact qdisc before 6.6.
 
-use std::{io, mem};
+use std::{collections::BTreeMap, io, mem};
 
 use aya::{
     Ebpf,
@@ -11,13 +11,17 @@ use aya::{
 };
 use tcp_monitor_common::config::program;
 
-use super::{error::with_causes, living::Living};
+use super::{
+    error::{is_transient, with_causes},
+    living::Living,
+};
 
 /// Both classifiers, loaded, and how to attach them. Keeps all kernel programs loaded.
 pub(super) struct Classifiers {
     ebpf: Ebpf,
     mode: Mode,
-    living: Living,
+    /// By network namespace.
+    living: BTreeMap<u32, Living>,
 }
 
 /// How classifiers are attached.
@@ -51,14 +55,15 @@ pub(super) enum AttachError {
 
 impl Classifiers {
     pub(super) fn new(ebpf: Ebpf, mode: Mode) -> Self {
-        Self { ebpf, mode, living: Living::announce(mode) }
+        Self { ebpf, mode, living: BTreeMap::new() }
     }
 
-    /// Attaches both classifiers to an interface of the namespace that the thread is in.
+    /// Attaches both classifiers to an interface of `netns`, the namespace that the thread is in.
     ///
     /// Filters of an earlier run that was killed are removed first, unless they may be those of another agent that lives.
-    pub(super) fn attach(&mut self, interface: &str) -> Result<Attachment, AttachError> {
-        let stale = self.living.if_alone(|| remove_stale(interface));
+    pub(super) fn attach(&mut self, netns: u32, interface: &str) -> Result<Attachment, AttachError> {
+        let living = self.living.entry(netns).or_insert_with(|| Living::announce(self.mode, netns));
+        let stale = living.if_alone(|| remove_stale(interface));
         let created = match self.mode {
             Mode::Tcx => false,
             Mode::Clsact => add_clsact(interface)?,
@@ -69,6 +74,11 @@ impl Classifiers {
             attachment.links.push(self.attach_one(interface, name, direction)?);
         }
         Ok(attachment)
+    }
+
+    /// No interface of `netns` is watched any more.
+    pub(super) fn leave(&mut self, netns: u32) {
+        self.living.remove(&netns);
     }
 
     fn attach_one(
@@ -136,7 +146,7 @@ fn classify(error: ProgramError) -> AttachError {
         Some(ENODEV | ENXIO) => AttachError::Gone,
         Some(EEXIST) => AttachError::Already,
         // aya looks the interface up through a socket, and says ENOENT if it gets none.
-        Some(ENOENT | EAGAIN | ENOMEM | ENFILE | EMFILE | ENOBUFS) => AttachError::Short(with_causes(&error)),
+        Some(number) if number == ENOENT || is_transient(number) => AttachError::Short(with_causes(&error)),
         Some(_) | None => AttachError::Refused(with_causes(&error)),
     }
 }
@@ -158,10 +168,5 @@ const DIRECTIONS: [(&str, TcAttachType); 2] =
 /// errno(3), the same on every architecture that has eBPF.
 const ENOENT: i32 = 2;
 const ENXIO: i32 = 6;
-const EAGAIN: i32 = 11;
-const ENOMEM: i32 = 12;
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-const ENOBUFS: i32 = 105;

@@ -1,14 +1,14 @@
 //! Why the kernel programs could not be put to work, and the exit code that says so.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, fmt, io, iter, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError};
-use thiserror::Error;
+use thiserror::Error as Explained;
 
 use super::{btf::BtfError, privilege::MissingPrivilege};
 
 /// Why [`start`](super::start) failed. Each message holds its cause, which therefore is no `source`.
-#[derive(Debug, Error)]
+#[derive(Debug, Explained)]
 pub enum KernelError {
     /// A capability is missing.
     #[error(transparent)]
@@ -39,6 +39,20 @@ pub enum KernelError {
         name: String,
         /// The interfaces of the namespace.
         known: Vec<String>,
+    },
+    /// The process is in a user namespace of its own, whose capabilities do not count for eBPF.
+    #[error(
+        "capabilities of the initial user namespace are needed, and this process is in another one \
+         (a rootless container, `unshare --user`): start it outside"
+    )]
+    UserNamespace,
+    /// The process, or the system, has no file descriptor left.
+    #[error("cannot {action}: {cause}; {FILE_LIMIT}")]
+    FileLimit {
+        /// What was tried.
+        action: String,
+        /// The system's reason.
+        cause: io::Error,
     },
     /// The object with the kernel programs could not be loaded.
     #[error("the kernel programs cannot be loaded: {}", with_causes(.0))]
@@ -95,11 +109,12 @@ impl KernelError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Privilege(_) | Self::Program { forbidden: true, .. } => 3,
+            Self::Privilege(_) | Self::UserNamespace | Self::Program { forbidden: true, .. } => 3,
             Self::Btf(_) | Self::Program { forbidden: false, .. } => 4,
             Self::RingSize(_)
             | Self::Netns { .. }
             | Self::Interface { .. }
+            | Self::FileLimit { .. }
             | Self::Object(_)
             | Self::Map { .. }
             | Self::Incomplete(_)
@@ -109,12 +124,33 @@ impl KernelError {
     }
 
     pub(super) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |cause| Self::System { action, cause }
+        move |cause| Self::file_limit(&action, &cause).unwrap_or(Self::System { action, cause })
+    }
+
+    /// The error to report instead of `error` if that comes from a lack of file descriptors.
+    pub(super) fn file_limit(
+        action: &(impl fmt::Display + ?Sized),
+        error: &(dyn Error + 'static),
+    ) -> Option<Self> {
+        let number = os_error(error).filter(|number| [EMFILE, ENFILE].contains(number))?;
+        let cause = io::Error::from_raw_os_error(number);
+        Some(Self::FileLimit { action: action.to_string(), cause })
     }
 }
 
+/// The number of the system's error among an error and those that caused it.
+pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+    iter::successors(Some(error), |&error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+}
+
+/// Whether what failed with this number may work a moment later, when there are more descriptors or there is more memory.
+pub(super) fn is_transient(number: i32) -> bool {
+    [EAGAIN, ENOMEM, ENFILE, EMFILE].contains(&number)
+}
+
 /// An error with the errors that caused it, each at most once.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -127,3 +163,10 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+const FILE_LIMIT: &str = "raise the limit of open files (`ulimit -n`; LimitNOFILE= in a systemd unit)";
+/// errno(3), the same on every architecture that has eBPF.
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;

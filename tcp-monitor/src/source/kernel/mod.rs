@@ -36,6 +36,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcp_monitor_common::{
     config::{Settings, map, program},
     counters::RecordCounters,
@@ -127,6 +128,10 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     if !options.ring_size.is_power_of_two() || options.ring_size < MIN_RING_SIZE {
         return Err(KernelError::RingSize(options.ring_size));
     }
+    if !privilege::is_in_initial_user_namespace() {
+        return Err(KernelError::UserNamespace);
+    }
+    raise_file_limit();
     let (release, release_text) = Release::running();
     let watched = Watched::choose(options, release)?;
     let layout = btf::kernel_layout(release)?;
@@ -283,6 +288,15 @@ impl Watched {
         };
         let mode = if options.force_clsact || !release.has_tcx() { Mode::Clsact } else { Mode::Tcx };
         Ok(Self { sockets, interfaces: only.map(|only| Plan { scope, only, mode }) })
+    }
+}
+
+/// Every network namespace and every interface takes some descriptors, and the usual soft limit of 1024 is for select(2).
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let limit = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("the limit of open files stays as it is: {error}");
     }
 }
 

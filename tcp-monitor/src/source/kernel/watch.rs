@@ -255,6 +255,7 @@ impl Watch {
         for inum in unused {
             self.drop_where(|key| key.netns == inum);
             self.namespaces.remove(&inum);
+            self.classifiers.leave(inum);
             log::debug!("network namespace {inum} is not in use any more");
         }
         if !self.everywhere {
@@ -334,7 +335,7 @@ impl Watch {
         inserted.map_err(|error| Unwatched { cause: error.to_string(), lasts: true })?;
         let result = self
             .traveller
-            .visit(&watched.netns, || self.classifiers.attach(name))
+            .visit(&watched.netns, || self.classifiers.attach(key.netns, name))
             .unwrap_or_else(|error| Err(AttachError::Short(error.to_string())));
         match result {
             Ok(attachment) => {
