@@ -47,6 +47,8 @@ pub struct Monitor {
     ///
     /// May be given more than once. By default every interface is watched, and new ones as they come and go.
     ///
+    /// They are those of the namespace that tcp-monitor runs in, or of the one that --netns names.
+    ///
     /// This limits the segment classifier: the SYN, ACK, FIN and RST lines of the log and the metric
     /// tcp_monitor_segments_total. It does not limit the socket tracepoints: states, handshakes, resets and
     /// retransmissions are those of all sockets, whichever interface their packets use.

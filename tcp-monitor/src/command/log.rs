@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::vec::Drain;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::lifecycle::{Event, Input, Time, Tracker};
@@ -27,6 +28,8 @@ pub(super) struct Log {
     clock: Clock,
     clock_set: Instant,
     written: Written,
+    /// Room for the lines of one event.
+    lines: Vec<u8>,
 }
 
 /// What came of it.
@@ -62,6 +65,7 @@ impl Log {
             clock: read_clock(),
             clock_set: Instant::now(),
             written: Written::default(),
+            lines: Vec::new(),
         }
     }
 
@@ -129,6 +133,10 @@ impl Log {
         });
         let more = self.write(self.tracker.first_untold(time), out)?;
         out.flush()?;
+        if self.sink.is_some() && nobody_reads(out.get_ref()) {
+            // With nothing to write it would show only at the next event, which may be hours away.
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         Ok(more)
     }
 
@@ -137,7 +145,13 @@ impl Log {
         let events = self.queue.take(untold);
         let Some(sink) = &mut self.sink else { return Ok(ControlFlow::Continue(())) };
         for event in events {
-            sink.write(&event, out)?;
+            self.lines.clear();
+            sink.write(&event, &mut self.lines)?;
+            if self.lines.is_empty() {
+                // It is told in the line of another.
+                continue;
+            }
+            out.write_all(&self.lines)?;
             self.written.events += 1;
             if let Some(left) = &mut self.left {
                 *left = left.saturating_sub(1);
@@ -167,6 +181,13 @@ impl Queue {
         };
         self.events.drain(..ready)
     }
+}
+
+/// Whether standard output is a pipe whose reader has gone away.
+fn nobody_reads(out: &StdoutLock<'_>) -> bool {
+    let mut stdout = [PollFd::new(out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut stdout, Some(&now)).is_ok() && stdout[0].revents().contains(PollFlags::ERR)
 }
 
 fn read_clock() -> Clock {

@@ -89,12 +89,15 @@ async fn monitor(options: &Monitor) -> Result<()> {
     Ok(())
 }
 
-/// Detaches, and lets the log write what is left. A second signal cuts that short: standard output may be blocked.
+/// Detaches, and lets the log write what is left. A second signal cuts that short, or time: standard output may be blocked.
 async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals) -> Result<Written> {
     source.stop();
     tokio::select! {
         () = log.ended() => {}
         () = signals.insist() => bail!("stopped by a second signal; the end of the log was not written"),
+        () = time::sleep(LAST_WRITES) => {
+            bail!("nobody reads standard output; the end of the log was not written")
+        }
     }
     log.join()
 }
@@ -281,5 +284,7 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
 }
 
 const BANNER_INTERFACES: usize = 8;
+/// How long the rest of the log may take after the programs are detached.
+const LAST_WRITES: Duration = Duration::from_secs(10);
 /// How long a second signal is taken for the first.
 const PATIENCE: Duration = Duration::from_secs(1);

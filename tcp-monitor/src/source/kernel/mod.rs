@@ -160,11 +160,13 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
 
     let stop = StopSignal::new().map_err(KernelError::system("make an eventfd"))?;
     let records: Arc<PerCpuArray<MapData, RecordCounters>> = Arc::new(take(&mut ebpf, map::RECORD_COUNTERS)?);
+    let ring = take::<RingBuf<MapData>>(&mut ebpf, map::RECORDS)?;
     let reader = RecordReader {
-        ring: take::<RingBuf<MapData>>(&mut ebpf, map::RECORDS)?,
+        epoll: ring::watch(&ring, &stop).map_err(KernelError::system("wait for the ring buffer"))?,
+        ring,
         counters: Arc::clone(&records),
         logger: options.log.then(|| logger(&mut ebpf)).flatten(),
-        stop: stop.clone(),
+        _stop: stop.clone(),
     };
     let interfaces = Arc::new(InterfaceTable::new(take(&mut ebpf, map::INTERFACE_COUNTERS)?));
     let counters = Arc::new(Counters {

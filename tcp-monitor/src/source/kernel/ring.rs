@@ -29,8 +29,10 @@ pub struct RecordReader {
     pub(super) ring: RingBuf<MapData>,
     pub(super) counters: Arc<PerCpuArray<MapData, RecordCounters>>,
     pub(super) logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Readable once the source has stopped.
-    pub(super) stop: StopSignal,
+    /// Waits for records and for the stop, see [`watch`].
+    pub(super) epoll: OwnedFd,
+    /// Kept open: `epoll` forgets a file that everyone has closed, and the signal with it.
+    pub(super) _stop: StopSignal,
 }
 
 /// What one look at the ring buffer brought; most often nothing.
@@ -55,7 +57,6 @@ impl RecordReader {
     /// # Errors
     /// If waiting for the ring buffer fails.
     pub fn run(mut self, on_batch: &mut dyn FnMut(Batch<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
-        let epoll = self.watch().map_err(ReadError::Wait)?;
         let mut order = Reorder::default();
         let mut lost = Losses::default();
         let mut stopped = false;
@@ -67,7 +68,7 @@ impl RecordReader {
                 followed_up = followed_up || order.is_empty();
                 let timeout = if followed_up { TICK } else { HOLD_BACK };
                 followed_up = !followed_up;
-                stopped = wait(epoll.as_fd(), timeout).map_err(ReadError::Wait)?;
+                stopped = wait(self.epoll.as_fd(), timeout).map_err(ReadError::Wait)?;
             }
             let begin = monotonic_now();
             let drained = self.drain(&mut order);
@@ -90,19 +91,6 @@ impl RecordReader {
         }
     }
 
-    fn watch(&self) -> io::Result<OwnedFd> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Edge-triggered: level-triggered, the ring is ready whenever one record waits, and each would be read alone.
-        epoll::add(
-            &epoll,
-            &self.ring,
-            epoll::EventData::new_u64(RING),
-            epoll::EventFlags::IN | epoll::EventFlags::ET,
-        )?;
-        epoll::add(&epoll, &self.stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
-        Ok(epoll)
-    }
-
     fn drain(&mut self, order: &mut Reorder) -> Drained {
         let mut drained = Drained { records: 0, malformed: 0 };
         while drained.records < MAX_BATCH {
@@ -117,6 +105,15 @@ impl RecordReader {
         }
         drained
     }
+}
+
+/// What waits for records and for the stop. Made before anything else takes file descriptors.
+pub(super) fn watch(ring: &RingBuf<MapData>, stop: &StopSignal) -> io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    // Edge-triggered: level-triggered, the ring is ready whenever one record waits, and each would be read alone.
+    epoll::add(&epoll, ring, epoll::EventData::new_u64(RING), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+    epoll::add(&epoll, stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+    Ok(epoll)
 }
 
 struct Drained {
