@@ -1,6 +1,6 @@
 //! Attaches the two classifiers to an interface and detaches them: by TCX links, or on a clsact qdisc before 6.6.
 
-use std::{collections::BTreeMap, io, mem};
+use std::{io, mem};
 
 use aya::{
     Ebpf,
@@ -11,17 +11,12 @@ use aya::{
 };
 use tcp_monitor_common::config::program;
 
-use super::{
-    error::{is_transient, with_causes},
-    living::Living,
-};
+use super::error::{is_transient, os_error as system_number, with_causes};
 
 /// Both classifiers, loaded, and how to attach them. Keeps all kernel programs loaded.
 pub(super) struct Classifiers {
     ebpf: Ebpf,
     mode: Mode,
-    /// By network namespace.
-    living: BTreeMap<u32, Living>,
 }
 
 /// How classifiers are attached.
@@ -37,8 +32,8 @@ pub(super) enum Mode {
 pub(super) struct Attachment {
     links: Vec<SchedClassifierLink>,
     mode: Mode,
-    /// The clsact qdisc was made for these classifiers, for those of an earlier run or of another agent.
-    pub(super) owns_qdisc: bool,
+    /// The clsact qdisc was made for these classifiers.
+    pub(super) made_qdisc: bool,
 }
 
 /// Why classifiers were not attached.
@@ -47,38 +42,32 @@ pub(super) enum AttachError {
     Gone,
     /// They are attached already: the interface came from another namespace, where they are not detached yet.
     Already,
-    /// Something was short that may be there later, such as file descriptors.
-    Short(String),
+    /// Nothing is wrong with the interface: it may work when there are more descriptors or there is more memory.
+    NotNow(String),
     /// Anything else.
     Refused(String),
 }
 
 impl Classifiers {
     pub(super) fn new(ebpf: Ebpf, mode: Mode) -> Self {
-        Self { ebpf, mode, living: BTreeMap::new() }
+        Self { ebpf, mode }
     }
 
-    /// Attaches both classifiers to an interface of `netns`, the namespace that the thread is in.
-    ///
-    /// Filters of an earlier run that was killed are removed first, unless they may be those of another agent that lives.
-    pub(super) fn attach(&mut self, netns: u32, interface: &str) -> Result<Attachment, AttachError> {
-        let living = self.living.entry(netns).or_insert_with(|| Living::announce(self.mode, netns));
-        let stale = living.if_alone(|| remove_stale(interface));
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Attaches both classifiers to an interface of the namespace that the thread is in.
+    pub(super) fn attach(&mut self, interface: &str) -> Result<Attachment, AttachError> {
         let created = match self.mode {
             Mode::Tcx => false,
             Mode::Clsact => add_clsact(interface)?,
         };
-        let mut attachment =
-            Attachment { links: Vec::new(), mode: self.mode, owns_qdisc: created || stale.unwrap_or(true) };
+        let mut attachment = Attachment { links: Vec::new(), mode: self.mode, made_qdisc: created };
         for (name, direction) in DIRECTIONS {
             attachment.links.push(self.attach_one(interface, name, direction)?);
         }
         Ok(attachment)
-    }
-
-    /// No interface of `netns` is watched any more.
-    pub(super) fn leave(&mut self, netns: u32) {
-        self.living.remove(&netns);
     }
 
     fn attach_one(
@@ -115,8 +104,10 @@ impl Attachment {
     }
 }
 
-/// Removes classifiers that an earlier run left on the interface; whether there were any.
-fn remove_stale(interface: &str) -> bool {
+/// Removes the filters that runs which were killed left on the interface; whether there were any.
+///
+/// They are known by the programs' names only, so no other agent may be running here.
+pub(super) fn remove_stale(interface: &str) -> bool {
     // An error is that there are none; any other shows again when attaching.
     DIRECTIONS
         .map(|(name, direction)| tc::qdisc_detach_program(interface, direction, name).is_ok())
@@ -133,7 +124,7 @@ fn add_clsact(interface: &str) -> Result<bool, AttachError> {
 }
 
 fn classify(error: ProgramError) -> AttachError {
-    let number = if let ProgramError::SyscallError(error) = &error {
+    let number = system_number(&error).or(if let ProgramError::SyscallError(error) = &error {
         error.io_error.raw_os_error()
     } else if let ProgramError::TcError(error) = &error {
         os_error(error)
@@ -141,12 +132,15 @@ fn classify(error: ProgramError) -> AttachError {
         error.raw_os_error()
     } else {
         None
-    };
+    });
     match number {
         Some(ENODEV | ENXIO) => AttachError::Gone,
+        // What the C library says if it has no descriptor left.
+        Some(ENOENT) => {
+            AttachError::NotNow("no file descriptor is left to look up the interface with".to_owned())
+        }
+        Some(number) if is_transient(number) => AttachError::NotNow(with_causes(&error)),
         Some(EEXIST) => AttachError::Already,
-        // aya looks the interface up through a socket, and says ENOENT if it gets none.
-        Some(number) if number == ENOENT || is_transient(number) => AttachError::Short(with_causes(&error)),
         Some(_) | None => AttachError::Refused(with_causes(&error)),
     }
 }

@@ -164,7 +164,9 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-const FILE_LIMIT: &str = "raise the limit of open files (`ulimit -n`; LimitNOFILE= in a systemd unit)";
+/// What to do when descriptors run out.
+pub(super) const FILE_LIMIT: &str =
+    "raise the limit of open files (`ulimit -n`; LimitNOFILE= in a systemd unit)";
 /// errno(3), the same on every architecture that has eBPF.
 const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;

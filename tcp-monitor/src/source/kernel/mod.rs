@@ -10,7 +10,6 @@ mod counters;
 pub mod decode;
 mod error;
 mod interfaces;
-mod living;
 mod load;
 mod netns;
 mod order;

@@ -10,9 +10,14 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{FlockOperation, flock},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use super::error::KernelError;
 
@@ -51,6 +56,47 @@ impl Netns {
         let inum = u32::try_from(file.metadata()?.ino())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is no network namespace"))?;
         Ok(Self { inum, file })
+    }
+}
+
+/// Who else has filters in a namespace. The lock is on the namespace itself: every agent with filters there shares it, and
+/// the kernel releases it however the agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// No other agent: what filters there are were left by one that was killed. The lock is held alone.
+    Alone,
+    /// Another agent, or it is not known.
+    Others,
+}
+
+impl Netns {
+    /// Tries to have the lock alone.
+    pub(super) fn company(&self) -> Company {
+        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Company::Alone,
+            Err(error) => {
+                log::debug!("filters in network namespace {} may be another agent's: {error}", self.inum);
+                Company::Others
+            }
+        }
+    }
+
+    /// Shares the lock for as long as the namespace is open.
+    pub(super) fn share(&self) {
+        // Whoever has it alone cleans up, which takes a moment; whoever keeps it is no agent.
+        for _ in 0..LOCK_ATTEMPTS {
+            match flock(&self.file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return,
+                Err(_) => thread::sleep(LOCK_PAUSE),
+            }
+        }
+        log::debug!("network namespace {} cannot be locked", self.inum);
+    }
+
+    /// Gives up the lock.
+    pub(super) fn unlock(&self) {
+        // It fails only if there is none.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -95,7 +141,7 @@ fn enter(netns: &Netns) -> io::Result<()> {
 /// What cannot be looked at, because the process has ended or belongs to another user, is left out.
 ///
 /// # Errors
-/// If processes or mounts cannot be listed: then nothing is known, not that there is none.
+/// If not all can be found, for lack of descriptors or memory; nothing then follows from one not being there.
 pub(super) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
@@ -141,6 +187,8 @@ fn unescape(text: &str) -> Option<String> {
     Some(plain)
 }
 
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const OWN: &str = "/proc/self/ns/net";
 const NAMED: &str = "/run/netns";
 
