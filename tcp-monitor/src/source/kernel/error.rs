@@ -140,8 +140,13 @@ impl KernelError {
 
 /// The number of the system's error among an error and those that caused it.
 pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
-    iter::successors(Some(error), |&error| error.source())
-        .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+    iter::successors(Some(error), |&error| error.source()).find_map(|error| {
+        // aya shows this one as if it were the system's error itself, and so not as its source.
+        if let Some(MapError::IoError(error)) = error.downcast_ref() {
+            return error.raw_os_error();
+        }
+        error.downcast_ref::<io::Error>()?.raw_os_error()
+    })
 }
 
 /// Whether what failed with this number may work a moment later, when there are more descriptors or there is more memory.
@@ -172,3 +177,25 @@ const EAGAIN: i32 = 11;
 const ENOMEM: i32 = 12;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya::{EbpfError, maps::MapError};
+
+    use super::{EMFILE, KernelError};
+
+    #[test]
+    fn a_lack_of_descriptors_is_found_below_other_errors_and_is_no_unsupported_kernel() {
+        let lack = || io::Error::from_raw_os_error(EMFILE);
+        let create = MapError::CreateError { name: "PORTS".to_owned(), io_error: lack() };
+        for error in [create, MapError::IoError(lack())] {
+            let error =
+                KernelError::file_limit("load", &EbpfError::MapError(error)).expect("EMFILE is there");
+            assert_eq!(error.exit_code(), 1);
+            assert!(error.to_string().contains("`ulimit -n`"), "{error}");
+        }
+        assert!(KernelError::file_limit("load", &MapError::KeyNotFound).is_none());
+    }
+}
