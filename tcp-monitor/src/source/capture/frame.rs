@@ -29,6 +29,8 @@ pub(super) enum Step<'a> {
     Frame(Frame<'a>),
     /// A packet that makes no sense, in a file that still does.
     Malformed,
+    /// Something else that Wireshark numbers along with the packets.
+    Numbered,
     /// Something else.
     Other,
     /// The end of the file.

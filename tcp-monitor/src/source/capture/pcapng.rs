@@ -67,6 +67,7 @@ impl PcapNg {
                 Ok(frame.map_or(Step::Malformed, Step::Frame))
             }
             ENHANCED_PACKET | OBSOLETE_PACKET | SIMPLE_PACKET => block.pass(stream).map(|()| Step::Malformed),
+            CUSTOM | CUSTOM_NOT_COPIED | JOURNAL_ENTRY => block.pass(stream).map(|()| Step::Numbered),
             _ => block.pass(stream).map(|()| Step::Other),
         }
     }
@@ -216,6 +217,9 @@ const INTERFACE_DESCRIPTION: u32 = 1;
 const OBSOLETE_PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
+const JOURNAL_ENTRY: u32 = 9;
+const CUSTOM: u32 = 0x0bad;
+const CUSTOM_NOT_COPIED: u32 = 0x4000_0bad;
 
 /// The option of a packet that says which way it went.
 const FLAGS: u16 = 2;

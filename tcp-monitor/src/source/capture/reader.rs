@@ -25,7 +25,7 @@ use crate::lifecycle::{TcpHeader, Time};
 /// A TCP segment as a capture has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Its number among all packets of the file, from 1: Wireshark's `frame.number`.
+    /// Its number in the file, from 1: Wireshark's `frame.number`, which also counts the custom blocks of pcapng.
     pub number: u64,
     /// When it was captured.
     pub time: Time,
@@ -52,6 +52,8 @@ pub struct Capture {
     stream: Stream,
     format: Format,
     statistics: Statistics,
+    /// Number of the packet before.
+    number: u64,
     /// Time of the packet before.
     time: Time,
     ended: bool,
@@ -82,7 +84,14 @@ impl Capture {
     pub fn read(source: impl Read + Send + 'static) -> Result<Self, CaptureError> {
         let mut stream = Stream::new(source)?;
         let format = Format::recognise(&mut stream)?;
-        Ok(Self { stream, format, statistics: Statistics::default(), time: Time::default(), ended: false })
+        Ok(Self {
+            stream,
+            format,
+            statistics: Statistics::default(),
+            number: 0,
+            time: Time::default(),
+            ended: false,
+        })
     }
 
     /// What became of the packets so far.
@@ -100,18 +109,23 @@ impl Capture {
     fn next_segment(&mut self) -> Result<Option<Packet>, CaptureError> {
         loop {
             let frame = match self.format.step(&mut self.stream)? {
-                Step::Frame(frame) => frame,
-                Step::Malformed => {
-                    self.statistics.packets += 1;
-                    self.statistics.malformed += 1;
+                Step::Frame(frame) => Some(frame),
+                Step::Malformed => None,
+                Step::Numbered => {
+                    self.number += 1;
                     continue;
                 }
                 Step::Other => continue,
                 Step::End => return Ok(None),
             };
+            self.number += 1;
             self.statistics.packets += 1;
+            let Some(frame) = frame else {
+                self.statistics.malformed += 1;
+                continue;
+            };
             self.time = frame.time.unwrap_or(self.time);
-            match dissect(&frame, self.statistics.packets, self.time) {
+            match dissect(&frame, self.number, self.time) {
                 Ok(packet) => {
                     self.statistics.tcp += 1;
                     self.statistics.untimed += u64::from(frame.time.is_none());
