@@ -46,10 +46,10 @@ impl<'a> Reach<'a> {
         Ok(())
     }
 
-    /// Leaves what lies `len` bytes from here on out: padding.
+    /// Leaves out what lies `len` bytes from here on: padding.
     pub(super) fn limit(&mut self, len: usize) {
         self.bytes = self.bytes.get(..len).unwrap_or(self.bytes);
-        self.original = len;
+        self.original = self.original.min(len);
     }
 
     pub(super) const fn bytes(&self) -> &'a [u8] {

@@ -112,6 +112,13 @@ fn padding_is_not_payload() {
 }
 
 #[test]
+fn an_ip_header_cannot_claim_more_than_there_was_on_the_wire() {
+    let mut ip = ipv4(&tcp(b"hello"));
+    ip[2] = 0xff;
+    assert_eq!(packet(101, &ip).map(|packet| packet.payload_len), Ok(5));
+}
+
+#[test]
 fn other_protocols_are_no_error() {
     let mut udp = ipv4(&tcp(b""));
     udp[9] = 17;
