@@ -28,7 +28,7 @@ fn tshark_agrees_on_every_packet_of_every_capture() {
             assert_eq!(packet, expected, "{}", path.display());
         }
         assert_eq!(packets.len(), expected.len(), "{}: {statistics:?}", path.display());
-        assert!(packets.len() >= 6, "{}", path.display());
+        assert!(packets.len() >= 3, "{} says next to nothing", path.display());
     }
 }
 
