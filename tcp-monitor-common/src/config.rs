@@ -104,6 +104,12 @@ pub struct KernelLayout {
     pub has_socket_cookie: u32,
     /// `task_struct.stack`; 0 where tracepoint programs are there once only (before 5.12).
     pub task_stack: u32,
+    /// `task_struct.flags`; read only with `task_stack`, as the next two.
+    pub task_flags: u32,
+    /// `task_struct.group_leader`.
+    pub task_group_leader: u32,
+    /// `task_struct.comm`.
+    pub task_comm: u32,
 }
 
 impl KernelLayout {
@@ -148,6 +154,9 @@ impl KernelLayout {
         retransmit_skb_has_err: 0,
         has_socket_cookie: 0,
         task_stack: 0,
+        task_flags: 0,
+        task_group_leader: 0,
+        task_comm: 0,
     };
 }
 

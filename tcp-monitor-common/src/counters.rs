@@ -89,7 +89,7 @@ const EHOSTUNREACH: u32 = 113;
 /// State numbers run from 1 to 12; the other rows and columns stay empty.
 pub const STATES: usize = 16;
 /// Room for every [`HandshakeFailure`].
-pub const FAILURES: usize = 8;
+pub const FAILURES: usize = 16;
 /// Room for every [`ResetPhase`].
 pub const PHASES: usize = 8;
 /// The kernel's `sk_rst_reason` has 25 values on 7.2; a reason beyond the last but one counts as unknown.

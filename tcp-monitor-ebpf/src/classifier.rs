@@ -4,7 +4,6 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::bpf_probe_read_kernel,
     macros::{classifier, map},
     maps::PerCpuHashMap,
     programs::TcContext,
@@ -17,8 +16,9 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::{Awaited, Path},
+    glance::is_of_no_interest,
     instruction::add,
-    kernel::layout,
+    kernel::{layout, read},
     packet::{self, Segment},
     ports, records,
     socket::start,
@@ -54,6 +54,9 @@ pub(crate) fn tcp_monitor_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let skb = ctx.skb.skb;
+    if is_of_no_interest(skb) {
+        return None;
+    }
     let mut room = MaybeUninit::uninit();
     let segment = Segment::find(skb, &mut room)?;
     let tcp = &segment.tcp;
@@ -65,6 +68,10 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let again = ifindex == LOOPBACK && direction as u8 == Direction::Ingress as u8;
     let flags = tcp.flags;
 
+    let Some(payload_len) = segment.payload_len(packet_len) else {
+        debug!(ctx, "interface {}: TCP header malformed or cut off", ifindex);
+        return None;
+    };
     let mut acks = 0;
     if !again {
         let addresses = segment.addresses();
@@ -74,7 +81,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                 .take(tcp.acknowledgement());
         }
         if flags & (SYN | FIN) != 0 {
-            let end = tcp.sequence().wrapping_add(segment.payload_len(packet_len)).wrapping_add(1);
+            let end = tcp.sequence().wrapping_add(payload_len).wrapping_add(1);
             let back = Path::new(destination, source, tcp.destination_port(), tcp.source_port());
             if flags & (SYN | ACK | RST) == SYN | ACK {
                 back.expect(end, Awaited::SynAck);
@@ -101,7 +108,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     if again || !records::wanted() {
         return None;
     }
-    record(ctx, &segment, packet_len, InterfaceKey { netns, ifindex }, direction, acks)
+    record(ctx, &segment, payload_len, InterfaceKey { netns, ifindex }, direction, acks)
 }
 
 #[inline(always)]
@@ -121,7 +128,7 @@ fn segment_kind(flags: u8) -> Option<SegmentKind> {
 fn record(
     ctx: &TcContext,
     segment: &Segment<'_>,
-    packet_len: u32,
+    payload_len: u32,
     interface: InterfaceKey,
     direction: Direction,
     acks: u8,
@@ -131,15 +138,13 @@ fn record(
     let record = records::fields(&mut entry);
     start(&mut record.header, Kind::Segment, interface.netns, addresses.ip_version);
     record.ifindex = interface.ifindex;
-    record.payload_len = segment.payload_len(packet_len);
+    record.payload_len = payload_len;
     record.direction = direction as u8;
     record.acks = acks;
     addresses.store(&mut record.src_addr, &mut record.dst_addr);
-    // Left at 0 if the data offset is malformed or the header cut off: there is then none to read.
+    // It cannot fail: the packet is as long as its headers say.
     if packet::copy_header(ctx.skb.skb, segment, &mut record.tcp_header) {
         record.tcp_header_len = segment.tcp.header_len() as u8;
-    } else {
-        debug!(ctx, "interface {}: TCP header malformed or cut off", interface.ifindex);
     }
     records::submit(entry);
     Some(())
@@ -149,17 +154,7 @@ fn record(
 #[inline(always)]
 fn netns_of(skb: *mut __sk_buff) -> u32 {
     // The context is the address of the kernel's sk_buff.
-    let dev: u64 = probe_read(skb as u64 + u64::from(layout!(skb_dev)));
-    let net: u64 = probe_read(dev + u64::from(layout!(dev_net)));
-    probe_read(net + u64::from(layout!(net_inum)))
-}
-
-#[inline(always)]
-fn probe_read<T: Copy + Default>(address: u64) -> T {
-    let mut value = T::default();
-    // SAFETY: writes exactly `T`; a bad address fills it with zeros.
-    unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address as *const _);
-    }
-    value
+    let dev = read::<u64>((skb as *const u8).wrapping_add(layout!(skb_dev) as usize));
+    let net = read::<u64>((dev as *const u8).wrapping_add(layout!(dev_net) as usize));
+    read((net as *const u8).wrapping_add(layout!(net_inum) as usize))
 }

@@ -96,12 +96,16 @@ fn state(number: i32) -> Option<TcpState> {
 /// Which end the socket is: what the transition says, else what the socket says.
 #[inline(always)]
 fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
-    match (old, new) {
-        (TcpState::SynSent, _) | (_, TcpState::SynSent) => Role::Client,
-        (TcpState::Listen, _) | (_, TcpState::Listen) => Role::Server,
+    if matches!(old, TcpState::SynSent) || matches!(new, TcpState::SynSent) {
+        Role::Client
+    } else if matches!(old, TcpState::Listen)
+        || matches!(new, TcpState::Listen)
         // A passive open has no file descriptor before accept(); a simultaneous open, or fast open, has.
-        (TcpState::SynRecv, _) if full.is_orphan() => Role::Server,
-        _ => full.role(),
+        || (matches!(old, TcpState::SynRecv) && full.is_orphan())
+    {
+        Role::Server
+    } else {
+        full.role()
     }
 }
 
@@ -115,22 +119,16 @@ unsafe fn count(counters: *mut PortCounters, full: FullSocket, role: Role, old: 
     unsafe {
         let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
         add(element::<_, 15, STATES>(row, to as usize), 1);
-        match (old, new) {
-            (TcpState::SynSent | TcpState::SynRecv, TcpState::Established) => {
-                add(element::<_, 1, 2>(&raw mut (*counters).handshakes, role as usize), 1);
-            }
-            (TcpState::SynSent, TcpState::Close) => {
-                let reason = HandshakeFailure::of_client(full.error());
-                count_failure(counters, Role::Client, reason);
-            }
-            (TcpState::SynRecv, TcpState::Close) => {
-                let reason = match role {
-                    Role::Server => HandshakeFailure::of_server(full.error()),
-                    Role::Client => HandshakeFailure::of_client(full.error()),
-                };
-                count_failure(counters, role, reason);
-            }
-            _ => {}
+        let connecting = matches!(old, TcpState::SynSent | TcpState::SynRecv);
+        if connecting && matches!(new, TcpState::Established) {
+            add(element::<_, 1, 2>(&raw mut (*counters).handshakes, role as usize), 1);
+        }
+        if connecting && matches!(new, TcpState::Close) {
+            let reason = match role {
+                Role::Server => HandshakeFailure::of_server(full.error()),
+                Role::Client => HandshakeFailure::of_client(full.error()),
+            };
+            count_failure(counters, role, reason);
         }
     }
 }
@@ -143,7 +141,7 @@ unsafe fn count_failure(counters: *mut PortCounters, role: Role, reason: Handsha
     // SAFETY: by the caller's word.
     unsafe {
         let reasons = element::<_, 1, 2>(&raw mut (*counters).handshake_failures, role as usize);
-        add(element::<_, 7, FAILURES>(reasons, reason as usize), 1);
+        add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
     }
 }
 

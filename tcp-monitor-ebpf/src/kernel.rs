@@ -5,6 +5,7 @@
 
 use core::ptr;
 
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tcp_monitor_common::config::{KernelLayout, Settings};
 
 /// Set by the agent before loading.
@@ -68,9 +69,27 @@ impl KernelPtr {
         unsafe { ptr::read_volatile(self.0.add(offset as usize).cast::<T>()) }
     }
 
+    /// Copies the field at `offset`, of a type that BTF does not let be loaded at once.
+    #[inline(always)]
+    pub(crate) fn copy<T: Copy + Default>(self, offset: u32) -> T {
+        // SAFETY: only the address is calculated.
+        read(unsafe { self.0.add(offset as usize) })
+    }
+
     /// Follows the pointer at `offset`.
     #[inline(always)]
     pub(crate) fn follow(self, offset: u32) -> Self {
         Self(self.load::<*const u8>(offset))
     }
+}
+
+/// Reads kernel memory for which the verifier knows no type; zeros where there is none.
+#[inline(always)]
+pub(crate) fn read<T: Copy + Default>(address: *const u8) -> T {
+    let mut value = T::default();
+    // SAFETY: writes exactly `T`; a bad address fills it with zeros.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address.cast());
+    }
+    value
 }

@@ -6,6 +6,7 @@
 mod acks;
 mod baseline;
 mod classifier;
+mod glance;
 mod inet_sock_set_state;
 mod instruction;
 mod kernel;

@@ -11,7 +11,11 @@ use crate::instruction::masked;
 pub(crate) const V4_MAPPED_PREFIX: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 const BPF_HDR_START_NET: u32 = 1;
-const IPPROTO_TCP: u8 = 6;
+pub(crate) const ETH_P_IP: u16 = 0x0800;
+pub(crate) const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+pub(crate) const IPPROTO_TCP: u8 = 6;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
 const TCP_HEADER: u32 = 20;
@@ -157,11 +161,13 @@ impl<'a> Segment<'a> {
     /// Finds the TCP header of a packet; `None` if it has none. `room` is for the IP header.
     #[inline(always)]
     pub(crate) fn find(skb: *mut __sk_buff, room: &'a mut MaybeUninit<Start>) -> Option<Self> {
+        // SAFETY: the context of a classifier.
+        let protocol = u16::from_be(unsafe { (*skb).protocol } as u16);
         let start = load_into(skb, 0, room)?;
         // SAFETY: both variants are plain integers over the same 40 bytes.
         let (v4, v6) = unsafe { (&start.v4, &start.v6) };
         match v4.0.version_and_length >> 4 {
-            4 => {
+            4 if carries(protocol, ETH_P_IP) => {
                 // Fragments other than the first have no TCP header.
                 if v4.0.protocol != IPPROTO_TCP || u16::from_be(v4.0.fragment) & 0x1fff != 0 {
                     return None;
@@ -170,7 +176,7 @@ impl<'a> Segment<'a> {
                 let tcp = if tcp_offset == IPV4_HEADER { v4.1 } else { load(skb, tcp_offset)? };
                 Some(Self { tcp, tcp_offset, start, ip_version: 4 })
             }
-            6 => {
+            6 if carries(protocol, ETH_P_IPV6) => {
                 let tcp_offset = if v6.next_header == IPPROTO_TCP {
                     IPV6_HEADER
                 } else {
@@ -196,9 +202,10 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// Payload, bytes; `packet_len` is the length of the whole packet from its link-layer header on.
+    /// Payload, bytes; `packet_len` is the length of the whole packet from its link-layer header on. `None` if the headers
+    /// contradict each other or the packet, as no TCP would take them.
     #[inline(always)]
-    pub(crate) fn payload_len(&self, packet_len: u32) -> u32 {
+    pub(crate) fn payload_len(&self, packet_len: u32) -> Option<u32> {
         // SAFETY: plain integers, and the version says which of the two they are.
         let ip_len = unsafe {
             if self.ip_version == 4 {
@@ -212,8 +219,19 @@ impl<'a> Segment<'a> {
         };
         // BIG TCP: the packet is larger than the IP header can say, which then says 0.
         let ip_len = if ip_len == 0 { packet_len.saturating_sub(ETHERNET_HEADER) } else { ip_len };
-        ip_len.saturating_sub(self.tcp_offset + self.tcp.header_len())
+        let headers = self.tcp_offset + self.tcp.header_len();
+        if self.tcp.header_len() < TCP_HEADER || ip_len < headers || ip_len > packet_len {
+            return None;
+        }
+        Some(ip_len - headers)
     }
+}
+
+/// Whether a frame of type `protocol` is to hold a packet of type `ip`. Behind a VLAN tag that the device does not take
+/// off, the frame's type is the tag's.
+#[inline(always)]
+fn carries(protocol: u16, ip: u16) -> bool {
+    protocol == ip || protocol == ETH_P_8021Q || protocol == ETH_P_8021AD
 }
 
 /// Reads a `T` at `offset` from the IP header; `None` if the packet is shorter.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
-    generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
+    generated::{bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
 };
 use tcp_monitor_common::{
     TcpState,
@@ -19,6 +19,8 @@ const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 /// Bit of `skc_flags`: the peer's FIN was received (`enum sock_flags`).
 const SOCK_DONE: u64 = 1 << 1;
+/// Bit of `task_struct.flags`: a kernel thread.
+const PF_KTHREAD: u32 = 0x0020_0000;
 /// Bit of `sk_shutdown`.
 const RCV_SHUTDOWN: u8 = 1;
 
@@ -226,12 +228,24 @@ impl FullSocket {
     }
 }
 
-/// Names the running process in the record.
+/// Names the running process in the record, by its main thread's name.
 #[inline(always)]
 pub(crate) fn name_process(record: &mut SocketRecord) {
+    let comm = if layout!(task_stack) == 0 {
+        // Before 5.12 the task is not to be had, only the name of the thread.
+        bpf_get_current_comm().ok()
+    } else {
+        // SAFETY: takes nothing, cannot fail.
+        let task = KernelPtr::new(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
+        if task.load::<u32>(layout!(task_flags)) & PF_KTHREAD != 0 {
+            // A kernel worker that closes what a process left behind.
+            return;
+        }
+        Some(task.follow(layout!(task_group_leader)).copy::<[u8; 16]>(layout!(task_comm)))
+    };
     record.flags |= flags::PROCESS;
     record.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if let Ok(comm) = bpf_get_current_comm() {
+    if let Some(comm) = comm {
         record.comm = comm;
     }
 }

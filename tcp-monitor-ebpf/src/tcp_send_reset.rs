@@ -1,8 +1,6 @@
 //! Every RST this host sends. Kernels before 6.12 report only those of full sockets and give no reason.
 
-use aya_ebpf::{
-    helpers::generated::bpf_probe_read_kernel, macros::btf_tracepoint, programs::BtfTracePointContext,
-};
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcp_monitor_common::{
     TcpState,
     counters::{PHASES, RESET_REASON_UNKNOWN, RESET_REASONS},
@@ -12,7 +10,7 @@ use tcp_monitor_common::{
 use crate::{
     inet_sock_set_state::state_before_close,
     instruction::{add, element},
-    kernel::{KernelPtr, layout},
+    kernel::{KernelPtr, layout, read},
     packet::Addresses,
     ports::{self, Watched},
     records,
@@ -143,9 +141,9 @@ fn from_packet(
     if skb.is_null() {
         return None;
     }
-    let head = skb.load::<u64>(layout!(skb_head));
-    let transport = head + u64::from(skb.load::<u16>(layout!(skb_transport_header)));
-    let network = head + u64::from(skb.load::<u16>(layout!(skb_network_header)));
+    let head = skb.load::<u64>(layout!(skb_head)) as *const u8;
+    let transport = head.wrapping_add(usize::from(skb.load::<u16>(layout!(skb_transport_header))));
+    let network = head.wrapping_add(usize::from(skb.load::<u16>(layout!(skb_network_header))));
     let [source, destination] = read::<[u16; 2]>(transport);
     // The packet's destination is this host's end.
     let (local_port, remote_port) = (u16::from_be(destination), u16::from_be(source));
@@ -190,25 +188,14 @@ fn count(watched: Watched, role: Option<Role>, phase: ResetPhase, reason: u8) {
 
 /// The receiver and the sender of a packet, as local and remote.
 #[inline(always)]
-fn addresses(network: u64) -> Addresses {
-    const V4_SOURCE: u64 = 12;
-    const V6_SOURCE: u64 = 8;
+fn addresses(network: *const u8) -> Addresses {
+    const V4_SOURCE: usize = 12;
+    const V6_SOURCE: usize = 8;
     if read::<u8>(network) >> 4 == 4 {
-        let [source, destination] = read::<[u32; 2]>(network + V4_SOURCE);
+        let [source, destination] = read::<[u32; 2]>(network.wrapping_add(V4_SOURCE));
         Addresses { local: [destination, 0, 0, 0], remote: [source, 0, 0, 0], ip_version: 4 }
     } else {
-        let [remote, local] = read::<[[u32; 4]; 2]>(network + V6_SOURCE);
+        let [remote, local] = read::<[[u32; 4]; 2]>(network.wrapping_add(V6_SOURCE));
         Addresses { local, remote, ip_version: 6 }
     }
-}
-
-/// Reads packet memory, for which BTF has no type.
-#[inline(always)]
-fn read<T: Copy + Default>(address: u64) -> T {
-    let mut value = T::default();
-    // SAFETY: writes exactly `T`; a bad address fills it with zeros.
-    unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address as *const _);
-    }
-    value
 }

@@ -47,9 +47,12 @@ pub struct Monitor {
     ///
     /// May be given more than once. By default every interface is watched, and new ones as they come and go.
     ///
+    /// They are those of the namespace that tcp-monitor runs in, or of the one that --netns names.
+    ///
     /// This limits the segment classifier: the SYN, ACK, FIN and RST lines of the log and the metric
     /// tcp_monitor_segments_total. It does not limit the socket tracepoints: states, handshakes, resets and
-    /// retransmissions are those of all sockets, whichever interface their packets use.
+    /// retransmissions are those of all sockets, whichever interface their packets use. One exception: a RST that reaches
+    /// a socket closed in both directions, in FIN_WAIT1 or FIN_WAIT2, counts only if its interface is watched.
     #[arg(short, long = "interface", value_name = "NAME", help_heading = WATCH)]
     pub interfaces: Vec<InterfaceName>,
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tcp_monitor::cli::Cli;
-use tcp_monitor::command::monitor;
+use tcp_monitor::command::{monitor, say};
 use tcp_monitor::source::kernel::KernelError;
 
 fn main() -> ExitCode {
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     match monitor::run(&cli.monitor) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tcp-monitor: {error:#}");
+            say(format_args!("tcp-monitor: {error:#}"));
             ExitCode::from(error.downcast_ref::<KernelError>().map_or(1, KernelError::exit_code))
         }
     }

@@ -7,7 +7,9 @@ use std::{env, fs};
 
 use prometheus::core::Collector as _;
 use prometheus::{Registry, TextEncoder};
-use tcp_monitor::metrics::{BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot};
+use tcp_monitor::metrics::{
+    BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot, TrackerCounters,
+};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
     HandshakeFailure, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN, RecordCounters, SegmentKind,
@@ -131,6 +133,13 @@ fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Bo
 }
 
 #[test]
+fn without_a_log_there_is_no_table_to_show() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(Snapshot { tracker: None, ..sample() })?;
+    assert!(!exposition.contains("tcp_monitor_tracker_"));
+    Ok(())
+}
+
+#[test]
 fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
     let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
@@ -138,29 +147,6 @@ fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(
         exposition.contains("tcp_monitor_retransmits_total{port=\"1\"} 18446744073709552000\n"),
         "{exposition}"
     );
-    Ok(())
-}
-
-/// Prints what a scrape of many ports costs: `cargo test --release --test metrics -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, for people to read"]
-fn measure_a_scrape_of_256_ports() -> Result<(), Box<dyn Error>> {
-    for reasons_known in [true, false] {
-        let (_, counters) = sample().ports[0];
-        let ports = (1..=256).map(|port| (PortLabel::Port(port), counters)).collect();
-        let snapshot = Snapshot { ports, reasons_known, ..sample() };
-        let collector = Collector::new(Box::new(move || Ok(snapshot.clone())), build());
-        let started = std::time::Instant::now();
-        let families = collector.gather()?;
-        let gathered = started.elapsed();
-        let exposition = TextEncoder::new().encode_to_string(&families)?;
-        let series = exposition.lines().filter(|line| !line.starts_with('#')).count();
-        println!(
-            "256 ports, reasons known {reasons_known}: {series} series, {} bytes, gather {gathered:?}, all {:?}",
-            exposition.len(),
-            started.elapsed()
-        );
-    }
     Ok(())
 }
 
@@ -242,6 +228,7 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
+        tracker: Some(TrackerCounters { connections: 74, evicted: 75 }),
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),

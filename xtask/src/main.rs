@@ -34,7 +34,7 @@ enum Command {
     BuildEbpf(build_ebpf::Arguments),
     /// Runs every test, the kernel suite as root.
     Test(test::Arguments),
-    /// Measures what the kernel programs cost, as root.
+    /// Measures what the kernel programs and a scrape cost, as root.
     Bench(bench::Arguments),
     /// Tries the agent under other kernels, in virtual machines.
     VmTest(vm_test::Arguments),

@@ -2,11 +2,15 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::vec::Drain;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::lifecycle::{Event, Input, Tracker};
+use crate::lifecycle::{Event, Input, Time, Tracker};
+use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::sink::Sink;
 use crate::source::kernel::decode::{Clock, decode};
 use crate::source::kernel::{Batch, ReadError, RecordReader};
@@ -14,6 +18,9 @@ use crate::source::kernel::{Batch, ReadError, RecordReader};
 /// Turns records into lines, on the thread that reads them.
 pub(super) struct Log {
     tracker: Tracker,
+    /// Where the size of the tracker is published.
+    stats: Arc<TrackerStats>,
+    queue: Queue,
     /// `None`: nothing is written.
     sink: Option<Box<dyn Sink>>,
     /// How many more events may be written; `None` for any number.
@@ -21,6 +28,8 @@ pub(super) struct Log {
     clock: Clock,
     clock_set: Instant,
     written: Written,
+    /// Room for the lines of one event.
+    lines: Vec<u8>,
 }
 
 /// What came of it.
@@ -42,19 +51,27 @@ pub(super) enum LogError {
     Read(#[from] ReadError),
     /// Standard output took no more.
     #[error("cannot write to standard output: {0}")]
-    Write(#[source] io::Error),
+    Write(io::Error),
 }
 
 impl Log {
     pub(super) fn new(sink: Option<Box<dyn Sink>>, limit: Option<u64>) -> Self {
         Self {
             tracker: Tracker::new(),
+            stats: Arc::default(),
+            queue: Queue::default(),
             sink,
             left: limit,
             clock: read_clock(),
             clock_set: Instant::now(),
             written: Written::default(),
+            lines: Vec::new(),
         }
+    }
+
+    /// The size of the tracker, as of each look at the records; `None` if nothing is written, and so nothing tracked.
+    pub(super) fn tracker_stats(&self) -> Option<Arc<TrackerStats>> {
+        self.sink.is_some().then(|| Arc::clone(&self.stats))
     }
 
     /// Reads and writes until the source is stopped, the limit is reached or nobody reads any more.
@@ -70,6 +87,10 @@ impl Log {
                 ControlFlow::Break(())
             }
         })?;
+        let ended_early = failure.is_some() || self.left == Some(0);
+        if !ended_early && let Err(error) = self.write(None, &mut out).and_then(|_| out.flush()) {
+            failure = Some(error);
+        }
         // What did not get through must not be tried again when the buffer is dropped.
         let (_, _) = out.into_parts();
         match failure {
@@ -90,10 +111,10 @@ impl Log {
             self.clock_set = Instant::now();
         }
         self.written.malformed += batch.malformed;
-        let mut events = Vec::new();
+        let events = &mut self.queue.events;
         for record in batch.records.iter() {
             match decode(record, &self.clock) {
-                Ok(input) => self.tracker.handle(input, &mut events),
+                Ok(input) => self.tracker.handle(input, events),
                 Err(error) => {
                     self.written.malformed += 1;
                     ::log::debug!("record skipped: {error}");
@@ -101,20 +122,36 @@ impl Log {
             }
         }
         let time = self.clock.time(batch.complete_until);
-        self.tracker.expire(time, &mut events);
+        self.tracker.expire(time, events);
         for &(kind, count) in batch.lost {
             self.written.lost += count;
-            self.tracker.handle(Input::Lost { time, kind, count }, &mut events);
+            self.tracker.handle(Input::Lost { time, kind, count }, events);
         }
-        let more = self.write(&events, out)?;
+        self.stats.publish(TrackerCounters {
+            connections: self.tracker.sockets() as u64,
+            evicted: self.tracker.evicted(),
+        });
+        let more = self.write(self.tracker.first_untold(time), out)?;
         out.flush()?;
+        if self.sink.is_some() && nobody_reads(out.get_ref()) {
+            // With nothing to write it would show only at the next event, which may be hours away.
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         Ok(more)
     }
 
-    fn write(&mut self, events: &[Event], out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
+    /// Writes the events that come before `untold`.
+    fn write(&mut self, untold: Option<Time>, out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
+        let events = self.queue.take(untold);
         let Some(sink) = &mut self.sink else { return Ok(ControlFlow::Continue(())) };
         for event in events {
-            sink.write(event, out)?;
+            self.lines.clear();
+            sink.write(&event, &mut self.lines)?;
+            if self.lines.is_empty() {
+                // It is told in the line of another.
+                continue;
+            }
+            out.write_all(&self.lines)?;
             self.written.events += 1;
             if let Some(left) = &mut self.left {
                 *left = left.saturating_sub(1);
@@ -125,6 +162,32 @@ impl Log {
         }
         Ok(ControlFlow::Continue(()))
     }
+}
+
+/// Events on their way out. The tracker tells births late at times; here they get to their place.
+#[derive(Debug, Default)]
+struct Queue {
+    events: Vec<Event>,
+}
+
+impl Queue {
+    /// Takes out, in order of time, all events before `untold`, the first birth that is still to be told. Of one moment,
+    /// they stay in the order in which they were told.
+    fn take(&mut self, untold: Option<Time>) -> Drain<'_, Event> {
+        self.events.sort_by_key(Event::time);
+        let ready = match untold {
+            Some(untold) => self.events.partition_point(|event| event.time() < untold),
+            None => self.events.len(),
+        };
+        self.events.drain(..ready)
+    }
+}
+
+/// Whether standard output is a pipe whose reader has gone away.
+fn nobody_reads(out: &StdoutLock<'_>) -> bool {
+    let mut stdout = [PollFd::new(out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut stdout, Some(&now)).is_ok() && stdout[0].revents().contains(PollFlags::ERR)
 }
 
 fn read_clock() -> Clock {
@@ -140,3 +203,33 @@ fn nanoseconds(clock: ClockId) -> u64 {
 const BUFFER: usize = 64 << 10;
 /// How often the wall clock is looked at again: it may be set, or slewed.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use tcp_monitor_common::record::Kind;
+
+    use super::{Event, Queue, Time};
+    use crate::lifecycle::event::Lost;
+
+    fn event(time: u64, count: u64) -> Event {
+        Event::Lost(Lost { time: Time::from_unix_nanos(time), kind: Kind::State, count })
+    }
+
+    #[test]
+    fn events_get_in_order_of_time_and_of_one_moment_stay_as_told() {
+        let mut queue =
+            Queue { events: [(3, 1), (3, 2), (1, 3), (3, 4), (2, 5)].map(|(t, n)| event(t, n)).into() };
+        let taken: Vec<_> = queue.take(None).collect();
+        assert_eq!(taken, [(1, 3), (2, 5), (3, 1), (3, 2), (3, 4)].map(|(t, n)| event(t, n)));
+    }
+
+    #[test]
+    fn a_birth_told_with_the_next_batch_still_gets_to_its_place() {
+        let mut queue = Queue { events: [(1, 1), (3, 2), (4, 3)].map(|(t, n)| event(t, n)).into() };
+        let untold = Some(Time::from_unix_nanos(2));
+        assert_eq!(queue.take(untold).collect::<Vec<_>>(), [event(1, 1)]);
+        queue.events.extend([event(5, 4), event(2, 5)]);
+        let taken: Vec<_> = queue.take(None).collect();
+        assert_eq!(taken, [(2, 5), (3, 2), (4, 3), (5, 4)].map(|(t, n)| event(t, n)));
+    }
+}

@@ -3,6 +3,7 @@
 use std::env;
 use std::future;
 use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,8 +16,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time;
 
 use super::log::{Log, LogError, Written};
+use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
-use crate::metrics::{BuildInfo, Collector, ProgramRuns, http};
+use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
 use crate::sink::{Json, Sink, Text};
 use crate::source::kernel::{
     self, Attached, Counters, InterfaceSelection, InterfaceTable, KernelSource, NetnsSelection, RecordReader,
@@ -41,18 +43,21 @@ async fn monitor(options: &Monitor) -> Result<()> {
         Listen::At(address) => Some(http::bind(address)?),
         Listen::Off => None,
     };
+    // With port 0 the kernel chose one.
+    let address = listener.as_ref().map(TcpListener::local_addr).transpose().context("no metrics address")?;
     let mut signals = Signals::new().context("cannot handle signals")?;
     let mut source = kernel::start(&source_options(options))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
-    eprintln!("{}", banner(&source.attached(), options.listen));
+    say(banner(&source.attached(), address));
 
     let log = Log::new(sink(options, source.interfaces()), options.count.map(u64::from));
+    let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
     let counters = source.counters();
     let server = listener.map(|listener| {
-        let endpoint = endpoint(Arc::clone(&counters), &source.attached(), Arc::clone(&log.running));
+        let endpoint = endpoint(Arc::clone(&counters), tracker, &source.attached(), Arc::clone(&log.running));
         tokio::spawn(http::serve(listener, endpoint, async move {
             // An error means that the sender is gone, which is as good a reason to stop.
             let _ = stopping.changed().await;
@@ -76,20 +81,23 @@ async fn monitor(options: &Monitor) -> Result<()> {
     };
     served.await?;
     let written = finish(source, log, &mut signals).await?;
-    eprintln!("{}", summary(written, started.elapsed()));
+    say(summary(written, started.elapsed()));
     if options.bpf_stats {
         let snapshot = counters.snapshot().context("the cost of the kernel programs cannot be read")?;
-        eprint!("{}", cost_table(&snapshot.programs));
+        say(cost_table(&snapshot.programs));
     }
     Ok(())
 }
 
-/// Detaches, and lets the log write what is left. A second signal cuts that short: standard output may be blocked.
+/// Detaches, and lets the log write what is left. A second signal cuts that short, or time: standard output may be blocked.
 async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals) -> Result<Written> {
     source.stop();
     tokio::select! {
         () = log.ended() => {}
         () = signals.insist() => bail!("stopped by a second signal; the end of the log was not written"),
+        () = time::sleep(LAST_WRITES) => {
+            bail!("nobody reads standard output; the end of the log was not written")
+        }
     }
     log.join()
 }
@@ -210,11 +218,19 @@ fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Si
     }
 }
 
-fn endpoint(counters: Arc<Counters>, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
+fn endpoint(
+    counters: Arc<Counters>,
+    tracker: Option<Arc<TrackerStats>>,
+    attached: &Attached,
+    running: Arc<AtomicBool>,
+) -> http::Endpoint {
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
     http::Endpoint {
         collector: Collector::new(
-            Box::new(move || counters.snapshot().map_err(|error| error.to_string())),
+            Box::new(move || {
+                let snapshot = counters.snapshot().map_err(|error| error.to_string())?;
+                Ok(Snapshot { tracker: tracker.as_ref().map(|tracker| tracker.read()), ..snapshot })
+            }),
             build,
         ),
         health: Box::new(move || {
@@ -223,7 +239,7 @@ fn endpoint(counters: Arc<Counters>, attached: &Attached, running: Arc<AtomicBoo
     }
 }
 
-fn banner(attached: &Attached, listen: Listen) -> String {
+fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
     let interfaces = match attached.interfaces.as_slice() {
         [] => "no interface".to_owned(),
         names if names.len() <= BANNER_INTERFACES => names.join(" "),
@@ -231,9 +247,9 @@ fn banner(attached: &Attached, listen: Listen) -> String {
             format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES)
         }
     };
-    let metrics = match listen {
-        Listen::At(address) => format!("metrics http://{address}/metrics"),
-        Listen::Off => "no metrics".to_owned(),
+    let metrics = match metrics {
+        Some(address) => format!("metrics http://{address}/metrics"),
+        None => "no metrics".to_owned(),
     };
     format!(
         "attached: {} tracepoints, tc on {interfaces} · kernel {} · {metrics} · Ctrl-C stops",
@@ -263,9 +279,12 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
         let mean = if program.runs == 0 { 0.0 } else { program.run_time_ns as f64 / program.runs as f64 };
         table += &format!("{:<30}{:>12}{:>10.0}\n", program.name, program.runs, mean);
     }
+    table.pop();
     table
 }
 
 const BANNER_INTERFACES: usize = 8;
+/// How long the rest of the log may take after the programs are detached.
+const LAST_WRITES: Duration = Duration::from_secs(10);
 /// How long a second signal is taken for the first.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -233,9 +233,9 @@ pub struct Reset {
     pub phase: ResetPhase,
     /// The kernel's reason, named as in metrics.
     pub reason: &'static str,
-    /// SND.NXT of the socket, if there is one.
+    /// SND.NXT of the socket, if there is one that has sent something.
     pub seq: Option<u32>,
-    /// RCV.NXT of the socket, if there is one.
+    /// RCV.NXT of the socket, if there is one whose peer has answered.
     pub ack: Option<u32>,
 }
 

@@ -88,6 +88,8 @@ pub enum SocketEvent {
         phase: ResetPhase,
         /// The kernel's `sk_rst_reason`.
         reason: u8,
+        /// State of the socket; `None` if there is none.
+        state: Option<TcpState>,
     },
     /// A segment was sent again.
     Retransmit {

@@ -47,10 +47,13 @@ impl Sightings {
     }
 }
 
-/// What two sightings of one segment, or of one sent again, have in common. The acknowledgment number and options of a
-/// SYN or FIN may differ when it is sent again, and a FIN may then carry more data.
+/// What two sightings of one segment, or of one sent again, have in common. The options of a SYN or FIN may differ when it
+/// is sent again, and a FIN may then acknowledge and carry more data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Identity {
+    /// The network namespace, of a segment on its loopback interface: no other namespace sees that segment, but may have
+    /// one with the same addresses and, if both connections begin at once, the same initial sequence number.
+    loopback_of: Option<u32>,
     src: SocketAddr,
     dst: SocketAddr,
     step: Step,
@@ -62,11 +65,12 @@ impl Identity {
     fn of(segment: &SegmentInput, step: Step) -> Self {
         let header = &segment.header;
         let (seq, ack) = match step {
-            Step::Syn | Step::SynAck => (header.seq, 0),
+            Step::Syn => (header.seq, 0),
             Step::Fin => (header.seq.wrapping_add(segment.payload_len), 0),
-            Step::HandshakeAck | Step::FinAck | Step::Rst => (header.seq, header.ack),
+            Step::SynAck | Step::HandshakeAck | Step::FinAck | Step::Rst => (header.seq, header.ack),
         };
-        Self { src: segment.src, dst: segment.dst, step, seq, ack }
+        let loopback_of = (segment.ifindex == LOOPBACK_IFINDEX).then_some(segment.netns);
+        Self { loopback_of, src: segment.src, dst: segment.dst, step, seq, ack }
     }
 }
 
@@ -124,3 +128,5 @@ pub(super) fn occupies_sequence_space(segment: &SegmentInput) -> bool {
 const COPIES_ARRIVE_WITHIN: Duration = Duration::from_millis(500);
 /// Interfaces that one packet passes.
 const MAX_VANTAGES: usize = 16;
+/// Kernel: `LOOPBACK_IFINDEX`, the same in every network namespace.
+const LOOPBACK_IFINDEX: u32 = 1;

@@ -137,6 +137,12 @@ impl Socket {
         self.netns
     }
 
+    /// It connects, and its local port is not known yet.
+    pub(super) fn lacks_port(&self) -> bool {
+        let connects = self.untold_syn_sent.is_some() || self.state == TcpState::SynSent;
+        connects && self.local.port() == 0
+    }
+
     /// Next sequence number expected, as the kernel last told.
     pub(super) fn rcv_nxt(&self) -> Option<u32> {
         self.tcp.map(|tcp| tcp.rcv_nxt)
@@ -210,23 +216,60 @@ impl Socket {
             || (from, to) == (TcpState::LastAck, TcpState::Close) && all_acked
     }
 
-    /// SND.NXT and RCV.NXT where the kernel has set them.
+    /// SND.NXT and RCV.NXT at a transition, where the kernel has set them.
     fn sequence_numbers(&self, from: TcpState, to: TcpState) -> (Option<u32>, Option<u32>) {
-        let (seq, ack) = (self.tcp.map(|tcp| tcp.snd_nxt), self.rcv_nxt());
-        match (from, to) {
-            // Nothing was sent yet, or, of a listener's child, the numbers are not filled in yet.
-            (TcpState::Close | TcpState::Listen, _) => (None, None),
-            (TcpState::SynSent, TcpState::Close) => (seq, None),
-            _ => (seq, ack),
+        // Nothing was sent yet, and what the kernel has may be of the socket's last connection.
+        if from == TcpState::Close {
+            return (None, None);
         }
+        // Where the peer's SYN ends SYN_SENT, RCV.NXT is set already.
+        let answered = from == TcpState::SynSent && to != TcpState::Close;
+        let decides = if answered { to } else { from };
+        numbers_set_in(decides, self.tcp)
+    }
+}
+
+/// SND.NXT and RCV.NXT of a socket in `state`, where the kernel has set them.
+pub(super) fn numbers_set_in(state: TcpState, tcp: Option<TcpSock>) -> (Option<u32>, Option<u32>) {
+    let (seq, ack) = (tcp.map(|tcp| tcp.snd_nxt), tcp.map(|tcp| tcp.rcv_nxt));
+    match state {
+        // Nothing was sent yet, or, of a listener's child, the numbers are not filled in yet.
+        TcpState::Listen => (None, None),
+        // Nothing was received yet.
+        TcpState::SynSent => (seq, None),
+        TcpState::Established
+        | TcpState::SynRecv
+        | TcpState::FinWait1
+        | TcpState::FinWait2
+        | TcpState::TimeWait
+        | TcpState::CloseWait
+        | TcpState::LastAck
+        | TcpState::Closing
+        | TcpState::NewSynRecv
+        // Those of the connection that has just ended: an abort enters CLOSE and then sends its RST.
+        | TcpState::Close => (seq, ack),
     }
 }
 
 /// The role that a transition proves.
-const fn role_of(from: TcpState, to: TcpState) -> Option<Role> {
-    match (from, to) {
-        (TcpState::SynSent, _) | (_, TcpState::SynSent) => Some(Role::Client),
-        (TcpState::Listen, _) | (_, TcpState::Listen) => Some(Role::Server),
-        _ => None,
+fn role_of(from: TcpState, to: TcpState) -> Option<Role> {
+    role_in(to).or(role_in(from))
+}
+
+/// The role that being in `state` proves.
+const fn role_in(state: TcpState) -> Option<Role> {
+    match state {
+        TcpState::SynSent => Some(Role::Client),
+        TcpState::Listen => Some(Role::Server),
+        TcpState::Close
+        | TcpState::Established
+        | TcpState::SynRecv
+        | TcpState::FinWait1
+        | TcpState::FinWait2
+        | TcpState::TimeWait
+        | TcpState::CloseWait
+        | TcpState::LastAck
+        | TcpState::Closing
+        | TcpState::NewSynRecv => None,
     }
 }

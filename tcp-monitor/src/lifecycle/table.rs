@@ -80,6 +80,11 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
         self.by_use.first_key_value().map(|((time, _), key)| (*time, *key))
     }
 
+    /// When the first of the entries used at `time` or later was last used.
+    pub(super) fn oldest_since(&self, time: Time) -> Option<Time> {
+        self.by_use.range((time, 0)..).next().map(|((used, _), _)| *used)
+    }
+
     fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.by_use.pop_first()?;
         self.entries.remove(&key).map(|entry| (key, entry.value))

@@ -72,6 +72,8 @@ impl Collector {
             segments(&snapshot.interfaces),
             records(&families::EVENTS, &snapshot.records.sent),
             records(&families::EVENTS_LOST, &snapshot.records.lost),
+            tracker(&families::TRACKER_CONNECTIONS, snapshot.tracker.map(|tracker| tracker.connections)),
+            tracker(&families::TRACKER_EVICTED, snapshot.tracker.map(|tracker| tracker.evicted)),
             programs(&families::BPF_RUN_SECONDS, with_bpf_stats, |program| program.run_time_ns as f64 / 1e9),
             programs(&families::BPF_RUNS, with_bpf_stats, |program| program.runs as f64),
             build_info(&self.build),
@@ -211,6 +213,14 @@ fn records(family: &'static Family<1>, counts: &[u64]) -> Option<MetricFamily> {
     let mut samples = family.samples();
     for (kind, &count) in Kind::ALL.into_iter().zip(counts) {
         samples.push_count([kind.label()], count);
+    }
+    samples.finish()
+}
+
+fn tracker(family: &'static Family<0>, count: Option<u64>) -> Option<MetricFamily> {
+    let mut samples = family.samples();
+    if let Some(count) = count {
+        samples.push_count([], count);
     }
     samples.finish()
 }

@@ -90,6 +90,8 @@ pub(super) fn describe_all() -> prometheus::Result<Vec<Desc>> {
         SEGMENTS.describe()?,
         EVENTS.describe()?,
         EVENTS_LOST.describe()?,
+        TRACKER_CONNECTIONS.describe()?,
+        TRACKER_EVICTED.describe()?,
         BPF_RUN_SECONDS.describe()?,
         BPF_RUNS.describe()?,
         BUILD_INFO.describe()?,
@@ -168,6 +170,21 @@ pub(super) static EVENTS_LOST: Family<1> = Family {
     kind: MetricType::COUNTER,
     labels: ["kind"],
     help: "Records that the live log lacks because the ring buffer was full. All other metrics are unaffected.",
+};
+
+pub(super) static TRACKER_CONNECTIONS: Family<0> = Family {
+    name: "tcp_monitor_tracker_connections",
+    kind: MetricType::GAUGE,
+    labels: [],
+    help: "Sockets that the live log follows now, those in TIME_WAIT included. Counted in the agent.",
+};
+
+pub(super) static TRACKER_EVICTED: Family<0> = Family {
+    name: "tcp_monitor_tracker_evicted_total",
+    kind: MetricType::COUNTER,
+    labels: [],
+    help: "How often the live log had to forget something because one of its tables was full; lines on that connection may \
+           lack fields, or be missing. Counted in the agent. All other metrics are unaffected.",
 };
 
 pub(super) static BPF_RUN_SECONDS: Family<1> = Family {

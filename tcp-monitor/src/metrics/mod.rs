@@ -8,6 +8,8 @@ mod families;
 pub mod http;
 mod possible;
 mod snapshot;
+mod tracker;
 
 pub use collector::{BuildInfo, Collector, ReadSnapshot, ScrapeError};
 pub use snapshot::{PortLabel, ProgramRuns, Snapshot};
+pub use tracker::{TrackerCounters, TrackerStats};

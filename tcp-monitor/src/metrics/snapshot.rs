@@ -4,7 +4,9 @@ use std::fmt;
 
 use tcp_monitor_common::counters::{InterfaceCounters, PortCounters, RecordCounters};
 
-/// The counters of all kernel programs, added up over the CPUs.
+use super::tracker::TrackerCounters;
+
+/// The counters of all kernel programs, added up over the CPUs, and of the agent itself.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By service port, each at most once.
@@ -13,6 +15,8 @@ pub struct Snapshot {
     pub interfaces: Vec<(String, InterfaceCounters)>,
     /// Records sent to the agent, and lost.
     pub records: RecordCounters,
+    /// The agent's own table; `None` where no log is written, which alone needs it.
+    pub tracker: Option<TrackerCounters>,
     /// Every kernel program, each at most once; may be empty if their cost is not known.
     pub programs: Vec<ProgramRuns>,
     /// The kernel says why it sends a RST, and reports those that no full socket sends (6.12 and later).

@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("what a killed run left on clsact is gone after the next", needs, || {
             nothing_stays_of_killed(Attach::Clsact)
         }),
+        trial("two agents on clsact leave each other alone", needs, two_at_once),
     ]
 }
 
@@ -84,6 +85,30 @@ fn nothing_stays_of_killed(attach: Attach) -> Result<()> {
     ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
     check_no_filter(&network.server)?;
     held.await_end()
+}
+
+fn two_at_once() -> Result<()> {
+    let network = Network::new(Topology::LoopbackV4)?;
+    let start = || Agent::start(Watch::Named(&network.server), &format!("{WATCHED} --force-clsact"));
+    let first = start()?;
+    let second = start()?;
+    ensure!(filters(&network.server)?.matches(" id ").count() == 4, "{}", filters(&network.server)?);
+    second.stop()?;
+    // Agents that use links do not take filters for those of a killed run, either.
+    Agent::start(Watch::Named(&network.server), WATCHED)?.stop()?;
+
+    traffic::greeting(&network, PORT)?;
+    network.await_rest(PORT)?;
+    let third = start()?;
+    let report = first.stop()?;
+    let syns = report.of_kind("segment").filter(|event| event["step"] == "syn").count();
+    ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
+    // The qdisc that the first had made goes with the last.
+    third.stop()?;
+    check_no_filter(&network.server)?;
+    let qdiscs = output(network.server.command("tc").args(["qdisc", "show", "dev", "lo"]))?;
+    ensure!(!qdiscs.contains("clsact"), "left on lo: {qdiscs}");
+    Ok(())
 }
 
 /// Kernel ids of BPF objects.

@@ -1,10 +1,10 @@
 //! How connections begin, or fail to.
 
 use tcp_monitor_common::TcpState::{Close, Established, Listen, SynRecv, SynSent};
-use tcp_monitor_common::record::Kind;
+use tcp_monitor_common::record::{Kind, ResetPhase};
 
 use super::script::{Script, at, client, client_addr, describe, no_addr, server, syn};
-use crate::lifecycle::input::{RetransmitKind, SocketEvent};
+use crate::lifecycle::input::{ResetDirection, RetransmitKind, SocketEvent};
 use crate::lifecycle::{Event, Input, SocketInput, Tracker};
 
 #[test]
@@ -121,12 +121,81 @@ fn of_two_connecting_sockets_neither_gets_the_port_of_a_guess() {
 fn without_segments_the_next_input_tells_the_port() {
     let mut script = Script::new();
     script.socket(unbound(client(1, Close, SynSent)));
+    script.wait_until(20);
+    assert_eq!(script.told(), [""; 0]);
+    script.socket(client(20, SynSent, Established));
+    assert_eq!(script.told()[0], "1 10.0.0.5:51920 10.0.0.9:8899 close>syn_sent kernel");
+    script.wait_until(21);
+    assert_eq!(script.told(), [""; 0]);
+}
+
+#[test]
+fn a_port_that_does_not_become_known_soon_is_told_as_0() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    let birth = "1 10.0.0.5:0 10.0.0.9:8899 close>syn_sent kernel";
+    assert_eq!(script.tracker().next_deadline(), Some(at(21)));
+    assert_eq!(script.tracker().first_untold(at(20)), Some(at(1)));
+    script.wait_until(21);
+    assert_eq!(script.told(), [birth]);
+    assert_eq!((script.tracker().next_deadline(), script.tracker().first_untold(at(21))), (None, None));
     let kind = SocketEvent::Retransmit { kind: RetransmitKind::Syn, state: SynSent };
     script.socket(SocketInput { kind, ..client(1001, SynSent, SynSent) });
+    script.socket(client(1003, SynSent, Established));
     assert_eq!(
         script.told(),
-        ["1 10.0.0.5:51920 10.0.0.9:8899 close>syn_sent kernel", "1001 retransmit syn in syn_sent"]
+        [
+            "1001 retransmit syn in syn_sent",
+            "1003 10.0.0.5:51920 10.0.0.9:8899 syn_sent>established kernel after 1002 ms",
+            "1003 client handshake completed in 1002 ms",
+        ]
     );
+    assert_eq!(script.tracker().sockets(), 1);
+}
+
+#[test]
+fn a_syn_that_waited_for_its_neighbor_is_not_that_of_a_later_socket() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    script.socket(SocketInput { cookie: 73, sk: 0xa3, ..unbound(client(500, Close, SynSent)) });
+    script.told();
+    script.segment(syn(501));
+    script.wait_until(520);
+    assert_eq!(script.told(), ["500 10.0.0.5:0 10.0.0.9:8899 close>syn_sent kernel"]);
+}
+
+#[test]
+fn a_late_syn_still_tells_when_the_handshake_began() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    script.segment(syn(501));
+    script.socket(client(504, SynSent, Established));
+    assert_eq!(
+        script.told(),
+        [
+            "1 10.0.0.5:0 10.0.0.9:8899 close>syn_sent kernel",
+            "504 10.0.0.5:51920 10.0.0.9:8899 syn_sent>established kernel after 503 ms",
+            "504 client handshake completed in 3 ms",
+        ]
+    );
+}
+
+#[test]
+fn an_attempt_that_never_gets_a_port_leaves_nothing_behind() {
+    let mut script = Script::new();
+    script.socket(unbound(client(1, Close, SynSent)));
+    script.wait_until(30);
+    script.socket(unbound(client(31, SynSent, Close)).with_err(99));
+    assert_eq!(script.told()[1], "31 10.0.0.5:0 10.0.0.9:8899 syn_sent>close kernel after 30 ms");
+    assert_eq!((script.tracker().sockets(), script.tracker().next_deadline()), (0, None));
+}
+
+#[test]
+fn births_that_are_told_unusually_late_are_not_waited_for() {
+    let mut script = Script::new();
+    script.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(3, Listen, SynRecv) });
+    assert_eq!(script.tracker().first_untold(at(23)), Some(at(3)));
+    assert_eq!(script.tracker().first_untold(at(24)), None);
 }
 
 #[test]
@@ -143,6 +212,25 @@ fn a_refused_connection_failed_its_handshake() {
         ]
     );
     assert_eq!(script.tracker().sockets(), 0);
+}
+
+#[test]
+fn a_reset_tells_only_numbers_that_are_set() {
+    let numbers = |state| {
+        let mut script = Script::new();
+        let (direction, phase) = (ResetDirection::Received, ResetPhase::Handshake);
+        let kind = SocketEvent::Reset { direction, phase, reason: 255, state };
+        let input = client(1, SynSent, Close).with(|tcp| (tcp.snd_nxt, tcp.rcv_nxt) = (7, 8));
+        script.socket(SocketInput { kind, ..input });
+        let events = script.events();
+        let [Event::Reset(reset)] = events.as_slice() else { panic!("{events:?}") };
+        (reset.seq, reset.ack)
+    };
+    assert_eq!(numbers(Some(SynSent)), (Some(7), None), "nothing was received yet");
+    assert_eq!(numbers(Some(Listen)), (None, None));
+    assert_eq!(numbers(Some(Established)), (Some(7), Some(8)));
+    assert_eq!(numbers(Some(Close)), (Some(7), Some(8)), "an abort enters CLOSE before it sends a RST");
+    assert_eq!(numbers(None), (None, None));
 }
 
 #[test]

@@ -60,6 +60,7 @@ impl Random {
                 direction: ResetDirection::Sent,
                 phase: ResetPhase::Closing,
                 reason: 255,
+                state: None,
             };
         }
         input

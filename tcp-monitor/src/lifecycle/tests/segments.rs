@@ -64,6 +64,31 @@ fn a_packet_that_two_interfaces_see_is_told_once() {
 }
 
 #[test]
+fn equal_segments_on_the_loopbacks_of_two_namespaces_are_two() {
+    let mut script = Script::new();
+    let mut told = 0;
+    for segment in [syn(0), syn_ack(10), handshake_ack(20), from_client(30, fin_ack_flags(), 1, 1)] {
+        for netns in [1, 9] {
+            script.segment(SegmentInput { netns, ifindex: 1, ..segment });
+            told += 1;
+        }
+    }
+    let segments = script.segments();
+    assert_eq!(segments.len(), told);
+    assert!(segments.iter().all(|segment| !segment.contains("again")), "{segments:?}");
+}
+
+#[test]
+fn a_syn_ack_that_answers_another_syn_is_another() {
+    let mut script = Script::new();
+    script.segment(syn_ack(0));
+    let mut other = seen_elsewhere(syn_ack(0), 1);
+    other.header.ack += 1;
+    script.segment(other);
+    assert_eq!(script.segments().len(), 2);
+}
+
+#[test]
 fn a_syn_sent_again_is_a_retransmission_and_its_copies_are_not_told() {
     let mut script = Script::new();
     for ms in [0, 1000, 3000] {

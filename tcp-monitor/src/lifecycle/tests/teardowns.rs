@@ -143,7 +143,7 @@ fn an_abort_for_linger2_closes_at_once() {
     let mut script = awaiting_fin();
     script.events();
     let (direction, phase) = (ResetDirection::Sent, ResetPhase::Closing);
-    let kind = SocketEvent::Reset { direction, phase, reason: 12 };
+    let kind = SocketEvent::Reset { direction, phase, reason: 12, state: Some(Close) };
     script.socket(SocketInput { kind, ..server(31, Close, Close) });
     assert_eq!(
         script.told(),

@@ -6,13 +6,13 @@ use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::reset_reason_label;
 use tcp_monitor_common::record::Role;
 
-use super::connecting::Connecting;
+use super::connecting::{Connecting, PORT_KNOWN_WITHIN};
 use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
 use super::inference::Inference;
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
 use super::sighting::Sightings;
-use super::socket::Socket;
+use super::socket::{Socket, numbers_set_in};
 use super::table::Table;
 use super::time::Time;
 use super::transition::{Circumstances, Outcome, outcome};
@@ -25,7 +25,8 @@ mod timewait;
 ///
 /// Feed it with [`handle`](Self::handle) in order of time, and call [`expire`](Self::expire) at
 /// [`next_deadline`](Self::next_deadline) if nothing is handled before. Events come out in order of time, but for a
-/// birth that is told late: the SYN_SENT or SYN_RECV of a socket whose addresses were not known then.
+/// birth that is told late: the SYN_SENT or SYN_RECV of a socket whose addresses were not known then. To put those in
+/// their place, hold back what is later than [`first_untold`](Self::first_untold).
 #[derive(Debug)]
 pub struct Tracker {
     sockets: Table<SocketKey, Socket>,
@@ -61,13 +62,13 @@ impl Default for Options {
 
 /// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
 /// it stands in for, which may connect again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct SocketKey {
     netns: u32,
     id: SocketId,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum SocketId {
     Cookie(u64),
     /// For want of a cookie: kernels before 5.12 give them out only when asked.
@@ -108,8 +109,9 @@ impl Tracker {
             Input::Socket(input) => match input.kind {
                 SocketEvent::State { from, to } if from == to => {}
                 SocketEvent::State { from, to } => self.change_state(&input, from, to, out),
-                SocketEvent::Reset { direction, phase, reason } => {
+                SocketEvent::Reset { direction, phase, reason, state } => {
                     self.hear_of(&input, out);
+                    let (seq, ack) = state.map_or((None, None), |state| numbers_set_in(state, input.tcp));
                     out.push(Event::Reset(Reset {
                         time: input.time,
                         local: input.local,
@@ -117,8 +119,8 @@ impl Tracker {
                         direction,
                         phase,
                         reason: reset_reason_label(reason),
-                        seq: input.tcp.map(|tcp| tcp.snd_nxt),
-                        ack: input.tcp.map(|tcp| tcp.rcv_nxt),
+                        seq,
+                        ack,
                     }));
                     if direction == ResetDirection::Sent {
                         self.abort_waiting(addresses_of(&input), input.time, Evidence::Kernel, out);
@@ -144,12 +146,29 @@ impl Tracker {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         let inferred = self.inference.as_ref().and_then(Inference::next_deadline);
-        [self.waiting.next_deadline(), inferred, self.flows.next_deadline()].into_iter().flatten().min()
+        let deadlines = [
+            self.connecting.next_deadline(),
+            self.waiting.next_deadline(),
+            self.flows.next_deadline(),
+            inferred,
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, and where states are
-    /// inferred, whatever was not answered.
+    /// When the first birth happened that is known but not told yet. `now` is the time of the latest input: births that
+    /// are told unusually late are not waited for.
+    #[must_use]
+    pub fn first_untold(&self, now: Time) -> Option<Time> {
+        let newborn = self.newborn.oldest_since(now - PORT_KNOWN_WITHIN);
+        [self.connecting.first_untold(), newborn].into_iter().flatten().min()
+    }
+
+    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, SYN_SENT of sockets
+    /// whose local port did not become known, and where states are inferred, whatever was not answered.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Event>) {
+        while let Some(key) = self.connecting.pop_due(now) {
+            self.tell_without_port(key, now, out);
+        }
         loop {
             let inferred = self.inference.as_ref().and_then(Inference::next_deadline);
             let waiting = self.waiting.next_deadline();
@@ -206,9 +225,9 @@ impl Tracker {
         socket.learn(input);
         // Two sockets never have the same addresses: this one took over from the minisocket.
         self.reuse_waiting(socket.addresses(), input.time, Evidence::Kernel, out);
-        if to == TcpState::SynSent && input.local.port() == 0 {
+        if to == TcpState::SynSent && socket.local.port() == 0 {
             socket.untold_syn_sent = Some(input.time);
-            self.connecting.insert(input, SocketKey::of(input));
+            self.connecting.insert(&socket, SocketKey::of(input), input.time);
             self.keep(SocketKey::of(input), socket, input.time);
             return;
         }
@@ -251,7 +270,10 @@ impl Tracker {
 
     fn enter(&mut self, socket: &mut Socket, from: TcpState, to: TcpState, time: Time, out: &mut Vec<Event>) {
         let change = socket.enter(from, to, time, Evidence::Kernel);
-        self.flows.set_state(socket.netns(), socket.local, socket.remote, to, time);
+        // Without its port, this is not the flow of its segments.
+        if socket.local.port() != 0 {
+            self.flows.set_state(socket.netns(), socket.local, socket.remote, to, time);
+        }
         out.push(Event::State(change));
     }
 
@@ -278,12 +300,11 @@ impl Tracker {
             socket = same_peer.then(|| self.sockets.remove(&key)).flatten();
         }
         let mut socket = socket?;
-        if let Some(since) = socket.untold_syn_sent {
+        if socket.lacks_port() {
+            self.connecting.remove(&socket, key, input.time);
             let opens_again = matches!(input.kind, SocketEvent::State { from: TcpState::Close, .. });
-            if opens_again {
-                self.connecting.remove(&socket, key, input.time);
-            } else {
-                self.tell_syn_sent(&mut socket, key, input.local, since, out);
+            if !opens_again {
+                self.set_port(&mut socket, input.local, input.time, out);
             }
         }
         Some(socket)
@@ -297,25 +318,38 @@ impl Tracker {
     }
 
     fn keep(&mut self, key: SocketKey, socket: Socket, now: Time) {
-        if let Some((_, evicted)) = self.sockets.insert(key, socket, now) {
+        if let Some((key, evicted)) = self.sockets.insert(key, socket, now) {
+            if evicted.lacks_port() {
+                self.connecting.remove(&evicted, key, now);
+            }
             let closed = TcpState::Close;
             self.flows.set_state(evicted.netns(), evicted.local, evicted.remote, closed, now);
         }
     }
 
-    fn tell_syn_sent(
-        &mut self,
-        socket: &mut Socket,
-        key: SocketKey,
-        local: SocketAddr,
-        since: Time,
-        out: &mut Vec<Event>,
-    ) {
-        self.connecting.remove(socket, key, since);
-        socket.untold_syn_sent = None;
+    /// The local port of a socket in SYN_SENT is known. Tells its SYN_SENT, unless that was told without.
+    fn set_port(&mut self, socket: &mut Socket, local: SocketAddr, now: Time, out: &mut Vec<Event>) {
         socket.local = local;
-        self.reuse_waiting(socket.addresses(), since, Evidence::Kernel, out);
-        self.enter(socket, TcpState::Close, TcpState::SynSent, since, out);
+        match socket.untold_syn_sent.take() {
+            Some(since) => {
+                self.reuse_waiting(socket.addresses(), since, Evidence::Kernel, out);
+                self.enter(socket, TcpState::Close, TcpState::SynSent, since, out);
+            }
+            None if local.port() != 0 => {
+                self.reuse_waiting(socket.addresses(), now, Evidence::Kernel, out);
+                self.flows.set_state(socket.netns(), local, socket.remote, TcpState::SynSent, now);
+            }
+            None => {}
+        }
+    }
+
+    fn tell_without_port(&mut self, key: SocketKey, now: Time, out: &mut Vec<Event>) {
+        if let Some(mut socket) = self.sockets.remove(&key) {
+            if let Some(since) = socket.untold_syn_sent.take() {
+                self.enter(&mut socket, TcpState::Close, TcpState::SynSent, since, out);
+            }
+            self.keep(key, socket, now);
+        }
     }
 
     /// When the SYN that opened this socket's connection was first seen.

@@ -73,9 +73,8 @@ impl Tracker {
             return;
         }
         if let Some(mut socket) = self.sockets.remove(&key) {
-            if let Some(since) = socket.untold_syn_sent {
-                self.tell_syn_sent(&mut socket, key, syn.src, since, out);
-            }
+            self.connecting.remove(&socket, key, syn.time);
+            self.set_port(&mut socket, syn.src, syn.time, out);
             self.keep(key, socket, syn.time);
         }
     }

@@ -7,7 +7,7 @@ use btfparse::{Offset, Readable, TypeInformation, TypeVariant};
 use tcp_monitor_common::config::{KernelLayout, program};
 use thiserror::Error;
 
-use super::release::Release;
+use super::{error::KernelError, release::Release};
 
 /// Why the kernel's layout is not known.
 #[derive(Debug, Error)]
@@ -17,7 +17,7 @@ pub enum BtfError {
         "the kernel's type information cannot be read: {BTF_FILE}: {0}; \
          a kernel of at least 5.10 with CONFIG_DEBUG_INFO_BTF=y is needed"
     )]
-    Unavailable(#[source] io::Error),
+    Unavailable(io::Error),
     /// What it publishes makes no sense.
     #[error("the kernel's type information in {BTF_FILE} cannot be understood: {0}")]
     Unreadable(String),
@@ -49,8 +49,16 @@ pub enum BtfError {
 ///
 /// # Errors
 /// If there is none, or it lacks something that the programs rely on.
-pub(super) fn kernel_layout(release: Release) -> Result<KernelLayout, BtfError> {
-    KernelTypes::read(Path::new(BTF_FILE))?.layout(release)
+pub(super) fn kernel_layout(release: Release) -> Result<KernelLayout, KernelError> {
+    let types = KernelTypes::read(Path::new(BTF_FILE)).map_err(|error| {
+        if let BtfError::Unavailable(cause) = &error
+            && let Some(error) = KernelError::file_limit("read the kernel's types", cause)
+        {
+            return error;
+        }
+        error.into()
+    })?;
+    Ok(types.layout(release)?)
 }
 
 struct KernelTypes(TypeInformation);
@@ -113,6 +121,9 @@ impl KernelTypes {
             send_reset_has_reason: (self.arguments("tcp_send_reset")? >= 3).into(),
             retransmit_skb_has_err: (self.arguments("tcp_retransmit_skb")? >= 3).into(),
             has_socket_cookie: release.has_socket_cookie().into(),
+            task_flags: self.offset("task_struct", "flags")?,
+            task_group_leader: self.offset("task_struct", "group_leader")?,
+            task_comm: self.offset("task_struct", "comm")?,
             task_stack: if release.leaves_out_nested_runs() {
                 self.offset("task_struct", "stack")?
             } else {

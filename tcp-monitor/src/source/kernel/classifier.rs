@@ -11,7 +11,7 @@ use aya::{
 };
 use tcp_monitor_common::config::program;
 
-use super::error::with_causes;
+use super::error::{is_transient, os_error as system_number, with_causes};
 
 /// Both classifiers, loaded, and how to attach them. Keeps all kernel programs loaded.
 pub(super) struct Classifiers {
@@ -32,8 +32,8 @@ pub(super) enum Mode {
 pub(super) struct Attachment {
     links: Vec<SchedClassifierLink>,
     mode: Mode,
-    /// The clsact qdisc was made for these classifiers, or for those of an earlier run.
-    pub(super) owns_qdisc: bool,
+    /// The clsact qdisc was made for these classifiers.
+    pub(super) made_qdisc: bool,
 }
 
 /// Why classifiers were not attached.
@@ -42,6 +42,8 @@ pub(super) enum AttachError {
     Gone,
     /// They are attached already: the interface came from another namespace, where they are not detached yet.
     Already,
+    /// Nothing is wrong with the interface: it may work when there are more descriptors or there is more memory.
+    NotNow(String),
     /// Anything else.
     Refused(String),
 }
@@ -51,16 +53,17 @@ impl Classifiers {
         Self { ebpf, mode }
     }
 
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
     /// Attaches both classifiers to an interface of the namespace that the thread is in.
-    ///
-    /// Filters of an earlier run that was killed are removed first.
     pub(super) fn attach(&mut self, interface: &str) -> Result<Attachment, AttachError> {
-        let stale = remove_stale(interface);
         let created = match self.mode {
             Mode::Tcx => false,
             Mode::Clsact => add_clsact(interface)?,
         };
-        let mut attachment = Attachment { links: Vec::new(), mode: self.mode, owns_qdisc: created || stale };
+        let mut attachment = Attachment { links: Vec::new(), mode: self.mode, made_qdisc: created };
         for (name, direction) in DIRECTIONS {
             attachment.links.push(self.attach_one(interface, name, direction)?);
         }
@@ -101,8 +104,10 @@ impl Attachment {
     }
 }
 
-/// Removes classifiers that an earlier run left on the interface; whether there were any.
-fn remove_stale(interface: &str) -> bool {
+/// Removes the filters that runs which were killed left on the interface; whether there were any.
+///
+/// They are known by the programs' names only, so no other agent may be running here.
+pub(super) fn remove_stale(interface: &str) -> bool {
     // An error is that there are none; any other shows again when attaching.
     DIRECTIONS
         .map(|(name, direction)| tc::qdisc_detach_program(interface, direction, name).is_ok())
@@ -119,7 +124,7 @@ fn add_clsact(interface: &str) -> Result<bool, AttachError> {
 }
 
 fn classify(error: ProgramError) -> AttachError {
-    let number = if let ProgramError::SyscallError(error) = &error {
+    let number = system_number(&error).or(if let ProgramError::SyscallError(error) = &error {
         error.io_error.raw_os_error()
     } else if let ProgramError::TcError(error) = &error {
         os_error(error)
@@ -127,9 +132,14 @@ fn classify(error: ProgramError) -> AttachError {
         error.raw_os_error()
     } else {
         None
-    };
+    });
     match number {
         Some(ENODEV | ENXIO) => AttachError::Gone,
+        // What the C library says if it has no descriptor left.
+        Some(ENOENT) => {
+            AttachError::NotNow("no file descriptor is left to look up the interface with".to_owned())
+        }
+        Some(number) if is_transient(number) => AttachError::NotNow(with_causes(&error)),
         Some(EEXIST) => AttachError::Already,
         Some(_) | None => AttachError::Refused(with_causes(&error)),
     }
@@ -150,6 +160,7 @@ const DIRECTIONS: [(&str, TcAttachType); 2] =
     [(program::INGRESS, TcAttachType::Ingress), (program::EGRESS, TcAttachType::Egress)];
 
 /// errno(3), the same on every architecture that has eBPF.
+const ENOENT: i32 = 2;
 const ENXIO: i32 = 6;
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;

@@ -28,13 +28,12 @@ pub struct Counters {
 
 /// A map whose counters cannot be read.
 #[derive(Debug, Error)]
-#[error("the counters in map {map} cannot be read: {source}")]
+#[error("the counters in map {map} cannot be read: {cause}")]
 pub struct CounterError {
     /// The map's name.
     pub map: &'static str,
     /// aya's reason.
-    #[source]
-    pub source: MapError,
+    pub cause: MapError,
 }
 
 impl Counters {
@@ -43,7 +42,7 @@ impl Counters {
     /// # Errors
     /// If a map cannot be read.
     pub fn snapshot(&self) -> Result<Snapshot, CounterError> {
-        let failed = |map| move |source| CounterError { map, source };
+        let failed = |map| move |cause| CounterError { map, cause };
         Ok(Snapshot {
             ports: self.ports()?.into_iter().collect(),
             interfaces: self
@@ -53,6 +52,8 @@ impl Counters {
                 .into_iter()
                 .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
+            // Not of the kernel programs: whoever tracks adds it.
+            tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,
             bpf_stats: self.bpf_stats.is_some(),
@@ -60,7 +61,7 @@ impl Counters {
     }
 
     fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
-        let failed = |map| move |source| CounterError { map, source };
+        let failed = |map| move |cause| CounterError { map, cause };
         let mut ports = BTreeMap::new();
         let others = self.others.then_some(Ok((u32::from(slot::OTHER), PortLabel::Other)));
         let named = self.slot_ports.iter().map(|slot| slot.map(|(slot, port)| (slot, PortLabel::Port(port))));

@@ -130,6 +130,7 @@ fn decode_event(record: &SocketRecord, kind: Kind) -> Result<SocketEvent, BadRec
             direction: if has(flags::SENT) { ResetDirection::Sent } else { ResetDirection::Received },
             phase: numbered(ResetPhase::ALL, record.phase).ok_or(BadRecord::Phase(record.phase))?,
             reason: record.reason,
+            state: TcpState::from_kernel(record.old_state),
         },
         // The half-open request that sends a SYN-ACK is in SYN_RECV; its record is of the listener.
         Kind::Retransmit if has(flags::SYN_ACK) => {

@@ -42,8 +42,11 @@ impl Load<'_> {
             .map_max_entries(map::SLOT_PORTS, slots)
             .map_max_entries(map::INTERFACE_COUNTERS, INTERFACES)
             .load(OBJECT)
-            .map_err(KernelError::Object)?;
-        self.fill_tables(&mut ebpf).map_err(|(map, source)| KernelError::Map { map, source })?;
+            .map_err(|error| {
+                KernelError::file_limit("load the kernel programs", &error)
+                    .unwrap_or(KernelError::Object(error))
+            })?;
+        self.fill_tables(&mut ebpf).map_err(|(map, cause)| KernelError::Map { map, cause })?;
         Ok(ebpf)
     }
 
@@ -62,7 +65,10 @@ impl Load<'_> {
 
     /// Loads the programs of tracepoints and attaches them: from here on, they count.
     pub(super) fn tracepoints(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
-        let btf = Btf::from_sys_fs().map_err(|error| KernelError::Object(error.into()))?;
+        let btf = Btf::from_sys_fs().map_err(|error| {
+            KernelError::file_limit("read the kernel's types", &error)
+                .unwrap_or(KernelError::Object(error.into()))
+        })?;
         let first = program::TRACEPOINTS.into_iter().map(|tracepoint| (tracepoint, tracepoint));
         let second = program::TRACEPOINTS.into_iter().zip(program::SECOND_COPIES);
         let copies = if self.layout.task_stack == 0 { 1 } else { 2 };
@@ -94,6 +100,9 @@ impl Load<'_> {
     fn refused(&self, program: &str, step: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
         let (program, release) = (program.to_owned(), self.release.to_owned());
         move |error| {
+            if let Some(error) = KernelError::file_limit(&format!("{step} program `{program}`"), &error) {
+                return error;
+            }
             let (system, log) = if let ProgramError::LoadError { io_error, verifier_log } = &error {
                 (Some(io_error), last_lines(&verifier_log.to_string()))
             } else if let ProgramError::SyscallError(error) = &error {
@@ -137,7 +146,7 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     name: &'static str,
 ) -> Result<T, KernelError> {
     let map = ebpf.take_map(name).ok_or(KernelError::Incomplete(name))?;
-    map.try_into().map_err(|source| KernelError::Map { map: name, source })
+    map.try_into().map_err(|cause| KernelError::Map { map: name, cause })
 }
 
 /// The end of the verifier's log, where it says what is wrong, one line each after a line break.

@@ -35,6 +35,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 use aya_log::EbpfLogger;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcp_monitor_common::{
     config::{Settings, map, program},
     counters::RecordCounters,
@@ -126,6 +127,10 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     if !options.ring_size.is_power_of_two() || options.ring_size < MIN_RING_SIZE {
         return Err(KernelError::RingSize(options.ring_size));
     }
+    if !privilege::is_in_initial_user_namespace() {
+        return Err(KernelError::UserNamespace);
+    }
+    raise_file_limit();
     let (release, release_text) = Release::running();
     let watched = Watched::choose(options, release)?;
     let layout = btf::kernel_layout(release)?;
@@ -154,11 +159,13 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
 
     let stop = StopSignal::new().map_err(KernelError::system("make an eventfd"))?;
     let records: Arc<PerCpuArray<MapData, RecordCounters>> = Arc::new(take(&mut ebpf, map::RECORD_COUNTERS)?);
+    let ring = take::<RingBuf<MapData>>(&mut ebpf, map::RECORDS)?;
     let reader = RecordReader {
-        ring: take::<RingBuf<MapData>>(&mut ebpf, map::RECORDS)?,
+        epoll: ring::watch(&ring, &stop).map_err(KernelError::system("wait for the ring buffer"))?,
+        ring,
         counters: Arc::clone(&records),
         logger: options.log.then(|| logger(&mut ebpf)).flatten(),
-        stop: stop.clone(),
+        _stop: stop.clone(),
     };
     let interfaces = Arc::new(InterfaceTable::new(take(&mut ebpf, map::INTERFACE_COUNTERS)?));
     let counters = Arc::new(Counters {
@@ -282,6 +289,15 @@ impl Watched {
         };
         let mode = if options.force_clsact || !release.has_tcx() { Mode::Clsact } else { Mode::Tcx };
         Ok(Self { sockets, interfaces: only.map(|only| Plan { scope, only, mode }) })
+    }
+}
+
+/// Every network namespace and every interface takes some descriptors, and the usual soft limit of 1024 is for select(2).
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let limit = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::debug!("the limit of open files stays as it is: {error}");
     }
 }
 

@@ -10,9 +10,14 @@ use std::{
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    fs::{FlockOperation, flock},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use super::error::KernelError;
 
@@ -43,7 +48,7 @@ impl Netns {
     /// The namespace called `name`, or at that path if there is a `/` in it.
     pub(super) fn named(name: &str) -> Result<Self, KernelError> {
         let path = if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) };
-        Self::open(&path).map_err(|source| KernelError::Netns { name: name.to_owned(), path, source })
+        Self::open(&path).map_err(|cause| KernelError::Netns { name: name.to_owned(), path, cause })
     }
 
     pub(super) fn open(path: &Path) -> io::Result<Self> {
@@ -51,6 +56,47 @@ impl Netns {
         let inum = u32::try_from(file.metadata()?.ino())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is no network namespace"))?;
         Ok(Self { inum, file })
+    }
+}
+
+/// Who else has filters in a namespace. The lock is on the namespace itself: every agent with filters there shares it, and
+/// the kernel releases it however the agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Company {
+    /// No other agent: what filters there are were left by one that was killed. The lock is held alone.
+    Alone,
+    /// Another agent, or it is not known.
+    Others,
+}
+
+impl Netns {
+    /// Tries to have the lock alone.
+    pub(super) fn company(&self) -> Company {
+        match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Company::Alone,
+            Err(error) => {
+                log::debug!("filters in network namespace {} may be another agent's: {error}", self.inum);
+                Company::Others
+            }
+        }
+    }
+
+    /// Shares the lock for as long as the namespace is open.
+    pub(super) fn share(&self) {
+        // Whoever has it alone cleans up, which takes a moment; whoever keeps it is no agent.
+        for _ in 0..LOCK_ATTEMPTS {
+            match flock(&self.file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return,
+                Err(_) => thread::sleep(LOCK_PAUSE),
+            }
+        }
+        log::debug!("network namespace {} cannot be locked", self.inum);
+    }
+
+    /// Gives up the lock.
+    pub(super) fn unlock(&self) {
+        // It fails only if there is none.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -93,9 +139,13 @@ fn enter(netns: &Netns) -> io::Result<()> {
 /// Every network namespace that a process is in or that is mounted, and a path it can be opened by.
 ///
 /// What cannot be looked at, because the process has ended or belongs to another user, is left out.
-pub(super) fn discover() -> BTreeMap<u32, PathBuf> {
+///
+/// # Errors
+/// If not all can be found, for lack of descriptors or memory; nothing then follows from one not being there.
+pub(super) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
         if !entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
@@ -105,12 +155,12 @@ pub(super) fn discover() -> BTreeMap<u32, PathBuf> {
             found.entry(inum).or_insert(path);
         }
     }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     for (inum, path) in mounts.lines().filter_map(parse_mount) {
         // A mount lasts longer than most processes.
         found.insert(inum, path);
     }
-    found
+    Ok(found)
 }
 
 /// `net:[4026531840]`.
@@ -137,6 +187,8 @@ fn unescape(text: &str) -> Option<String> {
     Some(plain)
 }
 
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const OWN: &str = "/proc/self/ns/net";
 const NAMED: &str = "/run/netns";
 

@@ -1,6 +1,6 @@
 //! Which capabilities the process needs, which it lacks, and what is lost without each.
 
-use std::{env, fmt};
+use std::{env, fmt, fs, os::unix::fs::MetadataExt};
 
 use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
@@ -44,6 +44,12 @@ pub(super) struct Granted {
     pub(super) enter: bool,
     /// It may look up the namespaces of other users' processes.
     pub(super) inspect: bool,
+}
+
+/// Whether the process is in the user namespace that the system began with: the kernel asks for capabilities there.
+pub(super) fn is_in_initial_user_namespace() -> bool {
+    // Without /proc nothing is known; the kernel then says what it thinks.
+    fs::metadata("/proc/self/ns/user").map_or(true, |namespace| namespace.ino() == INITIAL_USER_NAMESPACE)
 }
 
 /// Checks the effective capabilities of the calling thread.
@@ -144,6 +150,9 @@ impl fmt::Display for MissingPrivilege {
         write!(f, "run with sudo, or: sudo setcap {}+ep {program}", names.join(","))
     }
 }
+
+/// `PROC_USER_INIT_INO` of linux/proc_ns.h.
+const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ use rustix::{
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 pub use super::order::Ready;
-use super::{counters::sum_records, order::Reorder, stop::StopSignal};
+use super::{counters::sum_records, error::with_causes, order::Reorder, stop::StopSignal};
 
 /// Reads the records that the kernel programs write. Made by
 /// [`KernelSource::reader`](super::KernelSource::reader).
@@ -29,8 +29,10 @@ pub struct RecordReader {
     pub(super) ring: RingBuf<MapData>,
     pub(super) counters: Arc<PerCpuArray<MapData, RecordCounters>>,
     pub(super) logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    /// Readable once the source has stopped.
-    pub(super) stop: StopSignal,
+    /// Waits for records and for the stop, see [`watch`].
+    pub(super) epoll: OwnedFd,
+    /// Kept open: `epoll` forgets a file that everyone has closed, and the signal with it.
+    pub(super) _stop: StopSignal,
 }
 
 /// What one look at the ring buffer brought; most often nothing.
@@ -53,9 +55,8 @@ impl RecordReader {
     /// [`ControlFlow::Break`]. After the stop it is called a last time, with all that is left.
     ///
     /// # Errors
-    /// If waiting for the ring buffer fails, or its counters cannot be read.
+    /// If waiting for the ring buffer fails.
     pub fn run(mut self, on_batch: &mut dyn FnMut(Batch<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
-        let epoll = self.watch().map_err(ReadError::Wait)?;
         let mut order = Reorder::default();
         let mut lost = Losses::default();
         let mut stopped = false;
@@ -67,7 +68,7 @@ impl RecordReader {
                 followed_up = followed_up || order.is_empty();
                 let timeout = if followed_up { TICK } else { HOLD_BACK };
                 followed_up = !followed_up;
-                stopped = wait(epoll.as_fd(), timeout).map_err(ReadError::Wait)?;
+                stopped = wait(self.epoll.as_fd(), timeout).map_err(ReadError::Wait)?;
             }
             let begin = monotonic_now();
             let drained = self.drain(&mut order);
@@ -79,7 +80,7 @@ impl RecordReader {
                 begin.saturating_sub(HOLD_BACK_NS)
             };
             let flush = !backlog && (stopped || drained.records == 0);
-            let lost = lost.look(&self.counters, begin, flush && stopped).map_err(ReadError::Counters)?;
+            let lost = lost.look(&self.counters, begin, flush && stopped);
             let records = order.ready(if flush { u64::MAX } else { complete_until });
             let count = records.len();
             let batch = Batch { records, lost, malformed: drained.malformed, complete_until };
@@ -88,19 +89,6 @@ impl RecordReader {
             }
             order.discard(count);
         }
-    }
-
-    fn watch(&self) -> io::Result<OwnedFd> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        // Edge-triggered: level-triggered, the ring is ready whenever one record waits, and each would be read alone.
-        epoll::add(
-            &epoll,
-            &self.ring,
-            epoll::EventData::new_u64(RING),
-            epoll::EventFlags::IN | epoll::EventFlags::ET,
-        )?;
-        epoll::add(&epoll, &self.stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
-        Ok(epoll)
     }
 
     fn drain(&mut self, order: &mut Reorder) -> Drained {
@@ -117,6 +105,15 @@ impl RecordReader {
         }
         drained
     }
+}
+
+/// What waits for records and for the stop. Made before anything else takes file descriptors.
+pub(super) fn watch(ring: &RingBuf<MapData>, stop: &StopSignal) -> io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    // Edge-triggered: level-triggered, the ring is ready whenever one record waits, and each would be read alone.
+    epoll::add(&epoll, ring, epoll::EventData::new_u64(RING), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+    epoll::add(&epoll, stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+    Ok(epoll)
 }
 
 struct Drained {
@@ -142,22 +139,35 @@ struct Losses {
     looked: u64,
     reported: [u64; Kind::ALL.len()],
     new: Vec<(Kind, u64)>,
+    failure_told: bool,
 }
 
 impl Losses {
     /// What was lost since the last report. Looks once a second, or `now_or_never`.
+    ///
+    /// If it cannot be known, for lack of file descriptors or memory, the next look makes up for it.
     fn look(
         &mut self,
         counters: &PerCpuArray<MapData, RecordCounters>,
         now: u64,
         now_or_never: bool,
-    ) -> Result<&[(Kind, u64)], MapError> {
+    ) -> &[(Kind, u64)] {
         self.new.clear();
         if now_or_never || now.saturating_sub(self.looked) >= LOSS_INTERVAL_NS {
             self.looked = now;
-            self.report(sum_records(counters)?.lost);
+            match sum_records(counters) {
+                Ok(total) => self.report(total.lost),
+                Err(error) => self.tell_failure(&error),
+            }
         }
-        Ok(&self.new)
+        &self.new
+    }
+
+    fn tell_failure(&mut self, error: &MapError) {
+        if !self.failure_told {
+            self.failure_told = true;
+            log::warn!("how many records were lost cannot be read now: {}", with_causes(error));
+        }
     }
 
     fn report(&mut self, lost: [u64; Kind::ALL.len()]) {
@@ -176,10 +186,7 @@ impl Losses {
 pub enum ReadError {
     /// Waiting for the ring buffer failed.
     #[error("cannot wait for the ring buffer: {0}")]
-    Wait(#[source] io::Error),
-    /// The counters of lost records cannot be read.
-    #[error("cannot read the counters of records: {0}")]
-    Counters(#[source] MapError),
+    Wait(io::Error),
 }
 
 fn monotonic_now() -> u64 {

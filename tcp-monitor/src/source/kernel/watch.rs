@@ -18,10 +18,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tcp_monitor_common::counters::InterfaceKey;
 
 use super::{
-    classifier::{AttachError, Attachment, Classifiers, Mode},
-    error::KernelError,
+    classifier::{AttachError, Attachment, Classifiers, Mode, remove_stale},
+    error::{FILE_LIMIT, KernelError, is_transient, os_error, with_causes},
     interfaces::InterfaceTable,
-    netns::{Netns, Traveller, discover},
+    netns::{Company, Netns, Traveller, discover},
     rtnetlink::{Interface, Rtnetlink},
     stop::StopSignal,
 };
@@ -105,6 +105,10 @@ struct Watch {
     attached: HashMap<InterfaceKey, Attached>,
     /// Interfaces that cannot be attached to: tried once, told once.
     refused: HashSet<InterfaceKey>,
+    /// Something failed in the last pass that may work in the next.
+    unfinished: bool,
+    /// It is known that descriptors or memory ran out.
+    shortage_told: bool,
     limit_told: bool,
 }
 
@@ -112,12 +116,45 @@ struct Watch {
 struct Watched {
     netns: Netns,
     rtnetlink: Rtnetlink,
+    made_qdiscs: Made,
+}
+
+/// Which clsact qdiscs agents made, before this one: the last to go takes an unused one with it.
+enum Made {
+    /// Those of the interfaces with these indices, which agents that were killed left.
+    On(HashSet<u32>),
+    /// Any may be an agent's: another is running.
+    Anywhere,
+}
+
+impl Made {
+    fn contains(&self, ifindex: u32) -> bool {
+        match self {
+            Self::On(interfaces) => interfaces.contains(&ifindex),
+            Self::Anywhere => true,
+        }
+    }
 }
 
 /// An interface that is watched.
 struct Attached {
     name: String,
     attachment: Attachment,
+}
+
+/// Why an interface is not watched.
+enum Refusal {
+    /// The next pass tries again.
+    NotNow(String),
+    /// It is not tried again.
+    Never(String),
+}
+
+impl Refusal {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let cause = with_causes(error);
+        if os_error(error).is_some_and(is_transient) { Self::NotNow(cause) } else { Self::Never(cause) }
+    }
 }
 
 impl Watch {
@@ -133,6 +170,8 @@ impl Watch {
             namespaces: BTreeMap::new(),
             attached: HashMap::new(),
             refused: HashSet::new(),
+            unfinished: false,
+            shortage_told: false,
             limit_told: false,
         };
         let first = match plan.scope {
@@ -167,7 +206,7 @@ impl Watch {
         let mut rest = Duration::ZERO;
         // After a pass it rests for as long as that took: a storm of changes costs at most half a CPU.
         while !is_ready(&[stop.as_fd()], Some(rest)) {
-            let timeout = self.may_end_unheard().then_some(RESCAN_INTERVAL);
+            let timeout = (self.may_end_unheard() || self.unfinished).then_some(RESCAN_INTERVAL);
             let mut sources = vec![stop.as_fd()];
             sources.extend(self.namespaces.values().map(|watched| watched.rtnetlink.events()));
             is_ready(&sources, timeout);
@@ -188,6 +227,7 @@ impl Watch {
     /// Makes up the difference between what is there and what is attached. Returns each interface that was found not to
     /// take classifiers, with the cause.
     fn pass(&mut self) -> Vec<(String, String)> {
+        self.unfinished = false;
         if self.may_end_unheard() {
             self.update_namespaces();
         }
@@ -207,11 +247,19 @@ impl Watch {
                     Err(error) => log::warn!("interface {} is now {name}: {error}", attached.name),
                 },
                 None => {
-                    if let Err(cause) = self.watch_interface(key, &name) {
-                        log::warn!("segments on interface {name} cannot be seen: {cause}");
-                        self.refused.insert(key);
-                        refusals.push((name, cause));
-                    }
+                    let cause = match self.watch_interface(key, &name) {
+                        Ok(()) => continue,
+                        Err(Refusal::NotNow(cause)) => {
+                            self.tell_shortage(&format!("interface {name}"), &cause);
+                            cause
+                        }
+                        Err(Refusal::Never(cause)) => {
+                            log::warn!("segments on interface {name} cannot be seen: {cause}");
+                            self.refused.insert(key);
+                            cause
+                        }
+                    };
+                    refusals.push((name, cause));
                 }
             }
         }
@@ -220,7 +268,10 @@ impl Watch {
 
     /// Opens namespaces that came and lets go of those that nothing but this thread refers to.
     fn update_namespaces(&mut self) {
-        let found = discover();
+        let found = match discover() {
+            Ok(found) => found,
+            Err(error) => return self.tell_shortage("network namespaces to come", &error.to_string()),
+        };
         let home = self.traveller.home();
         let unused: Vec<u32> = self
             .namespaces
@@ -245,15 +296,55 @@ impl Watch {
                 if netns.inum == inum { self.add_namespace(netns) } else { Ok(()) }
             });
             if let Err(error) = added {
+                if error.raw_os_error().is_some_and(is_transient) {
+                    // The others would fail in the same way.
+                    return self.tell_shortage(&format!("network namespace {inum}"), &error.to_string());
+                }
                 log::debug!("network namespace {inum} ({}) cannot be entered: {error}", path.display());
             }
         }
     }
 
+    /// Notes that `what` has to wait for a later pass; says so the first time.
+    fn tell_shortage(&mut self, what: &str, cause: &str) {
+        self.unfinished = true;
+        if !self.shortage_told {
+            self.shortage_told = true;
+            log::warn!(
+                "segments on {what} cannot be seen now: {cause}; this is tried again, and not told again: \
+                 {FILE_LIMIT}, or choose one network namespace with --netns"
+            );
+        }
+    }
+
     fn add_namespace(&mut self, netns: Netns) -> io::Result<()> {
         let rtnetlink = self.traveller.visit(&netns, Rtnetlink::open)??;
-        self.namespaces.insert(netns.inum, Watched { netns, rtnetlink });
+        let made_qdiscs = self.tidy(&netns, &rtnetlink)?;
+        self.namespaces.insert(netns.inum, Watched { netns, rtnetlink, made_qdiscs });
         Ok(())
+    }
+
+    /// Removes what agents that were killed left in a namespace, if no other is running there. Says of which interfaces
+    /// an agent made the clsact qdisc.
+    fn tidy(&self, netns: &Netns, rtnetlink: &Rtnetlink) -> io::Result<Made> {
+        let company = netns.company();
+        let made = match company {
+            Company::Alone => {
+                let interfaces = rtnetlink.interfaces()?;
+                self.traveller.visit(netns, || {
+                    let stale = interfaces.into_iter().filter(|interface| remove_stale(&interface.name));
+                    Made::On(stale.map(|interface| interface.index).collect())
+                })?
+            }
+            Company::Others => Made::Anywhere,
+        };
+        match (self.classifiers.mode(), company) {
+            (Mode::Clsact, _) => netns.share(),
+            // Links are nobody's filters.
+            (Mode::Tcx, Company::Alone) => netns.unlock(),
+            (Mode::Tcx, Company::Others) => return Ok(Made::On(HashSet::new())),
+        }
+        Ok(made)
     }
 
     /// The interfaces of each namespace, the namespaces that cannot be asked left out.
@@ -290,7 +381,7 @@ impl Watch {
     }
 
     /// Attaches to an interface if it is to be watched.
-    fn watch_interface(&mut self, key: InterfaceKey, name: &str) -> Result<(), String> {
+    fn watch_interface(&mut self, key: InterfaceKey, name: &str) -> Result<(), Refusal> {
         let wanted =
             self.only.as_ref().is_none_or(|only| only.contains(name)) && !self.refused.contains(&key);
         let Some(watched) = self.namespaces.get(&key.netns).filter(|_| wanted) else { return Ok(()) };
@@ -305,11 +396,14 @@ impl Watch {
             return Ok(());
         }
         // The counters must be there before the first segment is seen.
-        self.table.insert(key, name).map_err(|error| error.to_string())?;
-        let result = self
-            .traveller
-            .visit(&watched.netns, || self.classifiers.attach(name))
-            .unwrap_or_else(|error| Err(AttachError::Refused(error.to_string())));
+        self.table.insert(key, name).map_err(|error| Refusal::of(&error))?;
+        let result =
+            self.traveller.visit(&watched.netns, || self.classifiers.attach(name)).unwrap_or_else(|error| {
+                Err(match Refusal::of(&error) {
+                    Refusal::NotNow(cause) => AttachError::NotNow(cause),
+                    Refusal::Never(cause) => AttachError::Refused(cause),
+                })
+            });
         match result {
             Ok(attachment) => {
                 self.attached.insert(key, Attached { name: name.to_owned(), attachment });
@@ -317,9 +411,13 @@ impl Watch {
             }
             // In both cases it has changed since it was listed, so a further pass is due.
             Err(AttachError::Gone | AttachError::Already) => self.table.remove(key),
+            Err(AttachError::NotNow(cause)) => {
+                self.table.remove(key);
+                return Err(Refusal::NotNow(cause));
+            }
             Err(AttachError::Refused(cause)) => {
                 self.table.remove(key);
-                return Err(cause);
+                return Err(Refusal::Never(cause));
             }
         }
         Ok(())
@@ -328,9 +426,9 @@ impl Watch {
     fn detach_all(&mut self) {
         for (key, Attached { name, attachment }) in self.attached.drain() {
             let Some(watched) = self.namespaces.get(&key.netns) else { continue };
-            let owns_qdisc = attachment.owns_qdisc;
+            let may_remove = attachment.made_qdisc || watched.made_qdiscs.contains(key.ifindex);
             let result = self.traveller.visit(&watched.netns, || drop(attachment)).and_then(|()| {
-                if owns_qdisc { watched.rtnetlink.remove_unused_clsact(key.ifindex) } else { Ok(()) }
+                if may_remove { watched.rtnetlink.remove_unused_clsact(key.ifindex) } else { Ok(()) }
             });
             if let Err(error) = result {
                 log::debug!("the clsact qdisc of interface {name} stays: {error}");

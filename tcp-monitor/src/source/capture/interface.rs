@@ -1,0 +1,76 @@
+//! An interface of a pcapng section: its link type and how its timestamps count.
+
+use super::{
+    fields::{ByteOrder, Fields},
+    link::LinkType,
+    options::options,
+};
+use crate::lifecycle::Time;
+
+/// What an Interface Description Block says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interface {
+    /// What its packets begin with.
+    pub(super) link: LinkType,
+    /// The most bytes captured of a packet, 0 for no limit.
+    pub(super) snap_len: u32,
+    resolution: Resolution,
+    /// Seconds to add to each timestamp.
+    offset: i64,
+}
+
+/// What a timestamp counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resolution {
+    /// Units of 10^-n seconds.
+    Decimal(u8),
+    /// Units of 2^-n seconds.
+    Binary(u8),
+}
+
+impl Interface {
+    /// Parses the body of the block; `None` if it is too short.
+    pub(super) fn parse(order: ByteOrder, body: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(order, body);
+        let (link, _reserved, snap_len) = (fields.u16()?, fields.u16()?, fields.u32()?);
+        let mut interface =
+            Self { link: LinkType(link), snap_len, resolution: Resolution::Decimal(6), offset: 0 };
+        for (code, value) in options(fields) {
+            match (code, value) {
+                (TSRESOL, &[resolution]) => interface.resolution = Resolution::parse(resolution),
+                (TSOFFSET, &[a, b, c, d, e, f, g, h]) => {
+                    interface.offset = order.i64([a, b, c, d, e, f, g, h]);
+                }
+                _ => {}
+            }
+        }
+        Some(interface)
+    }
+
+    /// The time that a timestamp means; the nearest that can be told if it lies before 1970 or after 2554.
+    pub(super) fn time(&self, ticks: u64) -> Time {
+        let nanos = self.resolution.nanos(ticks) + i128::from(self.offset) * 1_000_000_000;
+        Time::from_unix_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+    }
+}
+
+impl Resolution {
+    const fn parse(value: u8) -> Self {
+        let exponent = value & 0x7f;
+        if value & 0x80 == 0 { Self::Decimal(exponent) } else { Self::Binary(exponent) }
+    }
+
+    fn nanos(self, ticks: u64) -> i128 {
+        let ticks = i128::from(ticks);
+        match self {
+            Self::Decimal(exponent @ 0..=9) => ticks * 10_i128.pow(u32::from(9 - exponent)),
+            // From 10^-29 seconds on, 2^64 units are less than a nanosecond.
+            Self::Decimal(exponent @ 10..=28) => ticks / 10_i128.pow(u32::from(exponent - 9)),
+            Self::Decimal(_) => 0,
+            Self::Binary(exponent) => (ticks * 1_000_000_000) >> exponent,
+        }
+    }
+}
+
+const TSRESOL: u16 = 9;
+const TSOFFSET: u16 = 14;

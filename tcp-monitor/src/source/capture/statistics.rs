@@ -1,0 +1,40 @@
+//! What became of the packets of a capture.
+
+use std::collections::BTreeMap;
+
+use super::{link::LinkType, reach::NotSegment};
+
+/// How many packets there were, and how many of them were handed out. Each of the others is in exactly one count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// All packets.
+    pub packets: u64,
+    /// TCP segments that were handed out.
+    pub tcp: u64,
+    /// Of another protocol, or TCP within a tunnel.
+    pub not_tcp: u64,
+    /// Fragments of IP packets that do not hold the TCP header.
+    pub later_fragments: u64,
+    /// Cut off by the capture's snap length before the end of the fixed TCP header.
+    pub truncated: u64,
+    /// With headers that contradict each other or the length of the packet, or of an interface that the file
+    /// does not describe.
+    pub malformed: u64,
+    /// With a link-layer header that is not read here; by link type, of which there are at most 65,536.
+    pub unknown_link: BTreeMap<LinkType, u64>,
+    /// Segments among those handed out that came without a time (pcapng's Simple Packet Blocks), and have that of the packet before.
+    pub untimed: u64,
+}
+
+impl Statistics {
+    pub(super) fn count(&mut self, reason: NotSegment, link: LinkType) {
+        let count = match reason {
+            NotSegment::OtherProtocol => &mut self.not_tcp,
+            NotSegment::LaterFragment => &mut self.later_fragments,
+            NotSegment::Truncated => &mut self.truncated,
+            NotSegment::Malformed => &mut self.malformed,
+            NotSegment::UnknownLink => self.unknown_link.entry(link).or_default(),
+        };
+        *count += 1;
+    }
+}
