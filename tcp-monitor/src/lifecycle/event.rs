@@ -67,12 +67,39 @@ pub struct Segment {
     pub netns: u32,
     /// Index of that interface.
     pub ifindex: u32,
-    /// Which way it crossed that interface.
-    pub direction: Direction,
+    /// Which way it crossed that interface, if that is known.
+    pub direction: Option<Direction>,
     /// What it does in the connection's life.
     pub step: Step,
     /// It had been sent before.
     pub retransmission: bool,
+    /// Why it does not fit in with what was seen before, if it does not. It changes no state then, but for a segment ahead of
+    /// the window with neither SYN nor RST: the segments before it may have been missed.
+    pub unexpected: Option<Unexpected>,
+}
+
+/// Why a segment does not fit in with what was seen before. It is looked for where states are inferred from segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unexpected {
+    /// Its sequence number is none that the receiver accepts (RFC 9293, section 3.10.7.4, first; of a RST, RFC 5961, section
+    /// 3.2).
+    OutOfWindow,
+    /// It acknowledges what was not sent.
+    Ack,
+    /// Its flags have no place in the connection's state: a SYN where there is a connection, a segment without ACK.
+    State,
+}
+
+impl Unexpected {
+    /// The name in JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::OutOfWindow => "out_of_window",
+            Self::Ack => "ack",
+            Self::State => "state",
+        }
+    }
 }
 
 /// What a segment does in the connection's life. Of contradictory flags RST counts before SYN before FIN.

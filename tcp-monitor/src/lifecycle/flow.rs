@@ -116,7 +116,7 @@ impl Flows {
 
 /// One connection as seen in one network namespace: the unordered pair of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct FlowKey {
+pub(super) struct FlowKey {
     netns: u32,
     low: SocketAddr,
     high: SocketAddr,
@@ -124,9 +124,18 @@ struct FlowKey {
 
 impl FlowKey {
     /// The flow between two addresses, and the index of `this` in [`Flow::ends`].
-    fn of(netns: u32, this: SocketAddr, other: SocketAddr) -> (Self, usize) {
+    pub(super) fn of(netns: u32, this: SocketAddr, other: SocketAddr) -> (Self, usize) {
         let key = Self { netns, low: this.min(other), high: this.max(other) };
         (key, usize::from(this > other))
+    }
+
+    /// Local and remote address of an end, by its index.
+    pub(super) fn addresses(&self, end: usize) -> (SocketAddr, SocketAddr) {
+        if end == 0 { (self.low, self.high) } else { (self.high, self.low) }
+    }
+
+    pub(super) fn netns(&self) -> u32 {
+        self.netns
     }
 }
 

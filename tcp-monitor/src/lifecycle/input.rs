@@ -196,10 +196,10 @@ pub struct SegmentInput {
     pub time: Time,
     /// Inode number of the interface's network namespace, 0 if unknown.
     pub netns: u32,
-    /// Index of the interface in its namespace.
+    /// Index of the interface in its namespace or in a capture file.
     pub ifindex: u32,
-    /// Which way it crossed the interface.
-    pub direction: Direction,
+    /// Which way it crossed the interface; a capture file may not say.
+    pub direction: Option<Direction>,
     /// Source. A v4-mapped address is given as IPv4.
     pub src: SocketAddr,
     /// Destination.
@@ -208,7 +208,8 @@ pub struct SegmentInput {
     pub header: TcpHeader,
     /// Payload, bytes.
     pub payload_len: u32,
-    /// It is the first to acknowledge the peer's SYN-ACK.
+    /// It is the first to acknowledge the peer's SYN-ACK. A source that cannot know leaves it to the tracker's inference, and so
+    /// the next.
     pub acks_syn_ack: bool,
     /// It is the first to acknowledge the peer's FIN.
     pub acks_fin: bool,

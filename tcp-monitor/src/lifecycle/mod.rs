@@ -3,10 +3,13 @@
 mod connecting;
 pub mod event;
 mod flow;
+mod inference;
 pub mod input;
+mod queues;
 pub mod segment;
 mod sighting;
 mod socket;
+mod spent;
 mod table;
 mod time;
 mod tracker;
@@ -17,7 +20,7 @@ pub use event::Event;
 pub use input::{Input, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
-pub use tracker::Tracker;
+pub use tracker::{Options, Tracker};
 
 #[cfg(test)]
 mod tests;

@@ -85,14 +85,14 @@ struct Sighting {
 
 /// Where a segment was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Vantage {
-    netns: u32,
-    ifindex: u32,
-    direction: Direction,
+pub(super) struct Vantage {
+    pub(super) netns: u32,
+    pub(super) ifindex: u32,
+    pub(super) direction: Option<Direction>,
 }
 
 impl SegmentInput {
-    const fn vantage(&self) -> Vantage {
+    pub(super) const fn vantage(&self) -> Vantage {
         Vantage { netns: self.netns, ifindex: self.ifindex, direction: self.direction }
     }
 }

@@ -1,7 +1,6 @@
 //! One socket as the tracker knows it: its state, how long it spent in each, and what it moved.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
@@ -9,6 +8,7 @@ use tcp_monitor_common::record::Role;
 
 use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
 use super::input::{Process, SocketInput, TcpSock};
+use super::spent::Spent;
 use super::time::Time;
 use super::transition::is_synchronized;
 use super::waiting::Addresses;
@@ -40,8 +40,7 @@ pub(super) struct Socket {
     peer_closed: bool,
     /// Our FIN was acknowledged.
     fin_acked: bool,
-    /// Nanoseconds spent in each state, in the order of [`TcpState::ALL`].
-    spent: [u64; TcpState::ALL.len()],
+    spent: Spent,
 }
 
 impl Socket {
@@ -64,7 +63,7 @@ impl Socket {
             tcp: None,
             peer_closed: false,
             fin_acked: false,
-            spent: [0; TcpState::ALL.len()],
+            spent: Spent::default(),
         };
         socket.learn(input);
         socket
@@ -98,8 +97,7 @@ impl Socket {
         // Where a record was lost, `from` is not the state known here, and the time spent in it neither.
         let spent = self.since.filter(|_| self.state == from).map(|since| time.since(since));
         if let Some(spent) = spent {
-            let total = Duration::from_nanos(self.spent[index(from)]).saturating_add(spent);
-            self.spent[index(from)] = u64::try_from(total.as_nanos()).unwrap_or(u64::MAX);
+            self.spent.add(from, spent);
         }
         self.state = to;
         self.since = Some(time);
@@ -176,8 +174,6 @@ impl Socket {
 
     /// The end of its connection.
     pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
-        let spent_in = |state| (state, Duration::from_nanos(self.spent[index(state)]));
-        let states = TcpState::ALL.into_iter().map(spent_in);
         Closed {
             time,
             local: self.local,
@@ -191,7 +187,7 @@ impl Socket {
             rtt_us: self.tcp.map(|tcp| tcp.srtt_us).filter(|rtt| *rtt != 0),
             process: self.process,
             partial: self.partial,
-            states: states.filter(|(_, spent)| !spent.is_zero()).collect(),
+            states: self.spent.states(),
         }
     }
 
@@ -276,8 +272,4 @@ const fn role_in(state: TcpState) -> Option<Role> {
         | TcpState::Closing
         | TcpState::NewSynRecv => None,
     }
-}
-
-const fn index(state: TcpState) -> usize {
-    state as usize - 1
 }

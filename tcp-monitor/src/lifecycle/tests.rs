@@ -1,6 +1,7 @@
 //! The tracker told scripts of what kernels do, in virtual time.
 
 mod handshakes;
+mod inference;
 mod random;
 mod script;
 mod segments;

@@ -10,10 +10,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::Serializer;
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::Direction;
 
 use super::Sink;
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{Closed, Event, Handshake, Lost, Reset, Retransmit, Segment, StateChange};
+use crate::lifecycle::event::{
+    Closed, Event, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Unexpected,
+};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::segment::{Flags, Options};
 
@@ -97,10 +100,13 @@ struct SegmentBody {
     options: OptionsBody,
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<String>,
-    direction: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direction: Option<&'static str>,
     step: &'static str,
     #[serde(skip_serializing_if = "is_false")]
     retransmission: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unexpected: Option<&'static str>,
 }
 
 impl SegmentBody {
@@ -121,9 +127,10 @@ impl SegmentBody {
             len: segment.payload_len,
             options: OptionsBody::of(&header.options),
             interface,
-            direction: segment.direction.label(),
+            direction: segment.direction.map(Direction::label),
             step: segment.step.label(),
             retransmission: segment.retransmission,
+            unexpected: segment.unexpected.map(Unexpected::label),
         }
     }
 }

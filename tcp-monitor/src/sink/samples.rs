@@ -24,7 +24,7 @@ pub(super) fn connection() -> Vec<Event> {
             dst: client(),
             header: header(Flags::SYN.union(ack), 3_214_115_980, 303_234_859),
             ack_rel: Some(1),
-            direction: Direction::Egress,
+            direction: Some(Direction::Egress),
             retransmission: true,
             ..segment(123_470, Step::SynAck)
         }),
@@ -195,9 +195,10 @@ fn segment(us: u64, step: Step) -> Segment {
         ack_rel: None,
         netns: 4_026_531_840,
         ifindex: 0,
-        direction: Direction::Ingress,
+        direction: Some(Direction::Ingress),
         step,
         retransmission: false,
+        unexpected: None,
     }
 }
 

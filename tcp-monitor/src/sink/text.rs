@@ -13,7 +13,7 @@ use super::Sink;
 use super::human::{Bytes, Clock, Human, Name, Times};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step,
+    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
 };
 use crate::lifecycle::input::ResetDirection;
 use crate::lifecycle::segment::Flags;
@@ -322,6 +322,12 @@ impl fmt::Display for SegmentDetail<'_> {
         }
         if segment.retransmission {
             f.write_str(" · sent again")?;
+        }
+        match segment.unexpected {
+            None => {}
+            Some(Unexpected::OutOfWindow) => f.write_str(" · out of window")?,
+            Some(Unexpected::Ack) => f.write_str(" · acknowledges what was not sent")?,
+            Some(Unexpected::State) => f.write_str(" · unexpected")?,
         }
         Ok(())
     }

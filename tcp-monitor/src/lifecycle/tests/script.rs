@@ -8,7 +8,7 @@ use tcp_monitor_common::record::{Direction, Role};
 
 use crate::lifecycle::input::{Comm, Process, SocketEvent, TcpSock};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, Input, SegmentInput, SocketInput, TcpHeader, Time, Tracker};
+use crate::lifecycle::{Event, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker};
 
 /// A tracker, and the events it told that were not looked at yet.
 pub(super) struct Script {
@@ -19,6 +19,15 @@ pub(super) struct Script {
 impl Script {
     pub(super) fn new() -> Self {
         Self { tracker: Tracker::new(), events: Vec::new() }
+    }
+
+    /// A tracker that infers states from segments.
+    pub(super) fn inferring() -> Self {
+        Self::with(Options { inference: true, ..Options::default() })
+    }
+
+    pub(super) fn with(options: Options) -> Self {
+        Self { tracker: Tracker::with(options), events: Vec::new() }
     }
 
     pub(super) fn socket(&mut self, input: SocketInput) {
@@ -173,7 +182,7 @@ pub(super) fn from_client(ms: u64, flags: Flags, seq_rel: u32, ack_rel: u32) -> 
         time: at(ms),
         netns: 1,
         ifindex: 2,
-        direction: Direction::Ingress,
+        direction: Some(Direction::Ingress),
         src: client_addr(),
         dst: server_addr(),
         header: TcpHeader {
@@ -193,7 +202,7 @@ pub(super) fn from_client(ms: u64, flags: Flags, seq_rel: u32, ack_rel: u32) -> 
 
 pub(super) fn from_server(ms: u64, flags: Flags, seq_rel: u32, ack_rel: u32) -> SegmentInput {
     let mut segment = from_client(ms, flags, 0, 0);
-    segment.direction = Direction::Egress;
+    segment.direction = Some(Direction::Egress);
     (segment.src, segment.dst) = (server_addr(), client_addr());
     (segment.header.src_port, segment.header.dst_port) = (server_addr().port(), client_addr().port());
     segment.header.seq = SERVER_ISN.wrapping_add(seq_rel);

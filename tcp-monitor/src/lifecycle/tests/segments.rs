@@ -58,7 +58,7 @@ fn a_packet_that_two_interfaces_see_is_told_once() {
     for segment in [syn(0), syn_ack(10), handshake_ack(20), from_client(30, fin_ack_flags(), 1, 1)] {
         script.segment(segment);
         script.segment(seen_elsewhere(segment, 1));
-        script.segment(SegmentInput { direction: Direction::Egress, ifindex: 7, ..segment });
+        script.segment(SegmentInput { direction: Some(Direction::Egress), ifindex: 7, ..segment });
     }
     assert_eq!(script.segments().len(), 4);
 }

@@ -9,6 +9,7 @@ use tcp_monitor_common::record::Role;
 use super::connecting::{Connecting, PORT_KNOWN_WITHIN};
 use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
+use super::inference::Inference;
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
 use super::sighting::Sightings;
 use super::socket::{Socket, numbers_set_in};
@@ -36,6 +37,27 @@ pub struct Tracker {
     waiting: Waiting,
     flows: Flows,
     sightings: Sightings,
+    /// Explains connections of which the kernel tells nothing, if that is wanted.
+    inference: Option<Inference>,
+}
+
+/// What a tracker does, and how much it remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Connections of which no socket is known are explained from their segments, with the evidence `segment` and `timer`. That
+    /// takes all of their segments, plain data and acknowledgments included. An end whose socket the kernel tells of is
+    /// left to the kernel.
+    pub inference: bool,
+    /// How many connections are remembered, at less than 1,000 bytes each for what is inferred. With inference the closed are forgotten first, then the half-open, then those
+    /// idle for longest.
+    pub max_connections: usize,
+}
+
+impl Default for Options {
+    /// What the kernel tells, of up to 262,144 connections.
+    fn default() -> Self {
+        Self { inference: false, max_connections: MAX_CONNECTIONS }
+    }
 }
 
 /// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
@@ -60,16 +82,23 @@ impl Default for Tracker {
 }
 
 impl Tracker {
-    /// A tracker that knows of no socket.
+    /// A tracker that knows of no socket, with the default options.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// A tracker that knows of no socket.
+    #[must_use]
+    pub fn with(options: Options) -> Self {
         Self {
-            sockets: Table::new(MAX_SOCKETS),
+            sockets: Table::new(options.max_connections),
             newborn: Table::new(MAX_NEWBORN),
             connecting: Connecting::new(MAX_CONNECTING),
             waiting: Waiting::new(MAX_WAITING),
-            flows: Flows::new(MAX_FLOWS),
+            flows: Flows::new(options.max_connections),
             sightings: Sightings::new(MAX_SIGHTINGS),
+            inference: options.inference.then(|| Inference::new(options.max_connections)),
         }
     }
 
@@ -116,8 +145,13 @@ impl Tracker {
     /// When [`expire`](Self::expire) has something to do, at the earliest.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        let deadlines =
-            [self.connecting.next_deadline(), self.waiting.next_deadline(), self.flows.next_deadline()];
+        let inferred = self.inference.as_ref().and_then(Inference::next_deadline);
+        let deadlines = [
+            self.connecting.next_deadline(),
+            self.waiting.next_deadline(),
+            self.flows.next_deadline(),
+            inferred,
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -129,15 +163,26 @@ impl Tracker {
         [self.connecting.first_untold(), newborn].into_iter().flatten().min()
     }
 
-    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, and SYN_SENT of
-    /// sockets whose local port did not become known.
+    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, SYN_SENT of sockets
+    /// whose local port did not become known, and where states are inferred, whatever was not answered.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Event>) {
         while let Some(key) = self.connecting.pop_due(now) {
             self.tell_without_port(key, now, out);
         }
-        while let Some(minisocket) = self.waiting.pop_due(now) {
-            let deadline = minisocket.deadline;
-            self.end_waiting(minisocket, deadline, Evidence::Timer, ClosedBy::Local, out);
+        loop {
+            let inferred = self.inference.as_ref().and_then(Inference::next_deadline);
+            let waiting = self.waiting.next_deadline();
+            let Some(deadline) = [waiting, inferred].into_iter().flatten().min().filter(|due| *due <= now)
+            else {
+                break;
+            };
+            if waiting == Some(deadline) {
+                if let Some(minisocket) = self.waiting.pop_due(deadline) {
+                    self.end_waiting(minisocket, deadline, Evidence::Timer, ClosedBy::Local, out);
+                }
+            } else if let Some(inference) = &mut self.inference {
+                inference.expire_next(now, out);
+            }
         }
         self.flows.expire(now);
     }
@@ -148,6 +193,12 @@ impl Tracker {
         self.sockets.len() + self.waiting.len()
     }
 
+    /// How many connections are known from their segments, those closed a moment ago included.
+    #[must_use]
+    pub fn inferred(&self) -> usize {
+        self.inference.as_ref().map_or(0, Inference::len)
+    }
+
     /// How often something had to be forgotten because a table was full.
     #[must_use]
     pub fn evicted(&self) -> u64 {
@@ -156,6 +207,7 @@ impl Tracker {
             + self.connecting.evicted()
             + self.waiting.evicted()
             + self.flows.evicted()
+            + self.inference.as_ref().map_or(0, Inference::evicted)
     }
 
     fn change_state(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) {
@@ -333,15 +385,13 @@ const fn addresses_of(input: &SocketInput) -> Addresses {
     Addresses { netns: input.netns, local: input.local, remote: input.remote }
 }
 
-/// Full sockets.
-const MAX_SOCKETS: usize = 1 << 17;
+/// Connections, unless told otherwise.
+const MAX_CONNECTIONS: usize = 1 << 18;
 /// Children between birth and handshake: moments.
 const MAX_NEWBORN: usize = 1 << 12;
 /// Destinations to which sockets connect whose port is not known: moments.
 const MAX_CONNECTING: usize = 1 << 12;
 /// Minisockets; the kernel's own limit is this by default (`net.ipv4.tcp_max_tw_buckets`) on hosts with 4 GiB.
 const MAX_WAITING: usize = 1 << 16;
-/// Pairs of addresses.
-const MAX_FLOWS: usize = 1 << 17;
 /// Segments that a copy or a retransmission may follow.
 const MAX_SIGHTINGS: usize = 1 << 15;

@@ -1,9 +1,12 @@
 //! What the tracker does with a segment.
 
+use std::net::SocketAddr;
+
 use tcp_monitor_common::TcpState;
 
 use super::Tracker;
 use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
+use crate::lifecycle::inference::Reading;
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::sighting::{Verdict, occupies_sequence_space};
@@ -11,29 +14,53 @@ use crate::lifecycle::waiting::Addresses;
 
 impl Tracker {
     pub(super) fn handle_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
-        let Some(step) = step_of(segment) else { return };
+        let recognized = self.inference.as_ref().map(|inference| inference.recognize(segment));
+        let segment = recognized.as_ref().unwrap_or(segment);
+        let Some(step) = step_of(segment) else {
+            self.infer(segment, out);
+            return;
+        };
         if step == Step::Syn {
             self.learn_port(segment, out);
         }
         let relative = self.flows.observe(segment, step);
         let verdict = self.sightings.see(segment, step);
         if verdict != Verdict::Copy {
-            out.push(Event::Segment(Segment {
+            // What follows from the segment is told after it.
+            let place = out.len();
+            let reading = self.infer(segment, out).unwrap_or(Reading { relative, unexpected: None });
+            let told = Segment {
                 time: segment.time,
                 src: segment.src,
                 dst: segment.dst,
                 header: segment.header,
                 payload_len: segment.payload_len,
-                seq_rel: relative.seq,
-                ack_rel: relative.ack,
+                seq_rel: reading.relative.seq,
+                ack_rel: reading.relative.ack,
                 netns: segment.netns,
                 ifindex: segment.ifindex,
                 direction: segment.direction,
                 step,
                 retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
-            }));
+                unexpected: reading.unexpected,
+            };
+            out.insert(place, Event::Segment(told));
         }
         self.affect_waiting(segment, step, out);
+    }
+
+    /// Infers what a segment does to those of its ends whose socket the kernel does not tell of.
+    fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
+        self.inference.as_ref()?;
+        let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
+            .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
+        Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
+    }
+
+    fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.sockets() > 0
+            && (self.flows.end(netns, local, remote).state.is_some()
+                || self.waiting.get(&Addresses { netns, local, remote }).is_some())
     }
 
     /// A SYN tells the local port of the socket that sent it, unless a known one has that port.

@@ -165,8 +165,9 @@ fn decode_segment(record: &SegmentRecord, clock: &Clock) -> Result<SegmentInput,
         time: clock.time(time),
         netns,
         ifindex: record.ifindex,
-        direction: numbered(Direction::ALL, record.direction)
-            .ok_or(BadRecord::Direction(record.direction))?,
+        direction: Some(
+            numbered(Direction::ALL, record.direction).ok_or(BadRecord::Direction(record.direction))?,
+        ),
         src: SocketAddr::new(address(ip_version, record.src_addr)?, header.src_port),
         dst: SocketAddr::new(address(ip_version, record.dst_addr)?, header.dst_port),
         header,

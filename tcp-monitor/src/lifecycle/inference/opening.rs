@@ -1,0 +1,164 @@
+//! What SYNs do: a connection begins, on fresh addresses or on those of an earlier one.
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::Role;
+
+use super::connection::{Connection, Passage};
+use super::endpoint::Endpoint;
+use super::stream::Stream;
+use super::telling::Cause;
+use crate::lifecycle::event::Unexpected;
+use crate::lifecycle::segment::Flags;
+
+impl Connection {
+    /// A SYN without ACK.
+    pub(super) fn open(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+        use TcpState as S;
+        let Passage { from, to, segment, .. } = *passage;
+        let isn = segment.header.seq;
+        let sender = &mut self.ends[from];
+        let is_known = sender.stream.isn() == Some(isn);
+        match sender.state {
+            S::SynSent | S::SynRecv | S::NewSynRecv if is_known => {
+                self.count(passage, 0);
+                return None;
+            }
+            // The last attempt was given up.
+            S::SynSent => self.enter(from, S::Close, Cause::Replaced, passage),
+            S::Close | S::Listen => {}
+            S::TimeWait if !is_known => self.enter(from, S::Close, Cause::Replaced, passage),
+            S::TimeWait
+            | S::SynRecv
+            | S::NewSynRecv
+            | S::Established
+            | S::FinWait1
+            | S::FinWait2
+            | S::CloseWait
+            | S::Closing
+            | S::LastAck => {
+                if !is_known {
+                    sender.stray_syn = Some((isn, segment.time));
+                }
+                return Some(Unexpected::State);
+            }
+        }
+        self.ends[from] = Endpoint::opening(isn, Some(segment.time));
+        if self.ends[to].state == S::Close && from != to {
+            self.ends[to] = Endpoint::listening();
+        }
+        self.note_kernel(passage);
+        self.begin_stream(passage);
+        self.apply(passage, 0);
+        None
+    }
+
+    /// A SYN with ACK.
+    pub(super) fn answer(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+        let Passage { from, segment, .. } = *passage;
+        if let Some(unexpected) = self.find_opener(passage) {
+            return Some(unexpected);
+        }
+        if let Some(unexpected) = self.find_answerer(passage) {
+            return Some(unexpected);
+        }
+        self.note_kernel(passage);
+        let acked = self.ends[passage.to].stream.position(segment.header.ack);
+        self.begin_stream(passage);
+        self.acknowledge(passage, acked);
+        self.ends[from].awaits_ack_of_syn_ack = true;
+        self.apply(passage, acked);
+        None
+    }
+
+    /// Makes sure that the end which a SYN-ACK goes to is one that has sent the SYN it acknowledges.
+    fn find_opener(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+        use TcpState as S;
+        let Passage { to, segment, .. } = *passage;
+        let isn = segment.header.ack.wrapping_sub(1);
+        let opener = &mut self.ends[to];
+        match opener.state {
+            S::SynSent | S::SynRecv | S::NewSynRecv => {
+                let acked = opener.stream.position(segment.header.ack);
+                return (!opener.accepts_ack(acked)).then_some(Unexpected::Ack);
+            }
+            // Its SYN was not seen.
+            S::Close | S::Listen => self.ends[to] = Endpoint::opening(isn, None),
+            S::TimeWait if opener.stream.isn() != Some(isn) => {
+                self.enter(to, S::Close, Cause::Replaced, passage);
+                self.ends[to] = Endpoint::opening(isn, None);
+            }
+            S::TimeWait
+            | S::Established
+            | S::FinWait1
+            | S::FinWait2
+            | S::CloseWait
+            | S::Closing
+            | S::LastAck => {
+                if opener.stream.isn() == Some(isn) {
+                    return None;
+                }
+                let Some((_, opened)) = opener.stray_syn.filter(|(stray, _)| *stray == isn) else {
+                    return Some(Unexpected::State);
+                };
+                // The SYN was no stray: the end of the last connection was not seen.
+                self.enter(to, S::Close, Cause::Replaced, passage);
+                self.ends[to] = Endpoint { opened: Some(opened), ..Endpoint::opening(isn, None) };
+            }
+        }
+        None
+    }
+
+    /// Makes sure that the end which sends a SYN-ACK is one that can.
+    fn find_answerer(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+        use TcpState as S;
+        let Passage { from, to, segment, .. } = *passage;
+        let isn = segment.header.seq;
+        let opener_waits = matches!(self.ends[to].state, S::SynSent);
+        let answerer = &mut self.ends[from];
+        let is_known = answerer.stream.isn() == Some(isn);
+        match answerer.state {
+            S::Listen => {}
+            S::SynSent => return (!is_known).then_some(Unexpected::State),
+            S::SynRecv | S::NewSynRecv => {
+                if !is_known {
+                    // A SYN cookie changes with time, and a request that was dropped is made anew.
+                    answerer.stream = Stream::begin(isn);
+                }
+            }
+            S::Close => self.ends[from] = Endpoint::listening(),
+            S::TimeWait
+            | S::Established
+            | S::FinWait1
+            | S::FinWait2
+            | S::CloseWait
+            | S::Closing
+            | S::LastAck => {
+                if is_known {
+                    return None;
+                }
+                if !opener_waits {
+                    return Some(Unexpected::State);
+                }
+                self.enter(from, S::Close, Cause::Replaced, passage);
+                self.ends[from] = Endpoint::listening();
+            }
+        }
+        None
+    }
+
+    /// Takes in the SYN that a segment carries.
+    fn begin_stream(&mut self, passage: &mut Passage<'_>) {
+        let Passage { from, segment, .. } = *passage;
+        let header = &segment.header;
+        let sender = &mut self.ends[from];
+        if sender.stream.isn() != Some(header.seq) {
+            sender.stream = Stream::begin(header.seq);
+        }
+        if sender.state == TcpState::Listen && header.flags.contains(Flags::ACK) {
+            sender.role = Role::Server;
+        }
+        sender.syn_seen = true;
+        sender.window_scale = header.options.window_scale;
+        self.count(passage, 0);
+    }
+}

@@ -1,0 +1,186 @@
+//! What a RST does in every state, and which do not count.
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::ResetPhase;
+
+use super::wire::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Wire};
+use crate::lifecycle::event::{ClosedBy, Event};
+use crate::lifecycle::input::ResetDirection;
+
+type Steps = fn(&mut Wire);
+
+/// A way into each state of the client, and what the server's RST must have for a sequence number then.
+const STATES: [(TcpState, u32, Steps); 8] = [
+    (TcpState::Established, 1, |_| {}),
+    (TcpState::FinWait1, 1, |wire| wire.client(FIN, 1, 1, 0)),
+    (TcpState::FinWait2, 1, |wire| {
+        wire.client(FIN, 1, 1, 0);
+        wire.server(ACK, 1, 2, 0);
+    }),
+    (TcpState::CloseWait, 2, |wire| {
+        wire.server(FIN, 1, 1, 0);
+        wire.client(ACK, 1, 2, 0);
+    }),
+    (TcpState::LastAck, 2, |wire| {
+        wire.server(FIN, 1, 1, 0);
+        wire.client(FIN, 1, 2, 0);
+    }),
+    (TcpState::Closing, 2, |wire| {
+        wire.client(FIN, 1, 1, 0);
+        wire.server(FIN, 1, 1, 0);
+        wire.client(ACK, 2, 2, 0);
+    }),
+    (TcpState::TimeWait, 2, |wire| {
+        wire.client(FIN, 1, 1, 0);
+        wire.server(FIN, 1, 2, 0);
+        wire.client(ACK, 2, 2, 0);
+    }),
+    (TcpState::Close, 2, |wire| {
+        wire.server(FIN, 1, 1, 0);
+        wire.client(FIN, 1, 2, 0);
+        wire.server(ACK, 2, 2, 0);
+    }),
+];
+
+/// The client's last state, and why it was closed if it was.
+fn client(events: &[Event]) -> (Option<TcpState>, Option<ClosedBy>) {
+    let is_client = |local: std::net::SocketAddr| local == crate::lifecycle::tests::script::client_addr();
+    let mut seen = (None, None);
+    for event in events {
+        match event {
+            Event::State(change) if is_client(change.local) => seen.0 = Some(change.to),
+            Event::Closed(closed) if is_client(closed.local) => seen.1 = Some(closed.closed_by),
+            Event::State(_)
+            | Event::Closed(_)
+            | Event::Segment(_)
+            | Event::Handshake(_)
+            | Event::Reset(_)
+            | Event::Retransmit(_)
+            | Event::Lost(_) => {}
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_reset_closes_in_every_state() {
+    for (state, seq, steps) in STATES {
+        let mut wire = Wire::new();
+        wire.handshake();
+        steps(&mut wire);
+        assert_eq!(client(&wire.events()).0, Some(state));
+        wire.server(RST, seq, 0, 0);
+        let expected = match state {
+            TcpState::TimeWait => (Some(TcpState::Close), None),
+            TcpState::Close => (None, None),
+            TcpState::Established
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::CloseWait
+            | TcpState::LastAck
+            | TcpState::Closing => (Some(TcpState::Close), Some(ClosedBy::RemoteReset)),
+            TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Listen => {
+                panic!("{state} is not in the table")
+            }
+        };
+        assert_eq!(client(&wire.events()), expected, "{state}");
+    }
+}
+
+#[test]
+fn a_reset_closes_who_sends_it_in_every_state_but_time_wait() {
+    for (state, _, steps) in STATES {
+        let mut wire = Wire::new();
+        wire.handshake();
+        steps(&mut wire);
+        wire.events();
+        let seq = if matches!(state, TcpState::Established | TcpState::CloseWait) { 1 } else { 2 };
+        wire.client(RST_ACK, seq, 2, 0);
+        let expected = match state {
+            TcpState::TimeWait | TcpState::Close => (None, None),
+            TcpState::Established
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::CloseWait
+            | TcpState::LastAck
+            | TcpState::Closing => (Some(TcpState::Close), Some(ClosedBy::LocalReset)),
+            TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Listen => {
+                panic!("{state} is not in the table")
+            }
+        };
+        assert_eq!(client(&wire.events()), expected, "{state}");
+    }
+}
+
+#[test]
+fn a_reset_at_another_sequence_number_is_ignored_in_every_state() {
+    for (state, seq, steps) in STATES {
+        for wrong in [seq + 1, seq + 1_000_000, seq.wrapping_sub(2), seq.wrapping_add(1 << 31)] {
+            let mut wire = Wire::new();
+            wire.handshake();
+            steps(&mut wire);
+            wire.events();
+            wire.server(RST, wrong, 0, 0);
+            let events = wire.events();
+            assert_eq!(client(&events), (None, None), "{state} {wrong}");
+            let [Event::Segment(segment)] = &events[..] else { panic!("{events:?}") };
+            assert_eq!(segment.unexpected.map(|unexpected| unexpected.label()), Some("out_of_window"));
+        }
+    }
+}
+
+#[test]
+fn a_reset_falls_into_a_phase_of_each_end() {
+    let phases = |wire: &mut Wire| {
+        let events = wire.events();
+        let resets = events.iter().filter_map(|event| match event {
+            Event::Reset(reset) => Some((reset.direction, reset.phase)),
+            Event::Segment(_)
+            | Event::State(_)
+            | Event::Handshake(_)
+            | Event::Retransmit(_)
+            | Event::Closed(_)
+            | Event::Lost(_) => None,
+        });
+        resets.collect::<Vec<_>>()
+    };
+    let (sent, received) = (ResetDirection::Sent, ResetDirection::Received);
+    let mut wire = Wire::new();
+    wire.client(SYN, 0, 0, 0);
+    wire.server(RST_ACK, 0, 1, 0);
+    assert_eq!(phases(&mut wire), [(sent, ResetPhase::NoSocket), (received, ResetPhase::Handshake)]);
+    let mut wire = Wire::established();
+    wire.server(FIN, 1, 1, 0);
+    wire.client(RST, 1, 0, 0);
+    assert_eq!(phases(&mut wire), [(sent, ResetPhase::Established), (received, ResetPhase::Closing)]);
+    // What comes after the end reaches nobody.
+    wire.client(RST, 1, 0, 0);
+    assert_eq!(phases(&mut wire), [(sent, ResetPhase::NoSocket)]);
+}
+
+#[test]
+fn data_in_flight_does_not_save_from_a_reset() {
+    let mut wire = Wire::established();
+    wire.server(ACK, 1, 1, 1000);
+    wire.told();
+    wire.server(RST, 1001, 0, 0);
+    assert_eq!(wire.told()[3], "4 server closed by local_reset after 2 ms, 0 out 0 in");
+    let mut wire = Wire::established();
+    wire.server(ACK, 1, 1, 1000);
+    wire.told();
+    // An answer to what the client acknowledged last.
+    wire.server(RST, 1, 0, 0);
+    assert_eq!(wire.told().len(), 6);
+}
+
+#[test]
+fn an_end_that_lost_its_connection_disowns_it_and_opens_anew() {
+    let mut wire = Wire::established();
+    wire.client(RST, 1, 0, 0);
+    wire.client(SYN, 70_000, 0, 0);
+    wire.told();
+    wire.server(SYN_ACK, 9, 70_001, 0);
+    wire.client(ACK, 70_001, 10, 0);
+    let told = wire.told();
+    assert_eq!(told.last().map(String::as_str), Some("6 server handshake completed in 2 ms"));
+}

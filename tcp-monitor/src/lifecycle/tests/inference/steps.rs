@@ -1,0 +1,79 @@
+//! Which segments are steps, where the source does not say.
+
+use tcp_monitor_common::record::Direction;
+
+use super::wire::{ACK, FIN, RST, SYN, SYN_ACK, Wire};
+use crate::lifecycle::SegmentInput;
+use crate::lifecycle::tests::script::{from_client, from_server};
+
+#[test]
+fn only_the_first_acknowledgments_of_syn_ack_and_fin_are_steps() {
+    let mut wire = Wire::new();
+    wire.handshake();
+    wire.client(ACK, 1, 1, 50);
+    wire.server(ACK, 1, 51, 0);
+    wire.server(ACK, 1, 51, 100);
+    wire.client(ACK, 51, 101, 0);
+    wire.client(FIN, 51, 101, 0);
+    wire.server(ACK, 101, 52, 0);
+    wire.server(ACK, 101, 52, 10);
+    wire.server(FIN, 111, 52, 0);
+    wire.client(ACK, 52, 112, 0);
+    wire.client(ACK, 52, 112, 0);
+    assert_eq!(
+        wire.segments(),
+        [
+            "0 client syn +0 ?",
+            "1 server syn_ack +0 +1",
+            "2 client handshake_ack +1 +1",
+            "7 client fin +51 +101",
+            "8 server fin_ack +101 +52",
+            "10 server fin +111 +52",
+            "11 client fin_ack +52 +112",
+        ]
+    );
+}
+
+#[test]
+fn data_can_complete_the_handshake() {
+    let mut wire = Wire::new();
+    wire.client(SYN, 0, 0, 0);
+    wire.server(SYN_ACK, 0, 1, 0);
+    wire.client(ACK, 1, 1, 50);
+    wire.client(ACK, 51, 1, 50);
+    assert_eq!(wire.segments()[2..], ["2 client handshake_ack +1 +1"]);
+}
+
+#[test]
+fn the_acknowledgment_of_a_syn_ack_sent_again_is_a_step_again() {
+    let mut wire = Wire::established();
+    wire.events();
+    wire.server(SYN_ACK, 0, 1, 0);
+    wire.client(ACK, 1, 1, 0);
+    assert_eq!(wire.segments(), ["3 server syn_ack +0 +1 again", "4 client handshake_ack +1 +1"]);
+}
+
+#[test]
+fn a_packet_seen_twice_is_one_packet() {
+    let seen_twice = |wire: &mut Wire, segment: SegmentInput| {
+        for (ifindex, direction) in [(2, Direction::Ingress), (3, Direction::Egress)] {
+            wire.see_as_is(SegmentInput { ifindex, direction: Some(direction), netns: 0, ..segment });
+        }
+    };
+    let mut wire = Wire::new();
+    seen_twice(&mut wire, from_client(0, SYN, 0, 0));
+    seen_twice(&mut wire, from_server(0, SYN_ACK, 0, 1));
+    seen_twice(&mut wire, from_client(0, ACK, 1, 1));
+    seen_twice(&mut wire, SegmentInput { payload_len: 100, ..from_client(0, ACK, 1, 1) });
+    seen_twice(&mut wire, from_server(0, ACK, 1, 101));
+    let events = wire.events();
+    assert!(
+        !events.iter().any(|event| matches!(event, crate::lifecycle::Event::Retransmit(_))),
+        "{events:?}"
+    );
+    assert_eq!(events.len(), 3 + 6);
+    seen_twice(&mut wire, from_client(0, RST, 101, 0));
+    let told = wire.told();
+    assert_eq!(told.len(), 2 + 2 * 2, "{told:?}");
+    assert_eq!(told[3], "10 client closed by local_reset after 6 ms, 100 out 0 in");
+}
