@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use crate::cli;
 use crate::lifecycle::Event;
-use crate::sink::{Json, Sink, Text};
+use crate::sink::{Json, Sink, Style, Text};
 
 /// Writes events.
 pub(super) struct Report {
@@ -30,7 +30,7 @@ impl Report {
             cli::Output::Text => {
                 let color =
                     options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
-                Some(Box::new(Text::new(color)))
+                Some(Box::new(Text::new(Style { color, ascii: false })))
             }
             cli::Output::Json => Some(Box::new(Json::new(interface_name))),
             cli::Output::None => None,

@@ -6,9 +6,11 @@ use crate::lifecycle::Event;
 
 mod human;
 mod json;
+mod style;
 mod text;
 
 pub use json::Json;
+pub use style::Style;
 pub use text::Text;
 
 /// Writes events in a format of its own. Buffering and flushing are the caller's.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 
-use super::event::{Event, Unexpected};
-use super::flow::{FlowKey, Relative};
+use super::event::{Event, Step, Unexpected};
+use super::flow::{FlowKey, Numbers};
 use super::input::SegmentInput;
 use super::queues::Queues;
 use super::segment::Flags;
@@ -32,7 +32,7 @@ pub(super) struct Inference {
 /// What was read from a segment with what is known of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    pub(super) relative: Relative,
+    pub(super) numbers: Numbers,
     pub(super) unexpected: Option<Unexpected>,
 }
 
@@ -65,11 +65,12 @@ impl Inference {
         }
     }
 
-    /// Takes a segment in, and tells what follows from it of each end whose socket the kernel does not tell of: the sender's
+    /// Takes a segment in, which is that `step` if it is one, and tells what follows from it of each end whose socket the kernel does not tell of: the sender's
     /// and the receiver's, in this order.
     pub(super) fn take(
         &mut self,
         segment: &SegmentInput,
+        step: Option<Step>,
         told_by_kernel: [bool; 2],
         out: &mut Vec<Event>,
     ) -> Reading {
@@ -84,8 +85,13 @@ impl Inference {
             None => return Reading::default(),
         };
         let Some(connection) = self.connections.get_mut(place) else { return Reading::default() };
+        let before = step.map(|step| connection.check(from, to, segment, step)).unwrap_or_default();
         let unexpected = connection.take(&mut Passage { key, from, to, segment, told_by_kernel, out });
-        let relative = connection.relative(from, to, segment);
+        let check = match unexpected {
+            Some(Unexpected::Ack) => before.of_nothing_sent(&connection.ends[to].sent),
+            Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
+        };
+        let numbers = Numbers { relative: connection.relative(from, to, segment), check };
         let class = Class::of(connection);
         // A FIN sent again begins TIME_WAIT again (RFC 9293, section 3.10.7.4, eighth).
         let restarts = segment.header.flags.contains(Flags::FIN) && unexpected.is_none();
@@ -96,7 +102,7 @@ impl Inference {
             Class::TimeWait | Class::Closed => Duration::MAX,
         };
         self.connections.queue(place, class as usize, self.now, at_least);
-        Reading { relative, unexpected }
+        Reading { numbers, unexpected }
     }
 
     /// When [`Self::expire_next`] has something to do, at the earliest.

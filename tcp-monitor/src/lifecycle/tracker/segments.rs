@@ -17,32 +17,34 @@ impl Tracker {
         let recognized = self.inference.as_ref().map(|inference| inference.recognize(segment));
         let segment = recognized.as_ref().unwrap_or(segment);
         let Some(step) = step_of(segment) else {
-            self.infer(segment, out);
+            self.infer(segment, None, out);
             return;
         };
         if step == Step::Syn {
             self.learn_port(segment, out);
         }
-        let relative = self.flows.observe(segment, step);
+        let numbers = self.flows.observe(segment, step);
         let verdict = self.sightings.see(segment, step);
         if verdict != Verdict::Copy {
             // What follows from the segment is told after it.
             let place = out.len();
-            let reading = self.infer(segment, out).unwrap_or(Reading { relative, unexpected: None });
+            let reading =
+                self.infer(segment, Some(step), out).unwrap_or(Reading { numbers, unexpected: None });
             let told = Segment {
                 time: segment.time,
                 src: segment.src,
                 dst: segment.dst,
                 header: segment.header,
                 payload_len: segment.payload_len,
-                seq_rel: reading.relative.seq,
-                ack_rel: reading.relative.ack,
+                seq_rel: reading.numbers.relative.seq,
+                ack_rel: reading.numbers.relative.ack,
                 netns: segment.netns,
                 ifindex: segment.ifindex,
                 direction: segment.direction,
                 step,
                 retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
                 unexpected: reading.unexpected,
+                check: reading.numbers.check,
             };
             out.insert(place, Event::Segment(told));
         }
@@ -50,11 +52,11 @@ impl Tracker {
     }
 
     /// Infers what a segment does to those of its ends whose socket the kernel does not tell of.
-    fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
+    fn infer(&mut self, segment: &SegmentInput, step: Option<Step>, out: &mut Vec<Event>) -> Option<Reading> {
         self.inference.as_ref()?;
         let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
             .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
-        Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
+        Some(self.inference.as_mut()?.take(segment, step, told_by_kernel, out))
     }
 
     fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
