@@ -6,12 +6,15 @@ mod read;
 mod report;
 mod values;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use monitor::Monitor;
 pub use read::Read;
 pub use report::Report;
-pub use values::{ColorMode, InterfaceName, Listen, Netns, Output, RingSize, ValueError};
+pub use values::{ColorMode, InterfaceName, Listen, Netns, Output, RingSize, ValueError, View};
 
 /// What `tcp-monitor` was asked to do. Without a subcommand: monitor.
 #[derive(Clone, Debug, Parser)]
@@ -39,6 +42,27 @@ pub struct Cli {
 pub enum Command {
     /// Explain the connections of capture files
     Read(Read),
+}
+
+impl Cli {
+    /// Reads a command line, whose first argument is the name of the program.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or the help that it asks for.
+    pub fn read(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(arguments)?;
+        let report = match &cli.command {
+            Some(Command::Read(read)) => &read.report,
+            None => &cli.monitor.report,
+        };
+        match report.contradiction() {
+            Some(contradiction) => Err(Self::command().error(ErrorKind::ArgumentConflict, contradiction)),
+            None => Ok(cli),
+        }
+    }
 }
 
 const WATCH: &str = "What to watch";

@@ -81,7 +81,7 @@ impl Log {
             }
         })?;
         let ended_early = failure.is_some() || self.report.is_full();
-        if !ended_early && let Err(error) = self.write(None, &mut out).and_then(|_| out.flush()) {
+        if !ended_early && let Err(error) = self.finish(&mut out).and_then(|()| out.flush()) {
             failure = Some(error);
         }
         // What did not get through must not be tried again when the buffer is dropped.
@@ -124,13 +124,27 @@ impl Log {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });
-        let more = self.write(self.tracker.first_untold(time), out)?;
+        let untold = self.tracker.first_untold(time);
+        let mut more = self.write(untold, out)?;
+        if more.is_continue() {
+            more = self.report.advance(untold.map_or(time, |untold| untold.min(time)), out)?;
+            self.written.events = self.report.written();
+        }
         out.flush()?;
         if self.report.is_wanted() && nobody_reads(out.get_ref()) {
             // With nothing to write it would show only at the next event, which may be hours away.
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(more)
+    }
+
+    /// Writes what is left when the source has stopped.
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.write(None, out)?.is_continue() {
+            let _ = self.report.finish(out)?;
+            self.written.events = self.report.written();
+        }
+        Ok(())
     }
 
     /// Writes the events that come before `untold`.

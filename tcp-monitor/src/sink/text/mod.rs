@@ -12,12 +12,10 @@ use label::Label;
 use segment::SegmentDetail;
 
 use super::Sink;
-use super::human::{Bytes, Clock, Human, Name, Times};
+use super::human::{Bytes, Clock, Human, Name, Times, ended, spaced};
 use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange,
-};
+use crate::lifecycle::event::{Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange};
 use crate::lifecycle::input::ResetDirection;
 
 mod label;
@@ -151,7 +149,7 @@ impl Text {
     }
 
     fn closed(&mut self, closed: &Closed) -> String {
-        let mut detail = Phrases(end(closed.closed_by, closed.role).to_owned());
+        let mut detail = Phrases(ended(closed.closed_by, closed.role).to_owned());
         if let Some(duration) = closed.duration {
             detail.add(Human(duration));
         }
@@ -228,22 +226,6 @@ fn connection(local: SocketAddr, remote: SocketAddr, role: Role) -> String {
         Role::Server => format!("{local} ← {remote}"),
         Role::Client => format!("{local} → {remote}"),
     }
-}
-
-const fn end(closed_by: ClosedBy, role: Role) -> &'static str {
-    match (closed_by, role) {
-        (ClosedBy::Local, Role::Server) | (ClosedBy::Remote, Role::Client) => "closed by server",
-        (ClosedBy::Local, Role::Client) | (ClosedBy::Remote, Role::Server) => "closed by client",
-        (ClosedBy::Both, _) => "closed by both at once",
-        (ClosedBy::LocalReset, Role::Server) | (ClosedBy::RemoteReset, Role::Client) => "reset by server",
-        (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
-        (ClosedBy::TimedOut, _) => "timed out",
-        (ClosedBy::Killed, _) => "killed",
-    }
-}
-
-fn spaced(label: &str) -> String {
-    label.replace('_', " ")
 }
 
 /// Two IPv4 addresses with their ports and an arrow are no wider; IPv6 addresses may stand out.
