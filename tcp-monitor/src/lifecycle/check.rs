@@ -137,22 +137,28 @@ const fn against(of: Acknowledged, piece: Piece, holds: bool) -> AckCheck {
 fn check_seq(segment: &SegmentInput, step: Step, sender: &Sent, receiver: &Sent) -> Option<SeqCheck> {
     let seq = segment.header.seq;
     let to_be = |expected| Some(SeqCheck { expected, holds: seq == expected });
+    let is_next = [sender.next(), sender.acked].contains(&Some(seq));
+    // What it is ahead of may have passed unseen.
+    let is_late = || sender.acked.is_some_and(|acked| is_ahead(acked, seq));
     match step {
-        Step::Syn | Step::SynAck => return None,
-        Step::Rst if sender.is_empty() => return receiver.syn.and_then(|_| to_be(0)),
-        Step::HandshakeAck => return sender.acked.or(sender.next()).and_then(to_be),
-        Step::Fin if sender.fin.is_some() => {
-            // Sent again, maybe with other data before it.
-            return sender.fin.and_then(|fin| to_be(fin.end().wrapping_sub(segment.payload_len)));
+        Step::Syn | Step::SynAck => None,
+        Step::Rst if sender.is_empty() => {
+            let refuses = receiver.syn.is_some() && segment.header.flags.contains(Flags::ACK);
+            if refuses { to_be(0) } else { None }
         }
-        Step::Fin | Step::FinAck | Step::Rst => {}
+        // Sent again, maybe with other data before it.
+        Step::Fin if sender.fin.is_some() => {
+            sender.fin.and_then(|fin| to_be(fin.end().wrapping_sub(segment.payload_len)))
+        }
+        Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst if is_next => to_be(seq),
+        Step::HandshakeAck if is_late() => sender.acked.and_then(to_be),
+        // What was seen of a large transfer can be anywhere.
+        Step::Fin | Step::FinAck if (sender.data.is_some() || sender.fin.is_some()) && is_late() => {
+            sender.acked.and_then(to_be)
+        }
+        // A RST that answers an old segment has the number that one acknowledged.
+        Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => None,
     }
-    if [sender.next(), sender.acked].contains(&Some(seq)) {
-        return to_be(seq);
-    }
-    // What it is ahead of may have been sent unseen. What was seen of a large transfer can be anywhere.
-    let is_late = sender.data.is_some() || sender.fin.is_some();
-    sender.acked.filter(|acked| is_late && is_ahead(*acked, seq)).and_then(to_be)
 }
 
 /// Whether `a` comes after `b`, as sequence numbers do (RFC 9293, section 3.4).

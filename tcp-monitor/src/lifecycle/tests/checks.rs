@@ -77,7 +77,7 @@ fn numbers_that_are_off_by_one_are_wrong() {
     let mut script = Script::new();
     script.segment(syn(0));
     script.segment(from_server(1, SYN_ACK, 0, 2));
-    script.segment(SegmentInput { acks_syn_ack: true, ..from_client(2, ACK, 1, 0) });
+    script.segment(SegmentInput { acks_syn_ack: true, ..from_client(2, ACK, 0, 0) });
     script.segment(fin(3));
     script.segment(SegmentInput { acks_fin: true, ..from_server(4, ACK, 101, 58) });
     assert_eq!(
@@ -232,12 +232,33 @@ fn in_a_capture_an_acknowledgment_of_what_was_not_sent_is_wrong() {
 }
 
 #[test]
-fn in_a_capture_a_reset_behind_what_was_acknowledged_is_wrong() {
+fn in_a_capture_a_fin_behind_what_was_acknowledged_is_wrong() {
     let mut wire = Wire::established();
     wire.client(ACK, 1, 1, 50);
     wire.server(ACK, 1, 51, 0);
-    wire.client(RST, 20, 0, 0);
-    wire.client(RST, 51, 0, 0);
-    let told = checks(&wire.events());
-    assert_eq!(told, ["rst seq!51 ack:?", "rst seq=51 ack:?"]);
+    wire.client(FIN, 20, 1, 0);
+    wire.client(FIN, 51, 1, 0);
+    assert_eq!(checks(&wire.events()), ["fin seq!51 ack:syn=0+0+1", "fin seq=51 ack:syn=0+0+1"]);
+}
+
+#[test]
+fn a_late_answer_to_a_syn_ack_sent_again_is_not_wrong() {
+    let mut script = Script::new();
+    for segment in [syn(0), syn_ack(1), handshake_ack(2), syn_ack(3)] {
+        script.segment(segment);
+    }
+    // After ten bytes that passed unseen.
+    script.segment(SegmentInput { acks_syn_ack: true, ..from_client(4, ACK, 11, 1) });
+    assert_eq!(checks(&script.events())[4], "handshake_ack seq? ack:syn=0+0+1");
+}
+
+#[test]
+fn a_reset_has_the_number_that_the_segment_it_answers_acknowledged() {
+    let mut script = Script::new();
+    script.server_handshake(0);
+    script.segment(from_server(9, FIN, 101, 51));
+    script.segment(from_client(10, RST, 51, 0));
+    // It answers an old one.
+    script.segment(from_client(11, RST, 31, 0));
+    assert_eq!(checks(&script.events())[4..], ["rst seq=51 ack:?", "rst seq? ack:?"]);
 }

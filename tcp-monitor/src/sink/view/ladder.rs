@@ -228,6 +228,10 @@ impl<'a> Ladder<'a> {
         for note in story::notes(self.account, occasion) {
             notes.add(note);
         }
+        let is_absolute = |segment: &Passed| segment.seq_rel.is_none() && segment.step != Step::Rst;
+        if self.account.segments().any(is_absolute) {
+            notes.add("numbers are absolute where no SYN was seen");
+        }
         match self.inferred {
             Inferred::Nothing => {}
             Inferred::Some => notes.add("* inferred from segments or the clock, not told by the kernel"),
@@ -283,7 +287,12 @@ impl<'a> Ladder<'a> {
 fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<Row>) {
     let last = rows.iter_mut().rev().find(|row| !matches!(row.middle, Middle::More { .. }));
     match last {
-        Some(row) if row.time.is_some() && row.states[side].is_none() => row.states[side] = Some(state),
+        Some(row)
+            if row.states[side].is_none()
+                && row.time.is_some_and(|sent| time.since(sent) < FOLLOWS_WITHIN) =>
+        {
+            row.states[side] = Some(state)
+        }
         Some(_) | None => {
             let mut states = [None, None];
             states[side] = Some(state);
@@ -358,6 +367,8 @@ fn wrap(pieces: &[String], separator: &str, width: usize) -> Vec<String> {
     lines
 }
 
+/// A state that an end enters later than this after an arrow has a line of its own.
+const FOLLOWS_WITHIN: Duration = Duration::from_millis(200);
 const MIN_WIDTH: usize = 60;
 /// Longer arrows are no easier to follow.
 const MAX_WIDTH: usize = 100;

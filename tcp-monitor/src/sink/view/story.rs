@@ -5,7 +5,7 @@ use tcp_monitor_common::record::Role;
 
 use super::account::{Account, End, Entry};
 use super::connections::Occasion;
-use crate::lifecycle::event::{Evidence, Handshake, Step};
+use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Step};
 use crate::sink::human::{Human, Name, ended, spaced};
 use crate::sink::style::{Color, Phrases};
 
@@ -108,11 +108,14 @@ pub(super) fn notes(account: &Account, occasion: Occasion) -> Vec<String> {
         if end.state == Some(TcpState::TimeWait) {
             notes.push(format!("the {role} stays in TIME_WAIT for 60 s"));
         }
-        if occasion == Occasion::Waited && end.is_told() && end.over.is_none() {
-            notes.push(format!("nothing more was heard of the {role}"));
+        if let (Some(state), None) = (end.state, end.over) {
+            match occasion {
+                Occasion::Waited => notes.push(format!("the {role} was last heard of in {state}")),
+                Occasion::Over | Occasion::CutShort | Occasion::EndOfInput => {}
+            }
         }
     }
-    if let Some(reason) = account.reset_reason {
+    if let Some(reason) = account.reset_reason.filter(|_| was_reset(account)) {
         notes.push(format!("reason of the reset: {}", spaced(reason)));
     }
     if account.ends.iter().any(|end| end.closed.as_ref().is_some_and(|closed| closed.partial)) {
@@ -151,6 +154,15 @@ impl Inferred {
             (true, true) => Self::All,
         }
     }
+}
+
+/// A RST ended it, and did not come after the end.
+fn was_reset(account: &Account) -> bool {
+    account.ends.iter().any(|end| {
+        let closed_by = end.closed.as_ref().map(|closed| closed.closed_by);
+        let was_reset = matches!(closed_by, Some(ClosedBy::LocalReset | ClosedBy::RemoteReset));
+        was_reset || matches!(end.handshake, Some(Handshake { result: Err(_), .. }))
+    })
 }
 
 /// An end in a word or two: its role, and the process that acted on it.
