@@ -291,7 +291,7 @@ fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<Row>) {
             if row.states[side].is_none()
                 && row.time.is_some_and(|sent| time.since(sent) < FOLLOWS_WITHIN) =>
         {
-            row.states[side] = Some(state)
+            row.states[side] = Some(state);
         }
         Some(_) | None => {
             let mut states = [None, None];
