@@ -252,3 +252,16 @@ impl End {
 const MAX_ENTRIES: usize = 64;
 /// A connection passes two namespaces, or some more on its way.
 const MAX_NETNS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::{Account, Closed, Entry, MAX_ENTRIES};
+
+    #[test]
+    fn a_connection_takes_no_more_memory_than_documented() {
+        let fixed = size_of::<Account>() + 2 * size_of::<Closed>();
+        let usual = fixed + 16 * size_of::<Entry>();
+        let most = fixed + MAX_ENTRIES * size_of::<Entry>();
+        assert!(usual <= 3_000 && most <= 9_000, "{usual} bytes, at most {most}");
+    }
+}

@@ -145,12 +145,7 @@ impl<'a> Ladder<'a> {
     }
 
     fn add_arrow(&self, segment: &Passed, states: [Option<String>; 2], rows: &mut Vec<Row>) {
-        let color = match segment.step {
-            _ if !segment.is_right() => Color::Red,
-            Step::Rst => Color::Red,
-            _ if segment.retransmission => Color::Yellow,
-            Step::Syn | Step::SynAck | Step::HandshakeAck | Step::Fin | Step::FinAck => Color::Cyan,
-        };
+        let color = segment.color(Color::Cyan);
         let pieces: Vec<_> =
             segment.label().iter().map(|piece| self.style.spell(piece).into_owned()).collect();
         let room = self.inner - ARROW;

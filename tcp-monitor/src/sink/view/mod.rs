@@ -41,7 +41,8 @@ pub enum Shape {
 }
 
 impl View {
-    /// A view in the system's time zone. It keeps some 3 KB of each open connection, of at most 16,384.
+    /// A view in the system's time zone. It keeps at most 9 KB of each open connection, mostly 3 KB, and of no more
+    /// than 16,384.
     #[must_use]
     pub fn new(shape: Shape, style: Style) -> Self {
         Self::with(shape, style, TimeZone::system(), MAX_CONNECTIONS)

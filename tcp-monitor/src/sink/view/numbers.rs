@@ -1,9 +1,9 @@
 //! The numbers of a segment as views show them: relative where the start is known, with the check.
 
 use super::account::Passed;
-use crate::lifecycle::event::{AckCheck, Acknowledged};
-use crate::lifecycle::event::{SeqCheck, Unexpected};
+use crate::lifecycle::event::{AckCheck, Acknowledged, SeqCheck, Step, Unexpected};
 use crate::lifecycle::segment::Flags;
+use crate::sink::style::Color;
 
 /// The flags that are set, the one that matters most first: `SYN+ACK`.
 pub(super) fn flags(flags: Flags) -> String {
@@ -62,9 +62,16 @@ impl Passed {
         self.retransmission.then_some("sent again").into_iter().chain(unexpected)
     }
 
-    /// Whether nothing is wrong with it.
-    pub(super) fn is_right(&self) -> bool {
-        self.check.holds() && self.unexpected.is_none()
+    /// The colour of what is said of it; `ordinary` if there is nothing special about it.
+    pub(super) fn color(&self, ordinary: Color) -> Color {
+        let is_right = self.check.holds() && self.unexpected.is_none();
+        if !is_right || self.step == Step::Rst {
+            Color::Red
+        } else if self.retransmission {
+            Color::Yellow
+        } else {
+            ordinary
+        }
     }
 
     /// What an acknowledgment number is the sum of: `51+5+1` of a FIN with five bytes.

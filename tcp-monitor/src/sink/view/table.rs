@@ -111,12 +111,7 @@ impl Table {
             ];
             row.extend(flags.iter().map(|flag| u8::from(segment.has(*flag)).to_string()));
             row.push(style.spell(&check(segment)).into_owned());
-            let color = match segment.step {
-                _ if !segment.is_right() => Color::Red,
-                Step::Rst => Color::Red,
-                _ if segment.retransmission => Color::Yellow,
-                Step::Syn | Step::SynAck | Step::HandshakeAck | Step::Fin | Step::FinAck => Color::Plain,
-            };
+            let color = segment.color(Color::Plain);
             (color, row)
         });
         Self { head, rows: rows.collect() }
