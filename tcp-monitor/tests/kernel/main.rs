@@ -3,7 +3,8 @@
 //!
 //! Run it as root: `cargo test --test kernel`. A trial that cannot run on this machine is ignored and says why. With
 //! `KERNEL_SUITE_CAPTURE_ONLY=1` and the filter `tshark`, traffic and capture are tried without the agent; with
-//! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built.
+//! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built. With `KERNEL_SUITE_RECORD=directory`,
+//! the captures of the scenarios are kept there.
 
 mod agent;
 mod capture;
@@ -18,10 +19,12 @@ mod matrix;
 mod metrics;
 mod namespace;
 mod numbers;
+mod offline;
 mod packet;
 mod peer;
 mod ports;
 mod processes;
+mod recording;
 mod scrape;
 mod segments;
 mod selfcheck;

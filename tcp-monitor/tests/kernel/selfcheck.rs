@@ -28,7 +28,7 @@ fn faults_are_noticed() -> Result<()> {
     let capture = Capture::start(&network.client, network.interface, network.beyond)?;
     traffic::greeting(&network, PORT)?;
     network.await_rest(PORT)?;
-    let packets = capture.finish()?;
+    let packets = capture.finish()?.packets;
     let steps = steps(&packets);
     let right: Vec<Event> = steps.iter().map(as_event).collect();
     compare(&steps, &right, Checksum::Same)?;
