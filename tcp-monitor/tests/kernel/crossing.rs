@@ -8,7 +8,7 @@ use crate::{
     capture::Capture,
     namespace::Namespace,
     offline,
-    peer::Peer,
+    peer::{Peer, connected},
     recording,
     scrape::{Samples, samples},
     segments::{Checksum, compare},
@@ -31,7 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn simultaneous_close() -> Result<()> {
     let wire = Wire::new()?;
     let watched = Watched::start("simultaneous_close", &wire, Side::Client)?;
-    let (mut server, mut client) = connected_pair(&wire)?;
+    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
     wire.hold();
     client.close()?;
     server.close()?;
@@ -101,7 +101,7 @@ fn lost_handshake_ack() -> Result<()> {
 fn lost_fin() -> Result<()> {
     let wire = Wire::new()?;
     let watched = Watched::start("lost_fin", &wire, Side::Client)?;
-    let (mut server, mut client) = connected_pair(&wire)?;
+    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
     wire.lose(Loss { way: Way::ToServer, flags: FIN, data: false });
     client.close()?;
     wire.await_loss()?;
@@ -116,7 +116,7 @@ fn lost_fin() -> Result<()> {
 fn lost_data() -> Result<()> {
     let wire = Wire::new()?;
     let watched = Watched::start("lost_data", &wire, Side::Client)?;
-    let (mut server, mut client) = connected_pair(&wire)?;
+    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
     wire.lose(Loss { way: Way::ToServer, flags: 0, data: true });
     client.send(10)?;
     wire.await_loss()?;
@@ -133,15 +133,6 @@ fn lost_data() -> Result<()> {
 }
 
 const PORT: u16 = 8899;
-
-fn connected_pair(wire: &Wire) -> Result<(Peer, Peer)> {
-    let mut server = Peer::spawn(&wire.server, "server")?;
-    let mut client = Peer::spawn(&wire.client, "client")?;
-    server.listen(wire.address(PORT))?;
-    client.connect(wire.address(PORT))?;
-    server.accept()?;
-    Ok((server, client))
-}
 
 /// At which end of the cable agent and tcpdump are.
 #[derive(Clone, Copy)]

@@ -7,6 +7,7 @@
 //! the captures of the scenarios are kept there.
 
 mod agent;
+mod agreement;
 mod capture;
 mod crossing;
 mod crowd;
@@ -25,6 +26,7 @@ mod peer;
 mod ports;
 mod processes;
 mod recording;
+mod reuse;
 mod scrape;
 mod segments;
 mod selfcheck;
@@ -32,6 +34,7 @@ mod sockets;
 mod stall;
 mod states;
 mod steps;
+mod timewait;
 mod topology;
 mod traffic;
 mod trial;
@@ -65,12 +68,15 @@ fn main() -> ExitCode {
 fn run_trials() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
+    let (whole_closes, their_ends) = timewait::trials();
     let trials = [
+        vec![whole_closes],
         selfcheck::trials(),
         matrix::trials(),
         numbers::trials(),
         crossing::trials(),
         states::trials(),
+        reuse::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),
@@ -80,6 +86,7 @@ fn run_trials() -> ExitCode {
         lifetime::trials(),
         leftovers::trials(),
         usage::trials(),
+        vec![their_ends],
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }
