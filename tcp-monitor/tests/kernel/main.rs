@@ -11,6 +11,7 @@ mod agreement;
 mod capture;
 mod crossing;
 mod crowd;
+mod failures;
 mod feed;
 mod interfaces;
 mod job;
@@ -77,6 +78,7 @@ fn run_trials() -> ExitCode {
         crossing::trials(),
         states::trials(),
         reuse::trials(),
+        failures::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),

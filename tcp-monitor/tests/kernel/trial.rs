@@ -44,6 +44,10 @@ pub(crate) fn trial(
 }
 
 impl Need {
+    pub(crate) fn is_met(self) -> bool {
+        self.lacking().is_none()
+    }
+
     /// What is missing, in words.
     fn lacking(self) -> Option<String> {
         match self {
