@@ -22,6 +22,7 @@ mod metrics;
 mod namespace;
 mod numbers;
 mod offline;
+mod opening;
 mod packet;
 mod peer;
 mod ports;
@@ -79,6 +80,7 @@ fn run_trials() -> ExitCode {
         states::trials(),
         reuse::trials(),
         failures::trials(),
+        opening::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),
