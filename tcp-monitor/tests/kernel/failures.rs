@@ -10,7 +10,7 @@ use libtest_mimic::Trial;
 
 use crate::{
     agent::{Agent, Event, Watch},
-    capture::Capture,
+    capture::{Capture, Captured},
     namespace::Namespace,
     offline,
     peer::Peer,
@@ -210,7 +210,7 @@ struct Attempt<'a> {
 struct Outcome {
     /// How long connect() took, at most.
     took: Duration,
-    captured: crate::capture::Captured,
+    captured: Captured,
     steps: Vec<Step>,
     events: Vec<Event>,
     failures: u64,

@@ -25,8 +25,16 @@ pub(crate) fn agrees(
     compare(steps, &offline.events, Checksum::Same).context("of a capture")?;
     let unexpected: Vec<_> = offline.events.iter().filter(|event| event["unexpected"].is_string()).collect();
     ensure!(unexpected.is_empty(), "nothing is wrong with {unexpected:#?}");
+    judge_alike(&live.events, &offline.events, watched)
+}
 
-    let (mut live, mut offline) = (judgements(&live.events), judgements(&offline.events));
+/// What is told live of those ends, and of a capture, agrees.
+pub(crate) fn judge_alike(
+    live: &[Event],
+    offline: &[Event],
+    watched: impl Fn(SocketAddr) -> bool,
+) -> Result<()> {
+    let (mut live, mut offline) = (judgements(live), judgements(offline));
     for told in [&mut live, &mut offline] {
         told.retain(|(local, _), _| watched(*local));
     }
@@ -78,7 +86,7 @@ fn explain_phase_of_reset_in_fin_wait2(live: &mut Judgement) {
 }
 
 /// The fields of each kind of event.
-const COMPARED: [(&str, &[&str]); 5] = [
+pub(crate) const COMPARED: [(&str, &[&str]); 5] = [
     ("state", &["role", "from", "to"]),
     ("handshake", &["role", "result", "syn_retransmits"]),
     ("reset", &["direction", "phase"]),
