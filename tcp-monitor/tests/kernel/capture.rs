@@ -19,6 +19,14 @@ use crate::{
     packet::{self, Packet},
 };
 
+/// What passed.
+pub(crate) struct Captured {
+    /// The TCP packets.
+    pub(crate) packets: Vec<Packet>,
+    /// The capture file; besides those packets it has the datagram that came last.
+    pub(crate) file: Vec<u8>,
+}
+
 /// A running tcpdump.
 pub(crate) struct Capture {
     namespace: Arc<Namespace>,
@@ -59,10 +67,10 @@ impl Capture {
         Ok(Self { namespace: Arc::clone(namespace), beyond, job, messages, written })
     }
 
-    /// The TCP packets that passed until now.
+    /// What passed until now.
     ///
     /// tcpdump may have packets unread when it is stopped, so a datagram that it has to see goes last.
-    pub(crate) fn finish(mut self) -> Result<Vec<Packet>> {
+    pub(crate) fn finish(mut self) -> Result<Captured> {
         let beyond = self.beyond;
         self.namespace.enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -70,7 +78,7 @@ impl Capture {
             socket.send_to(MARKER, (beyond, MARKER_PORT))?;
             Ok(())
         })?;
-        let bytes = self.written.await_marker()?;
+        let file = self.written.await_marker()?;
         self.job.signal(Signal::INT)?;
         self.job.wait()?;
         let messages = self.messages.to_end()?;
@@ -81,7 +89,7 @@ impl Capture {
 
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("capture.pcap");
-        fs::write(&path, bytes)?;
+        fs::write(&path, &file)?;
         let table = output(
             Command::new("tshark")
                 .args(["-n", "-r"])
@@ -89,7 +97,8 @@ impl Capture {
                 .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
                 .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
         )?;
-        table.lines().map(Packet::parse).collect()
+        let packets = table.lines().map(Packet::parse).collect::<Result<_>>()?;
+        Ok(Captured { packets, file })
     }
 }
 
