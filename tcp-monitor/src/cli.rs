@@ -6,7 +6,12 @@ mod read;
 mod report;
 mod values;
 
-use clap::{Parser, Subcommand};
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use monitor::Monitor;
 pub use read::Read;
@@ -32,6 +37,32 @@ pub struct Cli {
     /// How to monitor.
     #[command(flatten)]
     pub monitor: Monitor,
+}
+
+impl Cli {
+    /// Reads the command line; ends the process if it is wrong or asks for help.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::try_read_from(env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads a command line, its first word being the name of the program.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub fn try_read_from<T: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(words)?;
+        let records_to_stdout = cli.monitor.write.as_deref() == Some(Path::new("-"));
+        if records_to_stdout && cli.monitor.report.output != Output::None {
+            return Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                "'--write -' takes standard output for itself: add '--output none'",
+            ));
+        }
+        Ok(cli)
+    }
 }
 
 /// A subcommand.

@@ -1,5 +1,6 @@
 //! The flags of monitoring: of `tcp-monitor` without a subcommand.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -57,6 +58,17 @@ pub struct Monitor {
     /// What to report.
     #[command(flatten)]
     pub report: Report,
+
+    /// Record the segments in a capture file, for Wireshark and tshark
+    ///
+    /// A pcapng file with the segments that the log tells of, SYN, SYN-ACK, ACK, FIN and RST, and what else it says of them as
+    /// comments of the packets; plain data is not recorded. TCP headers are as on the wire, IP headers are made up around the addresses.
+    /// Whatever --output writes; a file that is there is overwritten.
+    ///
+    /// `-` is standard output, with --output none only. A named pipe must have its reader already. If the disk is full or the reader goes
+    /// away, that is said, monitoring goes on, and the exit code will be 1.
+    #[arg(short, long, value_name = "FILE", help_heading = REPORT)]
+    pub write: Option<PathBuf>,
 
     /// Serve Prometheus metrics on this address, or none
     ///
