@@ -170,7 +170,7 @@ mod tests {
         let mut out = Vec::new();
         Section { hardware: "x86_64", os: "Linux", application: "tcp-monitor" }.write(&mut out);
         let expected = [
-            &[0x0a, 0x0d, 0x0d, 0x0a, 68, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..],
+            &[0x0a, 0x0d, 0x0d, 0x0a, 72, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..],
             &[0xff; 8],
             &[2, 0, 6, 0],
             b"x86_64\0\0",
@@ -178,7 +178,7 @@ mod tests {
             b"Linux\0\0\0",
             &[4, 0, 11, 0],
             b"tcp-monitor\0",
-            &[0, 0, 0, 0, 68, 0, 0, 0],
+            &[0, 0, 0, 0, 72, 0, 0, 0],
         ];
         assert_eq!(out, expected.concat());
     }

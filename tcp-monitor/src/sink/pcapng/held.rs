@@ -137,6 +137,12 @@ impl Held {
         Some(packet)
     }
 
+    /// How many packets and announcements are in hand.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.packets.len(), self.announced.values().map(Vec::len).sum())
+    }
+
     fn announce(&mut self, flow: Flow, announcement: Announcement) {
         self.waiting.push_back((announcement.time, flow));
         self.announced.entry(flow).or_default().push(announcement);

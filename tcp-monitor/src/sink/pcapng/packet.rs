@@ -157,8 +157,9 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::{Packet, SNAP_LEN, tcp_header};
+    use crate::lifecycle::TcpHeader;
     use crate::lifecycle::event::Segment;
-    use crate::lifecycle::{TcpHeader, Time, event::Step};
+    use crate::sink::samples;
 
     /// A SYN of Linux, and an ACK with timestamps.
     const SYN: [u8; 40] = [
@@ -172,21 +173,7 @@ mod tests {
 
     fn segment(src: &str, dst: &str, header: TcpHeader, payload_len: u32) -> Segment {
         let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
-        Segment {
-            time: Time::default(),
-            src: address(src),
-            dst: address(dst),
-            header,
-            payload_len,
-            seq_rel: None,
-            ack_rel: None,
-            netns: 0,
-            ifindex: 0,
-            direction: None,
-            step: Step::Syn,
-            retransmission: false,
-            unexpected: None,
-        }
+        Segment { src: address(src), dst: address(dst), header, payload_len, ..samples::syn() }
     }
 
     fn parse(bytes: &[u8]) -> TcpHeader {
@@ -240,7 +227,7 @@ mod tests {
     #[test]
     fn an_ipv4_header_has_the_right_length_and_checksum() {
         let packet = Packet::of(&segment("10.0.0.5:51920", "10.0.0.9:8899", parse(&SYN), 7));
-        let header = [0x45, 0, 0, 67, 0, 0, 0x40, 0, 64, 6, 0x26, 0xa2, 10, 0, 0, 5, 10, 0, 0, 9];
+        let header = [0x45, 0, 0, 67, 0, 0, 0x40, 0, 64, 6, 0x26, 0xa8, 10, 0, 0, 5, 10, 0, 0, 9];
         assert_eq!(packet.bytes, [&header[..], &SYN].concat());
         assert_eq!(packet.original_len, 67);
     }
