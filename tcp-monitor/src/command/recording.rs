@@ -231,4 +231,128 @@ impl Recording {
 }
 
 /// How much may wait for a file that takes it too slowly, bytes: some 60,000 packets.
-const MAX_PENDING: usize = 16 << 20;
+const MAX_PENDING: usize = if cfg!(test) { 64 << 10 } else { 16 << 20 };
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+
+    use super::{Destination, Recording, RecordingError};
+    use crate::lifecycle::{Event, Input, SegmentInput, TcpHeader, Time, Tracker};
+    use crate::source::capture::Capture;
+
+    fn fifo(path: &Path) {
+        mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a named pipe");
+    }
+
+    fn record(to: Destination) -> Recording {
+        Recording::start(to, |_, _| None).expect("room for the head")
+    }
+
+    /// SYNs of as many connections, a millisecond apart.
+    fn syns(count: u64) -> Vec<Event> {
+        let (mut tracker, mut events) = (Tracker::new(), Vec::new());
+        let header = TcpHeader::parse(&[0, 1, 0, 2, 0, 0, 0, 3, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]);
+        for number in 0..count {
+            let [.., a, b, c] = number.to_be_bytes();
+            tracker.handle(
+                Input::Segment(SegmentInput {
+                    time: Time::from_unix_nanos((number + 1) * 1_000_000),
+                    netns: 1,
+                    ifindex: 1,
+                    direction: None,
+                    src: ([10, a, b, c], 1).into(),
+                    dst: ([192, 0, 2, 1], 2).into(),
+                    header: header.expect("a header"),
+                    payload_len: 0,
+                    acks_syn_ack: false,
+                    acks_fin: false,
+                }),
+                &mut events,
+            );
+        }
+        assert_eq!(events.len() as u64, count);
+        events
+    }
+
+    #[test]
+    fn what_a_file_had_in_it_is_left_alone_until_the_recording_begins() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("old.pcapng");
+        fs::write(&path, [b'x'; 10_000]).expect("room");
+        let destination = Destination::open(&path).expect("a file");
+        assert_eq!(fs::read(&path).expect("there").len(), 10_000);
+        let mut recording = record(destination);
+        for event in syns(3) {
+            recording.take(&event);
+        }
+        let recorded = recording.finish();
+        assert!((recorded.packets, recorded.dropped, recorded.failed) == (3, 0, false), "{recorded:?}");
+        assert_eq!(Capture::open(&path).expect("a capture").flatten().count(), 3);
+    }
+
+    #[test]
+    fn packets_are_in_the_file_before_the_recording_ends() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fifo");
+        fifo(&path);
+        // Both ends: opening one waits for the other, else.
+        let reader = OpenOptions::new().read(true).write(true).open(&path).expect("a pipe");
+        let mut recording = record(Destination::open(&path).expect("a reader is there"));
+        let events = syns(3);
+        for event in &events {
+            recording.take(event);
+        }
+        recording.flush(Time::from_unix_nanos(u64::MAX));
+        let read = Capture::read(reader).expect("a capture").take(3);
+        assert_eq!(read.flatten().count(), 3);
+        recording.finish();
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fifo");
+        fifo(&path);
+        let refused = Destination::open(&path);
+        assert!(matches!(refused, Err(RecordingError::NoReader { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_costs_packets_but_no_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fifo");
+        fifo(&path);
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        let reader = OpenOptions::new().read(true).custom_flags(nonblocking).open(&path).expect("a pipe");
+        let mut recording = record(Destination::open(&path).expect("a reader is there"));
+        for event in syns(5_000) {
+            recording.take(&event);
+            recording.flush(event.time());
+        }
+        assert!(recording.outcome.dropped > 0, "{:?}", recording.outcome);
+        drop(reader);
+        assert!(recording.finish().failed);
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_recording() {
+        let full = Destination::open(Path::new("/dev/full")).expect("it opens");
+        let Err(error) = Recording::start(full, |_, _| None) else { panic!("there was room") };
+        assert!(error.to_string().contains("/dev/full: No space left"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = directory.path().join("missing/file");
+        for path in [directory.path(), &missing] {
+            let error = Destination::open(path).expect_err("no file").to_string();
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
+    }
+}

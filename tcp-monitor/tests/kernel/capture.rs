@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Read,
     net::{Ipv4Addr, UdpSocket},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -82,15 +83,20 @@ impl Capture {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("capture.pcap");
         fs::write(&path, bytes)?;
-        let table = output(
-            Command::new("tshark")
-                .args(["-n", "-r"])
-                .arg(&path)
-                .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
-                .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
-        )?;
-        table.lines().map(Packet::parse).collect()
+        packets(&path)
     }
+}
+
+/// The TCP packets of a capture file.
+pub(crate) fn packets(path: &Path) -> Result<Vec<Packet>> {
+    let table = output(
+        Command::new("tshark")
+            .args(["-n", "-r"])
+            .arg(path)
+            .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
+            .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
+    )?;
+    table.lines().map(Packet::parse).collect()
 }
 
 /// The capture file, as far as tcpdump has written it.

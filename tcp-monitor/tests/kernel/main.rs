@@ -22,6 +22,7 @@ mod packet;
 mod peer;
 mod ports;
 mod processes;
+mod recording;
 mod scrape;
 mod segments;
 mod selfcheck;
@@ -76,6 +77,7 @@ fn run_trials() -> ExitCode {
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),
+        recording::trials(),
         usage::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
