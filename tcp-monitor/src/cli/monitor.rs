@@ -65,8 +65,9 @@ pub struct Monitor {
     /// comments of the packets; plain data is not recorded. TCP headers are as on the wire, IP headers are made up around the addresses.
     /// Whatever --output writes; a file that is there is overwritten.
     ///
-    /// `-` is standard output, with --output none only. A named pipe must have its reader already. If the disk is full or the reader goes
-    /// away, that is said, monitoring goes on, and the exit code will be 1.
+    /// `-` is standard output, with --output none only; when its reader goes away, the run ends. A named pipe must have its
+    /// reader already. If the disk is full or a pipe loses its reader, that is said, monitoring goes on, and the exit
+    /// code will be 1.
     #[arg(short, long, value_name = "FILE", help_heading = REPORT)]
     pub write: Option<PathBuf>,
 
