@@ -6,9 +6,7 @@ mod read;
 mod report;
 mod values;
 
-use std::env;
 use std::ffi::OsString;
-use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -40,28 +38,19 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line; ends the process if it is wrong or asks for help.
-    #[must_use]
-    pub fn read() -> Self {
-        Self::try_read_from(env::args_os()).unwrap_or_else(|error| error.exit())
-    }
-
-    /// Reads a command line, its first word being the name of the program.
+    /// Reads a command line, whose first argument is the name of the program.
     ///
     /// # Errors
+    ///
     /// What is wrong with it, or the help that it asks for.
-    pub fn try_read_from<T: Into<OsString> + Clone>(
-        words: impl IntoIterator<Item = T>,
+    pub fn read(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        let cli = Self::try_parse_from(words)?;
-        let records_to_stdout = cli.monitor.write.as_deref() == Some(Path::new("-"));
-        if records_to_stdout && cli.monitor.report.output != Output::None {
-            return Err(Self::command().error(
-                ErrorKind::ArgumentConflict,
-                "'--write -' takes standard output for itself: add '--output none'",
-            ));
+        let cli = Self::try_parse_from(arguments)?;
+        match cli.monitor.contradiction() {
+            Some(contradiction) => Err(Self::command().error(ErrorKind::ArgumentConflict, contradiction)),
+            None => Ok(cli),
         }
-        Ok(cli)
     }
 }
 

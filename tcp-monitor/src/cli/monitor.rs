@@ -1,12 +1,12 @@
 //! The flags of monitoring: of `tcp-monitor` without a subcommand.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::report::Report;
-use super::values::{self, InterfaceName, Listen, Netns, RingSize};
+use super::values::{self, InterfaceName, Listen, Netns, Output, RingSize};
 use super::{REPORT, STOP, TUNE, WATCH};
 use crate::ports::PortSet;
 
@@ -119,5 +119,12 @@ impl Monitor {
     #[must_use]
     pub fn port_set(&self) -> PortSet {
         self.ports.iter().collect()
+    }
+
+    /// What is asked for that does not go together, if anything.
+    pub(super) fn contradiction(&self) -> Option<&'static str> {
+        let records_to_stdout = self.write.as_deref() == Some(Path::new("-"));
+        (records_to_stdout && self.report.output != Output::None)
+            .then_some("'--write -' takes standard output for itself: add '--output none'")
     }
 }

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use super::{Cli, ColorMode, Listen, Monitor, Netns, Output};
 
 fn parse(arguments: &[&str]) -> Result<Monitor, clap::Error> {
-    Cli::try_read_from([&["tcp-monitor"], arguments].concat()).map(|cli| cli.monitor)
+    Cli::read([&["tcp-monitor"], arguments].concat()).map(|cli| cli.monitor)
 }
 
 /// The message that `arguments` are refused with, or the empty string if they are not.

@@ -19,10 +19,10 @@ mod metrics;
 mod namespace;
 mod numbers;
 mod packet;
+mod pcapng;
 mod peer;
 mod ports;
 mod processes;
-mod recording;
 mod scrape;
 mod segments;
 mod selfcheck;
@@ -77,7 +77,7 @@ fn run_trials() -> ExitCode {
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),
-        recording::trials(),
+        pcapng::trials(),
         usage::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
