@@ -54,11 +54,11 @@ impl Cli {
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(arguments)?;
-        let report = match &cli.command {
-            Some(Command::Read(read)) => &read.report,
-            None => &cli.monitor.report,
+        let contradiction = match &cli.command {
+            Some(Command::Read(read)) => read.report.contradiction(),
+            None => cli.monitor.contradiction(),
         };
-        match report.contradiction() {
+        match contradiction {
             Some(contradiction) => Err(Self::command().error(ErrorKind::ArgumentConflict, contradiction)),
             None => Ok(cli),
         }

@@ -34,7 +34,7 @@ fn defaults_are_what_the_help_says() -> Result<(), clap::Error> {
     assert_eq!(monitor.report.color, ColorMode::Auto);
     assert_eq!(monitor.listen.to_string(), "127.0.0.1:9899");
     assert_eq!(monitor.ring_size.bytes(), 4 * 1024 * 1024);
-    assert_eq!((monitor.report.count, monitor.duration), (None, None));
+    assert_eq!((monitor.report.count, monitor.duration, monitor.write), (None, None, None));
     assert!(!monitor.bpf_stats && !monitor.kernel_log && !monitor.force_clsact);
     Ok(())
 }
@@ -62,6 +62,9 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["--netns", ".."], &["--netns"]),
         (&["--max-ports", "0"], &["--max-ports", "1..=4096"]),
         (&["--max-ports", "4097"], &["--max-ports", "1..=4096"]),
+        (&["-w", "-"], &["--write", "--output none"]),
+        (&["-w", "-", "-o", "json"], &["--write", "--output none"]),
+        (&["-w"], &["--write"]),
         (&["-o", "xml"], &["--output", "text, json, none"]),
         (&["--color", "sometimes"], &["auto, always, never"]),
         (&["--listen", "9899"], &["--listen", "127.0.0.1:9899", "none"]),

@@ -51,7 +51,7 @@ impl Report {
         self.written
     }
 
-    /// Writes `events` until there are as many as asked for.
+    /// Takes `events` out, and writes them until there are as many as asked for.
     pub(super) fn write(
         &mut self,
         events: impl Iterator<Item = Event>,

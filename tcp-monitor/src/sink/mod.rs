@@ -1,4 +1,4 @@
-//! Where events go: a text log, JSON lines, views of whole connections.
+//! Where events go: a text log, JSON lines, views of whole connections, packets with comments.
 
 use std::io;
 
@@ -6,11 +6,13 @@ use crate::lifecycle::{Event, Time};
 
 mod human;
 mod json;
+mod pcapng;
 mod style;
 mod text;
 mod view;
 
 pub use json::Json;
+pub use pcapng::{Annotated, Pcapng};
 pub use style::Style;
 pub use text::Text;
 pub use view::{Shape, View};

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Read,
     net::{Ipv4Addr, UdpSocket},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -90,16 +91,20 @@ impl Capture {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("capture.pcap");
         fs::write(&path, &file)?;
-        let table = output(
-            Command::new("tshark")
-                .args(["-n", "-r"])
-                .arg(&path)
-                .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
-                .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
-        )?;
-        let packets = table.lines().map(Packet::parse).collect::<Result<_>>()?;
-        Ok(Captured { packets, file })
+        Ok(Captured { packets: packets(&path)?, file })
     }
+}
+
+/// The TCP packets of a capture file.
+pub(crate) fn packets(path: &Path) -> Result<Vec<Packet>> {
+    let table = output(
+        Command::new("tshark")
+            .args(["-n", "-r"])
+            .arg(path)
+            .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
+            .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
+    )?;
+    table.lines().map(Packet::parse).collect()
 }
 
 /// The capture file, as far as tcpdump has written it.

@@ -24,6 +24,7 @@ mod numbers;
 mod offline;
 mod opening;
 mod packet;
+mod pcapng;
 mod peer;
 mod ports;
 mod processes;
@@ -89,6 +90,7 @@ fn run_trials() -> ExitCode {
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),
+        pcapng::trials(),
         usage::trials(),
         vec![their_ends],
     ];

@@ -26,6 +26,8 @@ mod segment;
 pub struct Text {
     style: Style,
     time_zone: TimeZone,
+    /// Whether lines are for reading one below the other: they begin with the time, and the details are in one column.
+    columns: bool,
     /// Width of the column of addresses: that of the widest so far.
     width: usize,
     /// The state left by the transition that ended a handshake, which the next event tells of.
@@ -40,7 +42,12 @@ impl Text {
     }
 
     fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
-        Self { style, time_zone, width: 0, handshake_left: None }
+        Self { style, time_zone, columns: true, width: 0, handshake_left: None }
+    }
+
+    /// Lines that each stand alone, beside a time.
+    pub(super) fn without_columns() -> Self {
+        Self { columns: false, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
     }
 
     fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
@@ -57,6 +64,9 @@ impl Text {
         detail: &str,
     ) -> String {
         let (addresses, detail) = (self.style.spell(addresses), self.style.spell(detail));
+        if !self.columns {
+            return format!("{} {addresses}  {detail}\n", label.name());
+        }
         let width = addresses.chars().count();
         if !detail.is_empty() {
             self.width = self.width.max(width.min(MAX_WIDTH));
