@@ -66,6 +66,9 @@ impl Connection {
         self.begin_stream(passage);
         self.acknowledge(passage, acked);
         self.ends[from].awaits_ack_of_syn_ack = true;
+        if self.ends[from].answered.take().is_some() {
+            self.ends[from].ignored_answer = true;
+        }
         self.apply(passage, acked);
         None
     }

@@ -65,6 +65,29 @@ impl Stream {
         Some(self.next.saturating_add(distance.into()))
     }
 
+    /// As [`Self::position`], where segments before this one were not seen: it is behind what was, unless it is the FIN again.
+    /// `space` is its length in sequence numbers.
+    pub(super) fn skip_to(&mut self, seq: u32, space: u32, is_fin: bool) -> i64 {
+        let position = self.position(seq);
+        let before_fin = self.fin.map(|fin| fin.saturating_add(1).saturating_sub(space.into()));
+        if let Some(again) = before_fin.filter(|again| is_fin && low_bits(position ^ *again) == 0) {
+            return again;
+        }
+        let skipped = self.next_seq().map_or(0, |next| seq.wrapping_sub(next));
+        self.next = self.next.saturating_add(skipped.into());
+        self.next
+    }
+
+    /// The position of an acknowledgment number, where what it is of may not have been seen.
+    pub(super) fn skip_to_ack(&self, ack: u32) -> i64 {
+        let position = self.find(ack).unwrap_or(1);
+        match self.fin {
+            Some(fin) if low_bits(position ^ fin.saturating_add(1)) == 0 => fin.saturating_add(1),
+            Some(fin) => position.min(fin),
+            None => position,
+        }
+    }
+
     /// Takes in what a segment carries: `space` is its length in sequence numbers.
     pub(super) fn send(&mut self, position: i64, space: u32, is_fin: bool, vantage: Vantage) -> Novelty {
         let end = position.saturating_add(space.into());

@@ -9,7 +9,7 @@ use super::wire::Wire;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::tests::random::Random;
 use crate::lifecycle::tests::script::{from_client, from_server};
-use crate::lifecycle::{Event, Options, SegmentInput, Time};
+use crate::lifecycle::{Event, InferFrom, Options, SegmentInput, Time};
 
 /// What was told of each end: its state, and whether its end was told.
 #[derive(Default)]
@@ -166,7 +166,7 @@ fn every_life_ends_once_or_goes_on() {
 
 #[test]
 fn the_table_is_bounded_and_what_was_forgotten_is_met_again() {
-    let mut wire = Wire::with(Options { inference: true, max_connections: 2 });
+    let mut wire = Wire::with(Options { infer_from: InferFrom::AllSegments, max_connections: 2 });
     let mut noise = Noise { random: Random::new(7), next: [[0; 2]; PORTS] };
     for _ in 0..50_000 {
         let segment = noise.segment();
