@@ -10,6 +10,7 @@ mod capture;
 mod crossing;
 mod crowd;
 mod feed;
+mod inferred;
 mod interfaces;
 mod job;
 mod leftovers;
@@ -68,6 +69,7 @@ fn run_trials() -> ExitCode {
         numbers::trials(),
         crossing::trials(),
         states::trials(),
+        inferred::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),

@@ -80,7 +80,7 @@ fn await_agreement(namespace: &Namespace, agent: &Agent, states: &[&str]) -> Res
 }
 
 /// The sockets that are not closed, listeners left out, by local and remote address.
-fn last_states(events: &[Event]) -> BTreeMap<(SocketAddr, SocketAddr), String> {
+pub(crate) fn last_states(events: &[Event]) -> BTreeMap<(SocketAddr, SocketAddr), String> {
     let mut states = BTreeMap::new();
     for event in events.iter().filter(|event| event["event"] == "state") {
         let address = |name: &str| event[name].as_str()?.parse::<SocketAddr>().ok();

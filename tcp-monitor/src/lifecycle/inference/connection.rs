@@ -190,7 +190,12 @@ impl Connection {
         }
         // Who answers a SYN with his own sends it again, but with an ACK.
         let opens_too = syn && flags.contains(Flags::ACK) && sender.state == TcpState::SynSent;
-        let novelty = sender.stream.send(position, space, is_fin, segment.vantage());
+        let control = match (syn, fin) {
+            (true, _) => Flags::SYN,
+            (false, true) => Flags::FIN,
+            (false, false) => Flags::default(),
+        };
+        let novelty = sender.stream.send(position, space, control, segment.vantage());
         if novelty != Novelty::Again || opens_too {
             return;
         }

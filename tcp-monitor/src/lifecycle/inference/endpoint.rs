@@ -33,9 +33,9 @@ pub(super) struct Endpoint {
     /// The state that was told last or, if none was, in which it was met.
     pub(super) told: TcpState,
     pub(super) was_told: bool,
-    /// When the answer to its SYN-ACK came in, as long as nothing shows whether it was taken.
+    /// When the answer to its SYN-ACK came in, if that does not show whether it was taken.
     pub(super) answered: Option<Time>,
-    /// It sent its SYN-ACK again after an answer.
+    /// It sent its SYN-ACK again after that.
     pub(super) ignored_answer: bool,
     /// Segments it sent again.
     pub(super) retransmits: u32,
@@ -92,6 +92,11 @@ impl Endpoint {
     pub(super) fn met_midway(role: Role) -> Self {
         let state = TcpState::Established;
         Self { state, told: state, role, partial: true, ..Self::listening() }
+    }
+
+    /// The answer to its SYN-ACK came in, and was not asked for again.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.is_some() && !self.ignored_answer
     }
 
     /// How long after the last segment, at `heard`, it gives up, if its SYN-ACKs show that. Linux sends a SYN-ACK again after 1, 2,

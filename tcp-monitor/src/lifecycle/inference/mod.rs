@@ -16,6 +16,7 @@ use super::sighting::{Seen, Verdict};
 use super::time::Time;
 use connection::{Acks, Connection, Passage};
 use elsewhere::{Elsewhere, Opener};
+use endpoint::Endpoint;
 use telling::{Cause, is_handshake};
 
 mod connection;
@@ -319,17 +320,13 @@ impl Class {
 impl Connection {
     /// When an end that awaits the answer to its SYN or SYN-ACK has given up.
     fn is_half_open_until(&self) -> Time {
-        let is_answered = self.ends.iter().any(|end| end.answered.is_some());
+        let is_answered = self.ends.iter().any(Endpoint::is_answered);
         let gives_up = self.ends.iter().filter_map(|end| end.gives_up_after(self.heard)).min();
         self.heard + gives_up.filter(|_| !is_answered).unwrap_or(UNANSWERED_SYN)
     }
 
     /// Nothing was heard for as long as the class allows.
     fn time_out(&mut self, class: Class, deadline: Time, key: &FlowKey, out: &mut Vec<Event>) {
-        self.sight.is_given_up = true;
-        for end in 0..self.ends.len() {
-            self.catch_up(end, deadline, key, out);
-        }
         for end in 0..self.ends.len() {
             let is_over = match Class::of_end(self.ends[end].state) {
                 Class::Closed => false,
@@ -340,9 +337,10 @@ impl Connection {
                 Class::Closing | Class::Open => class != Class::HalfOpen,
             };
             if is_over {
-                // What was answered, and not asked for again, was taken.
-                let is_answered = is_handshake(self.ends[end].state) && self.ends[end].answered.is_some();
+                // What is not asked for again was taken.
+                let is_answered = is_handshake(self.ends[end].state) && self.ends[end].is_answered();
                 let state = if is_answered { TcpState::Established } else { TcpState::Close };
+                self.sight.is_given_up = true;
                 self.change(end, state, Cause::Timer, deadline, key, out);
             }
         }

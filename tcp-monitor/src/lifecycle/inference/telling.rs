@@ -48,7 +48,7 @@ impl Connection {
         }
         self.catch_up(end, time, key, out);
         let spent = self.ends[end].enter(to, time);
-        if !self.is_told(end) {
+        if !self.is_told(end) || self.ends[end].told == to {
             return;
         }
         let evidence = match cause {
@@ -70,7 +70,15 @@ impl Connection {
 
     /// Tells the state of an end of which it was not known until now whether it is to be told.
     pub(super) fn catch_up(&mut self, end: usize, time: Time, key: &FlowKey, out: &mut Vec<Event>) {
-        if self.is_told(end) && self.ends[end].told != self.ends[end].state {
+        if !self.is_told(end) || self.ends[end].told == self.ends[end].state {
+            return;
+        }
+        let mine = &mut self.ends[end];
+        let is_over = matches!(mine.state, TcpState::TimeWait | TcpState::Close);
+        if is_over && !mine.was_told {
+            // It is too late to tell how this life ended.
+            mine.told = TcpState::Close;
+        } else {
             self.tell_state(end, Evidence::Segment, None, time, key, out);
         }
     }
