@@ -137,6 +137,11 @@ impl FlowKey {
     pub(super) fn netns(&self) -> u32 {
         self.netns
     }
+
+    /// The flow with the same addresses in another network namespace.
+    pub(super) fn in_netns(&self, netns: u32) -> Self {
+        Self { netns, ..*self }
+    }
 }
 
 #[derive(Debug, Default)]

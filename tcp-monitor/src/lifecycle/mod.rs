@@ -20,7 +20,7 @@ pub use event::Event;
 pub use input::{Input, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
-pub use tracker::{Options, Tracker};
+pub use tracker::{InferFrom, Options, Tracker};
 
 #[cfg(test)]
 mod tests;

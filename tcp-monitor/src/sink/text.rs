@@ -13,7 +13,8 @@ use super::Sink;
 use super::human::{Bytes, Clock, Human, Name, Times};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
+    Closed, ClosedBy, Event, Evidence, Failure, Handshake, Reset, Retransmit, Segment, StateChange, Step,
+    Unexpected,
 };
 use crate::lifecycle::input::ResetDirection;
 use crate::lifecycle::segment::Flags;
@@ -116,8 +117,12 @@ impl Text {
             Role::Server => TcpState::SynRecv,
             Role::Client => TcpState::SynSent,
         });
-        let mut detail = Detail(format!("{from} → {to}"));
-        detail.gap();
+        let mut detail = Detail(String::new());
+        // Where nobody listens there is no state.
+        if handshake.result != Err(Failure::NoListener) {
+            detail.add(format_args!("{from} → {to}"));
+            detail.gap();
+        }
         match (handshake.result, handshake.duration.map(Human)) {
             (Ok(()), Some(duration)) => detail.add(format_args!("handshake {duration}")),
             (Ok(()), None) => {}
