@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use tcp_monitor_common::{
     config::{map, slot},
-    counters::{PortCounters, RecordCounters},
+    counters::{Histogram, PortCounters, RecordCounters},
 };
 use thiserror::Error;
 
@@ -96,6 +96,20 @@ fn add(total: &mut PortCounters, more: &PortCounters) {
     add_each(total.transitions.as_flattened_mut(), more.transitions.as_flattened());
     add_each(&mut total.resets_received, &more.resets_received);
     add_each(total.resets_sent.as_flattened_mut(), more.resets_sent.as_flattened());
+    add_each(total.closed.as_flattened_mut(), more.closed.as_flattened());
+    add_each(&mut total.bytes, &more.bytes);
+    total.accept_queue_overflows = total.accept_queue_overflows.wrapping_add(more.accept_queue_overflows);
+    add_each(&mut total.syn_cookies, &more.syn_cookies);
+    add_histograms(&mut total.handshake_durations, &more.handshake_durations);
+    add_histograms(&mut total.connection_durations, &more.connection_durations);
+    add_histograms(&mut total.state_durations, &more.state_durations);
+}
+
+fn add_histograms(total: &mut [Histogram], more: &[Histogram]) {
+    for (total, more) in total.iter_mut().zip(more) {
+        add_each(&mut total.buckets, &more.buckets);
+        total.sum = total.sum.wrapping_add(more.sum);
+    }
 }
 
 fn add_each(total: &mut [u64], more: &[u64]) {
