@@ -60,6 +60,8 @@ pub struct KernelLayout {
     pub sk_max_ack_backlog: u32,
     /// `sock.sk_ack_backlog`.
     pub sk_ack_backlog: u32,
+    /// `inet_connection_sock.icsk_accept_queue.qlen`: how many requests a listener has.
+    pub request_queue_len: u32,
     /// `sock.sk_cgrp_data.cgroup`.
     pub sk_cgroup: u32,
     /// `inet_sock.inet_sport`.
@@ -88,6 +90,10 @@ pub struct KernelLayout {
     pub net_inum: u32,
     /// `net.ipv4.sysctl_tcp_abort_on_overflow`: one byte is read.
     pub net_abort_on_overflow: u32,
+    /// `net.ipv4.sysctl_tcp_syncookies`: one byte is read.
+    pub net_syncookies: u32,
+    /// `net.ipv4.sysctl_max_syn_backlog`.
+    pub net_max_syn_backlog: u32,
     /// `cgroup.kn`.
     pub cgroup_kn: u32,
     /// `kernfs_node.id`.
@@ -144,6 +150,7 @@ impl KernelLayout {
         sk_shutdown: 0,
         sk_max_ack_backlog: 0,
         sk_ack_backlog: 0,
+        request_queue_len: 0,
         sk_cgroup: 0,
         inet_sport: 0,
         snd_nxt: 0,
@@ -158,6 +165,8 @@ impl KernelLayout {
         request_rcv_nxt: 0,
         net_inum: 0,
         net_abort_on_overflow: 0,
+        net_syncookies: 0,
+        net_max_syn_backlog: 0,
         cgroup_kn: 0,
         kn_id: 0,
         skb_dev: 0,

@@ -53,7 +53,7 @@ pub struct Undecided {
 pub enum Fate {
     /// A SYN dropped while the accept queue was full.
     SynOverflowed = 1,
-    /// A SYN dropped for another reason.
+    /// A SYN dropped because the listener has too many requests and sends no SYN cookies.
     SynDropped = 2,
     /// The last ACK of a handshake dropped while the accept queue was full; the request stays.
     AckOverflowed = 3,
@@ -61,6 +61,8 @@ pub enum Fate {
     AckRefused = 4,
     /// A SYN to a port where nobody listens. It is answered with a RST, or dropped by a firewall.
     NoListener = 5,
+    /// A SYN that its listener takes. It is dropped by a firewall, or its SYN-ACK waits for the address of the next hop.
+    SynTaken = 6,
 }
 
 impl Fate {
@@ -73,6 +75,7 @@ impl Fate {
             3 => Self::AckOverflowed,
             4 => Self::AckRefused,
             5 => Self::NoListener,
+            6 => Self::SynTaken,
             _ => return None,
         })
     }

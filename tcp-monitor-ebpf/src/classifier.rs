@@ -15,7 +15,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    acks::{Awaited, Path, REQUEST},
+    acks::{Awaited, COOKIE, Path, REQUEST},
     glance::is_of_no_interest,
     half_open::{self, Passing},
     instruction::{add, element},
@@ -98,21 +98,23 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
             Some(SegmentKind::Rst) => half_open::rst_arrives(passing),
             Some(SegmentKind::SynAck) => {}
             Some(SegmentKind::Fin) | None => {
-                if acks & REQUEST != 0 {
-                    half_open::last_ack_arrives(passing, path, payload_len);
+                let awaited = acks & (REQUEST | COOKIE);
+                if awaited != 0 {
+                    half_open::last_ack_arrives(passing, watched, path, payload_len, awaited);
                 }
             }
         },
         Direction::Egress => {
-            if acks & REQUEST != 0 {
-                // It is for whoever receives it on this host.
-                path.expect(tcp.acknowledgement(), Awaited::Request);
+            let awaited = acks & (REQUEST | COOKIE);
+            if awaited != 0 {
+                half_open::expect_again(path, tcp.acknowledgement(), awaited);
             }
             match kind {
                 Some(SegmentKind::Syn) => half_open::syn_leaves(&segment),
                 Some(SegmentKind::SynAck) => {
-                    if half_open::syn_ack_leaves(skb, path, watched, netns, source_port) {
-                        back.expect(tcp.sequence().wrapping_add(1), Awaited::Request);
+                    let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
+                    if let Some(awaited) = awaited {
+                        back.expect(tcp.sequence().wrapping_add(1), awaited);
                     }
                 }
                 Some(SegmentKind::Rst) => half_open::rst_leaves(path),
@@ -140,8 +142,8 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
             }
         }
     }
-    // What only a request awaits was recorded before, on another interface.
-    let acks = acks & !REQUEST;
+    // What only this host awaits was recorded before, on another interface.
+    let acks = acks & !(REQUEST | COOKIE);
     if again || (kind.is_none() && acks == 0) || !records::wanted() {
         return None;
     }

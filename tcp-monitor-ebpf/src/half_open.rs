@@ -18,7 +18,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    acks::{Awaited, Path},
+    acks::{Awaited, COOKIE, Path},
     instruction::{add, element},
     lookup::{Receiver, Request, receiver},
     packet::Segment,
@@ -49,8 +49,9 @@ pub(crate) struct Passing<'a> {
 #[inline(always)]
 pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     let fate = match receiver(passing.skb, passing.segment) {
-        Receiver::Listener { full: true } => Fate::SynOverflowed,
-        Receiver::Listener { full: false } => Fate::SynDropped,
+        Receiver::Listener(listener) if listener.crowded => Fate::SynDropped,
+        Receiver::Listener(listener) if listener.full => Fate::SynOverflowed,
+        Receiver::Listener(_) => Fate::SynTaken,
         Receiver::Nobody => Fate::NoListener,
         Receiver::Request(request) => {
             let seq = passing.segment.tcp.sequence();
@@ -67,27 +68,46 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     note(passing, fate, watched.slot(role), 0);
 }
 
-/// An ACK comes in that a request of this host awaits.
+/// An ACK comes in that answers a SYN-ACK of this host.
 #[inline(always)]
-pub(crate) fn last_ack_arrives(passing: Passing<'_>, path: Path, payload_len: u32) {
+pub(crate) fn last_ack_arrives(
+    passing: Passing<'_>,
+    watched: Watched,
+    path: Path,
+    payload_len: u32,
+    awaited: u8,
+) {
     let number = passing.segment.tcp.acknowledgement();
     match receiver(passing.skb, passing.segment) {
         Receiver::Request(request) if request.full => {
             let Some(half_open) = HALF_OPEN.get_ptr(request.cookie) else { return };
             // SAFETY: the map's own value.
             let slot = unsafe { (*half_open).slot };
-            note(
-                passing,
-                if request.aborts { Fate::AckRefused } else { Fate::AckOverflowed },
-                slot,
-                request.cookie,
-            );
-            // The next segment with this number tries again.
-            path.expect(number, Awaited::Request);
+            if request.aborts {
+                note(passing, Fate::AckRefused, slot, request.cookie);
+            } else {
+                note(passing, Fate::AckOverflowed, slot, request.cookie);
+                // The next segment with this number tries again.
+                path.expect(number, Awaited::Request);
+            }
+        }
+        Receiver::Listener(listener) if listener.full && awaited == COOKIE => {
+            note(passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
+            path.expect(number, Awaited::Cookie);
         }
         // On its way to another namespace of this host.
-        Receiver::Nobody if payload_len == 0 => path.expect(number, Awaited::Request),
-        Receiver::Nobody | Receiver::Listener { .. } | Receiver::Request(_) | Receiver::Other => {}
+        Receiver::Nobody if payload_len == 0 => expect_again(path, number, awaited),
+        Receiver::Nobody | Receiver::Listener(_) | Receiver::Request(_) | Receiver::Other => {}
+    }
+}
+
+/// Leaves an ACK to whoever receives it on this host.
+#[inline(always)]
+pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
+    if awaited == COOKIE {
+        path.expect(number, Awaited::Cookie);
+    } else {
+        path.expect(number, Awaited::Request);
     }
 }
 
@@ -114,7 +134,7 @@ pub(crate) fn syn_leaves(segment: &Segment<'_>) {
     }
 }
 
-/// A SYN-ACK goes out on its own path. Returns whether a request of this host awaits its answer.
+/// A SYN-ACK goes out on its own path. Returns what its ACK is awaited by, if it is of this host.
 #[inline(always)]
 pub(crate) fn syn_ack_leaves(
     skb: *mut __sk_buff,
@@ -122,32 +142,32 @@ pub(crate) fn syn_ack_leaves(
     watched: Watched,
     netns: u32,
     port: u16,
-) -> bool {
+) -> Option<Awaited> {
     let answered = take_back(path);
     // SAFETY: the context of a classifier.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
         // Of a SYN-ACK with a cookie the kernel keeps nothing, not even a request.
-        let Some(syn) = answered else { return false };
+        let syn = answered?;
         if let Some(counters) = counters_of(syn.slot) {
             // SAFETY: the map's own value.
             unsafe { add(&raw mut (*counters).syn_cookies[0], 1) };
         }
-        return false;
+        return Some(Awaited::Cookie);
     }
     // SAFETY: not NULL.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
     // SAFETY: takes the context of a classifier.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     if state != TcpState::NewSynRecv as u32 {
-        return false;
+        return None;
     }
     let now = now();
     if let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) {
         // Sent again, or on a second interface.
         // SAFETY: the map's own value.
         unsafe { (*half_open).answered = now };
-        return true;
+        return Some(Awaited::Request);
     }
     let half_open = HalfOpen {
         opened: answered.map_or(now, |syn| syn.time),
@@ -159,7 +179,7 @@ pub(crate) fn syn_ack_leaves(
     };
     // Full, or another CPU was faster: then nothing is to be done.
     let _ = HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST));
-    true
+    Some(Awaited::Request)
 }
 
 /// A RST goes out on its own path.
@@ -280,8 +300,8 @@ fn settle(undecided: Undecided) {
                     count_failure(counters, HandshakeFailure::AcceptQueueFull);
                 }
             }
-            // A firewall dropped it.
-            Some(Fate::NoListener) | None => {}
+            // Nothing that is known to have failed.
+            Some(Fate::NoListener | Fate::SynTaken) | None => {}
         }
     }
 }
@@ -293,7 +313,9 @@ fn take_back(path: Path) -> Option<Undecided> {
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
         let noted = undecided.read();
-        let is_syn = noted.fate == Fate::SynOverflowed as u32 || noted.fate == Fate::SynDropped as u32;
+        let is_syn = noted.fate == Fate::SynTaken as u32
+            || noted.fate == Fate::SynOverflowed as u32
+            || noted.fate == Fate::SynDropped as u32;
         if !is_syn || noted.path != path.hash() {
             return None;
         }

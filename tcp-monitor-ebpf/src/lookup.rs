@@ -23,14 +23,20 @@ pub(crate) enum Receiver {
     /// No socket has that address.
     Nobody,
     /// A listener.
-    Listener {
-        /// Its accept queue is full.
-        full: bool,
-    },
+    Listener(Listener),
     /// A half-open request.
     Request(Request),
     /// A socket of another kind.
     Other,
+}
+
+/// A listener's queues.
+#[derive(Clone, Copy)]
+pub(crate) struct Listener {
+    /// Its accept queue is full.
+    pub(crate) full: bool,
+    /// It has so many requests that it may not take another.
+    pub(crate) crowded: bool,
 }
 
 /// A half-open request and its listener.
@@ -98,7 +104,18 @@ fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>) -> *mut bpf_sock {
 fn listener(sk: *mut bpf_sock) -> Receiver {
     // SAFETY: the helper takes any socket, and answers NULL for what is no tcp_sock.
     let tcp = KernelPtr::new(unsafe { bpf_skc_to_tcp_sock(sk.cast()) }.cast_const().cast());
-    if tcp.is_null() { Receiver::Other } else { Receiver::Listener { full: is_full(tcp) } }
+    if tcp.is_null() {
+        return Receiver::Other;
+    }
+    let limit = tcp.load::<u32>(layout!(sk_max_ack_backlog));
+    let net = tcp.follow(layout!(skc_net));
+    let requests = tcp.load::<u32>(layout!(request_queue_len));
+    // Kernel: `tcp_conn_request`. Of those it knows well it takes more than three quarters.
+    let crowded = net.load::<u8>(layout!(net_syncookies)) == 0 && {
+        let backlog = net.load::<u32>(layout!(net_max_syn_backlog));
+        requests >= limit || (backlog.wrapping_sub(requests) as i32) < (backlog >> 2) as i32
+    };
+    Receiver::Listener(Listener { full: tcp.load::<u32>(layout!(sk_ack_backlog)) > limit, crowded })
 }
 
 #[inline(always)]
@@ -119,10 +136,4 @@ fn request(sk: *mut bpf_sock) -> Receiver {
         full: of_listener(layout!(sk_ack_backlog)) > of_listener(layout!(sk_max_ack_backlog)),
         aborts: read::<u8>(net.wrapping_add(layout!(net_abort_on_overflow) as usize)) != 0,
     })
-}
-
-/// Kernel: `sk_acceptq_is_full`.
-#[inline(always)]
-fn is_full(listener: KernelPtr) -> bool {
-    listener.load::<u32>(layout!(sk_ack_backlog)) > listener.load::<u32>(layout!(sk_max_ack_backlog))
 }
