@@ -10,7 +10,7 @@ use super::input::SegmentInput;
 use super::segment::Flags;
 use super::table::Table;
 use super::time::Time;
-use super::transition::is_synchronized;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// The flows of every network namespace.
 #[derive(Debug)]

@@ -13,7 +13,6 @@ mod spent;
 mod table;
 mod time;
 mod tracker;
-mod transition;
 mod waiting;
 
 pub use event::Event;

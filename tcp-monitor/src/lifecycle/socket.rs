@@ -10,8 +10,8 @@ use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
 use super::input::{Process, SocketInput, TcpSock};
 use super::spent::Spent;
 use super::time::Time;
-use super::transition::is_synchronized;
 use super::waiting::Addresses;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use super::sign::{Sign, Way};
 use crate::lifecycle::event::{Closed, ClosedBy, Event, Evidence, Failure, Handshake, StateChange};
 use crate::lifecycle::flow::FlowKey;
 use crate::lifecycle::time::Time;
-use crate::lifecycle::transition::is_synchronized;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// Why an end changes its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

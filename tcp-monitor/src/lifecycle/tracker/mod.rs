@@ -15,8 +15,8 @@ use super::sighting::Sightings;
 use super::socket::{Socket, numbers_set_in};
 use super::table::Table;
 use super::time::Time;
-use super::transition::{Circumstances, Outcome, outcome};
 use super::waiting::{Addresses, Minisocket, Substate, Waiting};
+use tcp_monitor_common::transition::{Circumstances, Outcome, outcome};
 
 mod segments;
 mod timewait;
