@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tcp_monitor::lifecycle::event::{Check, Step};
-use tcp_monitor::lifecycle::{Event, Input, Options, SegmentInput, Tracker};
+use tcp_monitor::lifecycle::{Event, InferFrom, Input, Options, SegmentInput, Tracker};
 use tcp_monitor::source::capture::{Capture, Packet};
 
 #[test]
@@ -33,7 +33,7 @@ fn every_syn_ack_to_a_syn_that_was_seen_is_checked() {
 
 /// The steps of a capture with their checks.
 fn steps(file: &Path) -> Vec<(Step, Check)> {
-    let mut tracker = Tracker::with(Options { inference: true, ..Options::default() });
+    let mut tracker = Tracker::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() });
     let mut events = Vec::new();
     for packet in Capture::open(file).expect("a capture").map_while(Result::ok) {
         tracker.handle(Input::Segment(segment(&packet)), &mut events);

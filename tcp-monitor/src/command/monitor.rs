@@ -76,6 +76,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
         () = signals.next() => {}
         () = elapse(options.duration) => {}
         () = log.ended() => {}
+        () = expire_requests(&counters) => {}
     }
 
     let served = async {
@@ -194,6 +195,18 @@ async fn elapse(duration: Option<Duration>) {
     }
 }
 
+/// Looks each second for half-open requests that were given up. Never ends.
+async fn expire_requests(counters: &Counters) {
+    let mut interval = time::interval(EXPIRY_INTERVAL);
+    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if let Err(error) = counters.expire_requests() {
+            log::warn!("{error}");
+        }
+    }
+}
+
 fn source_options(options: &Monitor) -> kernel::Options {
     kernel::Options {
         ports: options.port_set(),
@@ -287,6 +300,8 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
     table
 }
 
+/// How often half-open requests are looked through.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const BANNER_INTERFACES: usize = 8;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);

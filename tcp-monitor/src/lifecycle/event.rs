@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
+pub use tcp_monitor_common::counters::ClosedBy;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
@@ -206,7 +207,7 @@ pub struct Handshake {
     /// Which end the socket is.
     pub role: Role,
     /// How it ended.
-    pub result: Result<(), HandshakeFailure>,
+    pub result: Result<(), Failure>,
     /// From the first SYN to the end, if the SYN was seen.
     pub duration: Option<Duration>,
     /// How often this end sent its SYN or SYN-ACK again.
@@ -221,6 +222,35 @@ impl Handshake {
             Ok(()) => "completed",
             Err(failure) => failure.label(),
         }
+    }
+}
+
+/// Why a handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// For a reason that sockets report.
+    Reported(HandshakeFailure),
+    /// Server: a RST answered the SYN, for nobody listens there.
+    NoListener,
+    /// Server: the last ACK came in, after the SYN-ACK had been sent again, and was not taken.
+    AcceptQueueFull,
+}
+
+impl Failure {
+    /// The name in metrics and JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Reported(failure) => failure.label(),
+            Self::NoListener => "no_listener",
+            Self::AcceptQueueFull => "accept_queue_full",
+        }
+    }
+}
+
+impl From<HandshakeFailure> for Failure {
+    fn from(failure: HandshakeFailure) -> Self {
+        Self::Reported(failure)
     }
 }
 
@@ -289,41 +319,6 @@ pub struct Closed {
     pub partial: bool,
     /// Time spent in each state whose beginning and end were seen.
     pub states: Vec<(TcpState, Duration)>,
-}
-
-/// Who or what ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClosedBy {
-    /// This end sent the first FIN.
-    Local,
-    /// The peer sent the first FIN.
-    Remote,
-    /// Both sent a FIN before they saw the other's.
-    Both,
-    /// This end sent a RST.
-    LocalReset,
-    /// The peer sent a RST.
-    RemoteReset,
-    /// The peer did not answer any more.
-    TimedOut,
-    /// An administrator destroyed the socket (`ss -K`).
-    Killed,
-}
-
-impl ClosedBy {
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::Both => "both",
-            Self::LocalReset => "local_reset",
-            Self::RemoteReset => "remote_reset",
-            Self::TimedOut => "timed_out",
-            Self::Killed => "killed",
-        }
-    }
 }
 
 /// Records that the ring buffer could not take.

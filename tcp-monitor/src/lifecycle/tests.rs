@@ -3,6 +3,7 @@
 mod checks;
 mod handshakes;
 mod inference;
+mod live;
 mod random;
 mod script;
 mod segments;

@@ -15,7 +15,9 @@ use super::Sink;
 use super::human::{Bytes, Clock, Human, Name, Times, ended, spaced};
 use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange};
+use crate::lifecycle::event::{
+    Closed, Event, Evidence, Failure, Handshake, Reset, Retransmit, Segment, StateChange,
+};
 use crate::lifecycle::input::ResetDirection;
 
 mod label;
@@ -129,8 +131,12 @@ impl Text {
             Role::Server => TcpState::SynRecv,
             Role::Client => TcpState::SynSent,
         });
-        let mut detail = Phrases(format!("{from} → {to}"));
-        detail.gap();
+        let mut detail = Phrases(String::new());
+        // Where nobody listens there is no state.
+        if handshake.result != Err(Failure::NoListener) {
+            detail.add(format_args!("{from} → {to}"));
+            detail.gap();
+        }
         match (handshake.result, handshake.duration.map(Human)) {
             (Ok(()), Some(duration)) => detail.add(format_args!("handshake {duration}")),
             (Ok(()), None) => {}

@@ -5,7 +5,7 @@ use tcp_monitor_common::record::Role;
 
 use super::account::{Account, End, Entry};
 use super::connections::Occasion;
-use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Step};
+use crate::lifecycle::event::{ClosedBy, Evidence, Failure, Handshake, Step};
 use crate::sink::human::{Human, Name, ended, spaced};
 use crate::sink::style::{Color, Phrases};
 
@@ -48,6 +48,8 @@ fn end_of(account: &Account) -> Option<(Color, String)> {
     match told {
         [Some((color, end)), None] | [None, Some((color, end))] => Some((color, end)),
         [Some((color, one)), Some((_, other))] if reason(&one) == reason(&other) => Some((color, one)),
+        // That is why the client was refused.
+        [Some((color, one)), Some(_)] if no_listener(account) => Some((color, one)),
         [Some((_, one)), Some((_, other))] => Some((Color::Red, format!("client: {one}, server: {other}"))),
         [None, None] => {
             let rst = account.segments().find(|segment| segment.step == Step::Rst)?;
@@ -55,6 +57,11 @@ fn end_of(account: &Account) -> Option<(Color, String)> {
             Some((Color::Red, format!("reset by {who}")))
         }
     }
+}
+
+fn no_listener(account: &Account) -> bool {
+    let failure = |end: &End| end.handshake.and_then(|handshake| handshake.result.err());
+    account.ends.iter().any(|end| failure(end) == Some(Failure::NoListener))
 }
 
 /// What an end tells of its end.

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState as S;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Kind;
 use tcp_monitor_common::record::Role::{Client, Server};
 
-use super::script::{ACK, FIN, RST, SYN, SYN_ACK, Script, at};
+use super::script::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Script, at};
 use super::{LADDER, PLAIN, Screen};
 use crate::lifecycle::Event;
-use crate::lifecycle::event::{ClosedBy, Lost, Step};
+use crate::lifecycle::event::{ClosedBy, Failure, Lost, Step};
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000;
@@ -152,6 +153,20 @@ fn equal_addresses_in_two_namespaces_are_two_connections() {
     for bytes in ["1 B →", "2 B →"] {
         assert_eq!(text.matches(bytes).count(), 1, "{text}");
     }
+}
+
+#[test]
+fn a_refusal_is_told_once_although_both_ends_tell_it() {
+    let mut script = Script::new();
+    script.at(0).state(Client, S::Close, S::SynSent).send(Client, Step::Syn, SYN, 0, 0);
+    script.at(20).send(Server, Step::Rst, RST_ACK, 0, 1).opened(Server, Err(Failure::NoListener));
+    script.at(30).state(Client, S::SynSent, S::Close);
+    script.opened(Client, Err(HandshakeFailure::Refused.into()));
+    let mut screen = screen();
+    screen.show(&script.events);
+    screen.advance(at(100 * MILLISECOND));
+    let text = screen.text();
+    assert!(text.contains("\nhandshake failed: refused after 30 µs\n"), "{text}");
 }
 
 #[test]
