@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::Sink;
 use super::human::{Bytes, Clock, Human, Name, Times};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Failure, Handshake, Reset, Retransmit, Segment, StateChange, Step,
-    Unexpected,
+    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
 };
 use crate::lifecycle::input::ResetDirection;
 use crate::lifecycle::segment::Flags;
@@ -119,7 +119,7 @@ impl Text {
         });
         let mut detail = Detail(String::new());
         // Where nobody listens there is no state.
-        if handshake.result != Err(Failure::NoListener) {
+        if handshake.result != Err(HandshakeFailure::NoListener) {
             detail.add(format_args!("{from} → {to}"));
             detail.gap();
         }

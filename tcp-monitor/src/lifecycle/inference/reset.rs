@@ -1,6 +1,7 @@
 //! What a RST does, and whether it counts.
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::counters::reset_reason_label;
 use tcp_monitor_common::record::{ResetPhase, UNKNOWN_REASON};
 
@@ -8,7 +9,7 @@ use super::connection::{Connection, Passage};
 use super::endpoint::Endpoint;
 use super::sign::{Sign, Way, next};
 use super::telling::Cause;
-use crate::lifecycle::event::{Event, Failure, Reset, Unexpected};
+use crate::lifecycle::event::{Event, Reset, Unexpected};
 use crate::lifecycle::input::{ResetDirection, SegmentInput};
 use crate::lifecycle::segment::Flags;
 
@@ -79,7 +80,7 @@ impl Connection {
     fn tell_no_listener(&self, passage: &mut Passage<'_>) {
         let end = passage.from;
         if !self.ends[end].told_by_kernel && !self.sight.is_whole {
-            let result = Err(Failure::NoListener);
+            let result = Err(HandshakeFailure::NoListener);
             let handshake = self.handshake(end, result, passage.segment.time, &passage.key);
             passage.out.push(Event::Handshake(handshake));
         }
