@@ -207,7 +207,7 @@ pub struct Handshake {
     /// Which end the socket is.
     pub role: Role,
     /// How it ended.
-    pub result: Result<(), Failure>,
+    pub result: Result<(), HandshakeFailure>,
     /// From the first SYN to the end, if the SYN was seen.
     pub duration: Option<Duration>,
     /// How often this end sent its SYN or SYN-ACK again.
@@ -222,35 +222,6 @@ impl Handshake {
             Ok(()) => "completed",
             Err(failure) => failure.label(),
         }
-    }
-}
-
-/// Why a handshake failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// For a reason that sockets report.
-    Reported(HandshakeFailure),
-    /// Server: a RST answered the SYN, for nobody listens there.
-    NoListener,
-    /// Server: the last ACK came in, after the SYN-ACK had been sent again, and was not taken.
-    AcceptQueueFull,
-}
-
-impl Failure {
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Reported(failure) => failure.label(),
-            Self::NoListener => "no_listener",
-            Self::AcceptQueueFull => "accept_queue_full",
-        }
-    }
-}
-
-impl From<HandshakeFailure> for Failure {
-    fn from(failure: HandshakeFailure) -> Self {
-        Self::Reported(failure)
     }
 }
 

@@ -171,7 +171,7 @@ impl Socket {
             local: self.local,
             remote: self.remote,
             role: self.role,
-            result: result.map_err(Into::into),
+            result,
             duration: begun.map(|begun| time.since(begun)),
             // No other segment was sent yet. A child takes over the count of its half-open request.
             syn_retransmits: self.tcp.map(|tcp| tcp.total_retrans),

@@ -163,7 +163,7 @@ pub(super) fn refused() -> [Event; 2] {
             local,
             remote,
             role,
-            result: Err(HandshakeFailure::Refused.into()),
+            result: Err(HandshakeFailure::Refused),
             duration: Some(Duration::from_micros(3_000_120)),
             syn_retransmits: Some(2),
         }),

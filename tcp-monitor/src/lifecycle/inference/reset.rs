@@ -1,6 +1,7 @@
 //! What a RST does, and whether it counts.
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::counters::reset_reason_label;
 use tcp_monitor_common::record::{ResetPhase, UNKNOWN_REASON};
 
@@ -8,7 +9,7 @@ use super::connection::{Connection, Passage};
 use super::endpoint::Endpoint;
 use super::sign::{Sign, Way, next};
 use super::telling::Cause;
-use crate::lifecycle::event::{Event, Failure, Reset, Unexpected};
+use crate::lifecycle::event::{Event, Reset, Unexpected};
 use crate::lifecycle::input::{ResetDirection, SegmentInput};
 use crate::lifecycle::segment::Flags;
 
@@ -39,8 +40,8 @@ impl Connection {
         if !counts {
             return Some(Unexpected::OutOfWindow);
         }
-        if receiver.state == TcpState::SynSent && sender.state == TcpState::Listen && self.sight.is_here(from)
-        {
+        let may_be_told = self.sight.is_whole || self.sight.is_here(from);
+        if receiver.state == TcpState::SynSent && sender.state == TcpState::Listen && may_be_told {
             self.tell_no_listener(passage);
         }
         self.tell_reset(passage, from, ResetDirection::Sent);
@@ -78,8 +79,8 @@ impl Connection {
     /// The end that a SYN went to answers with a RST: there is no socket.
     fn tell_no_listener(&self, passage: &mut Passage<'_>) {
         let end = passage.from;
-        if !self.ends[end].told_by_kernel && !self.sight.is_whole {
-            let result = Err(Failure::NoListener);
+        if !self.ends[end].told_by_kernel {
+            let result = Err(HandshakeFailure::NoListener);
             let handshake = self.handshake(end, result, passage.segment.time, &passage.key);
             passage.out.push(Event::Handshake(handshake));
         }

@@ -10,7 +10,7 @@ use tcp_monitor_common::record::Role;
 use super::connection::{Connection, Passage};
 use super::endpoint::Endpoint;
 use super::sign::{Sign, Way};
-use crate::lifecycle::event::{Closed, ClosedBy, Event, Evidence, Failure, Handshake, StateChange};
+use crate::lifecycle::event::{Closed, ClosedBy, Event, Evidence, Handshake, StateChange};
 use crate::lifecycle::flow::FlowKey;
 use crate::lifecycle::time::Time;
 use tcp_monitor_common::transition::is_synchronized;
@@ -118,7 +118,7 @@ impl Connection {
     pub(super) fn handshake(
         &self,
         end: usize,
-        result: Result<(), Failure>,
+        result: Result<(), HandshakeFailure>,
         time: Time,
         key: &FlowKey,
     ) -> Handshake {
@@ -198,17 +198,16 @@ pub(super) const fn is_handshake(state: TcpState) -> bool {
 }
 
 /// Why the handshake of an end failed.
-const fn failure(mine: &Endpoint, cause: Cause) -> Failure {
-    let reported = match cause {
+const fn failure(mine: &Endpoint, cause: Cause) -> HandshakeFailure {
+    match cause {
         Cause::Segment(Way::Received, _) => match mine.role {
             Role::Client => HandshakeFailure::Refused,
             Role::Server => HandshakeFailure::Reset,
         },
         Cause::Segment(Way::Sent, _) | Cause::Replaced => HandshakeFailure::Aborted,
-        Cause::Timer if mine.ignored_answer => return Failure::AcceptQueueFull,
+        Cause::Timer if mine.ignored_answer => HandshakeFailure::AcceptQueueFull,
         Cause::Timer => HandshakeFailure::TimedOut,
-    };
-    Failure::Reported(reported)
+    }
 }
 
 /// Who ended a connection. Of two FINs the second is the one that acknowledges the other; if none does, they crossed.
@@ -235,7 +234,7 @@ mod tests {
     use tcp_monitor_common::counters::HandshakeFailure;
     use tcp_monitor_common::record::Role;
 
-    use super::{Cause, Endpoint, Failure, Sign, Way, failure};
+    use super::{Cause, Endpoint, Sign, Way, failure};
 
     #[test]
     fn a_handshake_fails_for_each_role_in_its_own_words() {
@@ -249,7 +248,7 @@ mod tests {
         ] {
             for (role, expected) in [(Role::Client, client), (Role::Server, server)] {
                 let end = Endpoint { role, ..Endpoint::listening() };
-                assert_eq!(failure(&end, cause), Failure::Reported(expected));
+                assert_eq!(failure(&end, cause), expected);
             }
         }
     }

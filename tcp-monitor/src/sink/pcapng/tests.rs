@@ -112,7 +112,6 @@ fn changes(role: Role, from: TcpState, to: TcpState) -> impl FnOnce(Time) -> Eve
 fn handshake(role: Role, result: Result<(), HandshakeFailure>) -> impl FnOnce(Time) -> Event {
     let (local, remote) = ends(role);
     let (duration, syn_retransmits) = (None, None);
-    let result = result.map_err(Into::into);
     move |time| Event::Handshake(Handshake { time, local, remote, role, result, duration, syn_retransmits })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use label::Label;
@@ -15,9 +16,7 @@ use super::Sink;
 use super::human::{Bytes, Clock, Human, Name, Times, ended, spaced};
 use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{
-    Closed, Event, Evidence, Failure, Handshake, Reset, Retransmit, Segment, StateChange,
-};
+use crate::lifecycle::event::{Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange};
 use crate::lifecycle::input::ResetDirection;
 
 mod label;
@@ -133,7 +132,7 @@ impl Text {
         });
         let mut detail = Phrases(String::new());
         // Where nobody listens there is no state.
-        if handshake.result != Err(Failure::NoListener) {
+        if handshake.result != Err(HandshakeFailure::NoListener) {
             detail.add(format_args!("{from} → {to}"));
             detail.gap();
         }

@@ -1,11 +1,12 @@
 //! What is said of a connection in words: how it ended, what it carried, what is to be known of it.
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::account::{Account, End, Entry};
 use super::connections::Occasion;
-use crate::lifecycle::event::{ClosedBy, Evidence, Failure, Handshake, Step};
+use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Step};
 use crate::sink::human::{Human, Name, ended, spaced};
 use crate::sink::style::{Color, Phrases};
 
@@ -61,7 +62,7 @@ fn end_of(account: &Account) -> Option<(Color, String)> {
 
 fn no_listener(account: &Account) -> bool {
     let failure = |end: &End| end.handshake.and_then(|handshake| handshake.result.err());
-    account.ends.iter().any(|end| failure(end) == Some(Failure::NoListener))
+    account.ends.iter().any(|end| failure(end) == Some(HandshakeFailure::NoListener))
 }
 
 /// What an end tells of its end.

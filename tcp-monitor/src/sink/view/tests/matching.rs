@@ -10,7 +10,7 @@ use tcp_monitor_common::record::Role::{Client, Server};
 use super::script::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Script, at};
 use super::{LADDER, PLAIN, Screen};
 use crate::lifecycle::Event;
-use crate::lifecycle::event::{ClosedBy, Failure, Lost, Step};
+use crate::lifecycle::event::{ClosedBy, Lost, Step};
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000;
@@ -159,9 +159,9 @@ fn equal_addresses_in_two_namespaces_are_two_connections() {
 fn a_refusal_is_told_once_although_both_ends_tell_it() {
     let mut script = Script::new();
     script.at(0).state(Client, S::Close, S::SynSent).send(Client, Step::Syn, SYN, 0, 0);
-    script.at(20).send(Server, Step::Rst, RST_ACK, 0, 1).opened(Server, Err(Failure::NoListener));
+    script.at(20).send(Server, Step::Rst, RST_ACK, 0, 1).opened(Server, Err(HandshakeFailure::NoListener));
     script.at(30).state(Client, S::SynSent, S::Close);
-    script.opened(Client, Err(HandshakeFailure::Refused.into()));
+    script.opened(Client, Err(HandshakeFailure::Refused));
     let mut screen = screen();
     screen.show(&script.events);
     screen.advance(at(100 * MILLISECOND));

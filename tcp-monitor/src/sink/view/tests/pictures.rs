@@ -98,7 +98,7 @@ fn a_connection_refused() {
     script.change(|rst| {
         (rst.header.seq, rst.seq_rel) = (0, None);
     });
-    script.at(30).state(Client, S::SynSent, S::Close).opened(Client, Err(HandshakeFailure::Refused.into()));
+    script.at(30).state(Client, S::SynSent, S::Close).opened(Client, Err(HandshakeFailure::Refused));
     assert_picture!(both(PLAIN, 80, &script.events), "refused");
 }
 
@@ -110,10 +110,7 @@ fn a_syn_sent_again_until_the_client_gives_up() {
         script.at(second * 1_000_000 + 9).send(Client, Step::Syn, SYN, 0, 0);
         script.change(|segment| segment.retransmission = second > 0);
     }
-    script
-        .at(15_000_000)
-        .state(Client, S::SynSent, S::Close)
-        .opened(Client, Err(HandshakeFailure::TimedOut.into()));
+    script.at(15_000_000).state(Client, S::SynSent, S::Close).opened(Client, Err(HandshakeFailure::TimedOut));
     assert_picture!(both(PLAIN, 80, &script.events), "syn-sent-again");
 }
 

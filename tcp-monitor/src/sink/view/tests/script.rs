@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use crate::lifecycle::event::{
-    AckCheck, Acknowledged, Check, Closed, ClosedBy, Evidence, Failure, Handshake, Retransmit, Segment,
-    SeqCheck, StateChange, Step,
+    AckCheck, Acknowledged, Check, Closed, ClosedBy, Evidence, Handshake, Retransmit, Segment, SeqCheck,
+    StateChange, Step,
 };
 use crate::lifecycle::input::{Comm, Process, RetransmitKind};
 use crate::lifecycle::segment::Flags;
@@ -154,7 +155,7 @@ impl Script {
         self
     }
 
-    pub(super) fn opened(&mut self, end: Role, result: Result<(), Failure>) -> &mut Self {
+    pub(super) fn opened(&mut self, end: Role, result: Result<(), HandshakeFailure>) -> &mut Self {
         let (local, remote) = self.ends(end);
         self.events.push(Event::Handshake(Handshake {
             time: self.time(),
