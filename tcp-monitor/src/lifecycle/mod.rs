@@ -1,5 +1,6 @@
 //! The state machine of connections: what happened, from socket events and segments. Pure: no I/O, no clock.
 
+mod check;
 mod connecting;
 pub mod event;
 mod flow;
