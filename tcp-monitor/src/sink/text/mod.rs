@@ -227,7 +227,7 @@ impl Sink for Text {
             Event::Closed(closed) => self.closed(closed),
             Event::Lost(lost) => {
                 let detail =
-                    format!("{} {} records: the ring buffer was full", lost.count, lost.kind.label());
+                    format!("{} {} records: no room in the ring buffer", lost.count, lost.kind.label());
                 self.line(lost.time, Label::Lost, &detail, "")
             }
         };
