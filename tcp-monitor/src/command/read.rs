@@ -129,5 +129,6 @@ fn segment(packet: &Packet) -> SegmentInput {
         payload_len: packet.payload_len,
         acks_syn_ack: false,
         acks_fin: false,
+        syn_cookie: false,
     }
 }

@@ -76,6 +76,8 @@ pub struct Segment {
     pub direction: Option<Direction>,
     /// What it does in the connection's life.
     pub step: Step,
+    /// It carries a SYN cookie: its sender, which is this host, keeps nothing of it.
+    pub syn_cookie: bool,
     /// It had been sent before.
     pub retransmission: bool,
     /// Why it does not fit in with what was seen before, if it does not. It changes no state then, but for a segment ahead of

@@ -222,6 +222,7 @@ fn segment(us: u64, step: Step) -> Segment {
         ifindex: 0,
         direction: Some(Direction::Ingress),
         step,
+        syn_cookie: false,
         retransmission: false,
         unexpected: None,
         check: Check::default(),

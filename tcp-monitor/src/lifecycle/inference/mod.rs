@@ -130,6 +130,13 @@ impl Inference {
         let is_copy = seen.verdict == Verdict::Copy;
         let (connections, elsewhere) = (&mut self.connections, &mut self.elsewhere);
         let known = elsewhere.resolve(&flow, connections);
+        if segment.syn_cookie {
+            // There is no request, and nothing to time out. If the cookie comes back, the kernel tells of a socket.
+            if let Some((key, _)) = known {
+                connections.remove(&key);
+            }
+            return;
+        }
         let (key, place) =
             match known.or_else(|| elsewhere.resolve(&flow.in_netns(seen.first.netns), connections)) {
                 Some(known) => known,

@@ -44,6 +44,7 @@ impl Tracker {
                 ifindex: segment.ifindex,
                 direction: segment.direction,
                 step,
+                syn_cookie: segment.syn_cookie,
                 retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
                 unexpected: reading.unexpected,
                 check: reading.numbers.check,

@@ -35,6 +35,8 @@ pub(super) struct SegmentBody {
     step: &'static str,
     #[serde(skip_serializing_if = "is_false")]
     retransmission: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    syn_cookie: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     unexpected: Option<&'static str>,
     #[serde(skip_serializing_if = "CheckBody::is_empty")]
@@ -62,6 +64,7 @@ impl SegmentBody {
             direction: segment.direction.map(Direction::label),
             step: segment.step.label(),
             retransmission: segment.retransmission,
+            syn_cookie: segment.syn_cookie,
             unexpected: segment.unexpected.map(Unexpected::label),
             check: CheckBody::of(segment.check),
         }

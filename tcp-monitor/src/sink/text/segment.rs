@@ -50,6 +50,9 @@ impl fmt::Display for SegmentDetail<'_> {
         if segment.payload_len > 0 {
             write!(f, " len {}", segment.payload_len)?;
         }
+        if segment.syn_cookie {
+            f.write_str(" · SYN cookie")?;
+        }
         if segment.retransmission {
             f.write_str(" · sent again")?;
         }

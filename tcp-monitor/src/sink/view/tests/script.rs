@@ -102,6 +102,7 @@ impl Script {
             ifindex: 1,
             direction: None,
             step,
+            syn_cookie: false,
             retransmission: false,
             unexpected: None,
             check: Check::default(),
