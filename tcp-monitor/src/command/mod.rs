@@ -7,6 +7,7 @@ mod log;
 pub mod monitor;
 pub mod read;
 mod report;
+mod signals;
 
 /// Writes a line to standard error. Nothing is to be done, and nothing ends, if nobody reads it.
 pub fn say(line: impl fmt::Display) {

@@ -21,16 +21,32 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// `interface_name` finds the name of an interface by its network namespace and index.
+    /// Of what happens now. `interface_name` finds the name of an interface by its network namespace and index.
     pub(super) fn new(
         options: &cli::Report,
         interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+    ) -> Self {
+        Self::with(options, interface_name, Text::new)
+    }
+
+    /// Of what a capture holds.
+    pub(super) fn of_capture(
+        options: &cli::Report,
+        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+    ) -> Self {
+        Self::with(options, interface_name, Text::of_capture)
+    }
+
+    fn with(
+        options: &cli::Report,
+        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+        text: impl FnOnce(bool) -> Text,
     ) -> Self {
         let sink: Option<Box<dyn Sink>> = match options.output {
             cli::Output::Text => {
                 let color =
                     options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
-                Some(Box::new(Text::new(color)))
+                Some(Box::new(text(color)))
             }
             cli::Output::Json => Some(Box::new(Json::new(interface_name))),
             cli::Output::None => None,

@@ -8,6 +8,7 @@ mod human;
 mod json;
 mod text;
 
+pub(crate) use human::Timestamps;
 pub use json::Json;
 pub use text::Text;
 

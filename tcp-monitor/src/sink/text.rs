@@ -5,12 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
 use super::Sink;
-use super::human::{Bytes, Clock, Human, Name, Times};
+use super::human::{Bytes, Clock, Day, Human, Name, Times};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
     Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
@@ -27,6 +28,10 @@ pub struct Text {
     width: usize,
     /// The state left by the transition that ended a handshake, which the next event tells of.
     handshake_left: Option<TcpState>,
+    /// The events are those of a capture: of whatever day, and all of them known from segments.
+    of_capture: bool,
+    /// The day that was told last.
+    day: Option<Date>,
 }
 
 impl Text {
@@ -36,8 +41,26 @@ impl Text {
         Self::in_time_zone(color, TimeZone::system())
     }
 
+    /// A log of what a capture holds. It says of which day that is, and not of each state that its evidence is a segment.
+    #[must_use]
+    pub fn of_capture(color: bool) -> Self {
+        Self { of_capture: true, ..Self::new(color) }
+    }
+
     fn in_time_zone(color: bool, time_zone: TimeZone) -> Self {
-        Self { color, time_zone, width: 0, handshake_left: None }
+        Self { color, time_zone, width: 0, handshake_left: None, of_capture: false, day: None }
+    }
+
+    /// A line for each day.
+    fn day(&mut self, time: Time) -> String {
+        let day = Day { time, time_zone: &self.time_zone };
+        let date = Some(day.date());
+        if !self.of_capture || self.day == date {
+            return String::new();
+        }
+        self.day = date;
+        let (dim, plain) = if self.color { (DIM, PLAIN) } else { ("", "") };
+        format!("{dim}{day}{plain}\n")
     }
 
     /// One line. The label and the addresses are columns.
@@ -84,6 +107,7 @@ impl Text {
         }
         match change.evidence {
             Evidence::Kernel => {}
+            Evidence::Segment if self.of_capture => {}
             Evidence::Segment => detail.add("seen by its segment"),
             Evidence::Timer => detail.add("by the clock"),
         }
@@ -207,6 +231,7 @@ impl Sink for Text {
                 self.line(lost.time, Label::Lost, &detail, "")
             }
         };
+        out.write_all(self.day(event.time()).as_bytes())?;
         out.write_all(line.as_bytes())
     }
 }
