@@ -1,0 +1,37 @@
+//! Where tshark and tcp-monitor differ, and why neither is mended.
+
+/// A difference that is known.
+pub(crate) struct Explained {
+    pub(crate) capture: &'static str,
+    /// `None`: in any stream of the capture.
+    pub(crate) stream: Option<usize>,
+    pub(crate) field: &'static str,
+    pub(crate) reason: &'static str,
+}
+
+pub(crate) const EXPLAINED: &[Explained] = &[
+    Explained {
+        capture: "headers.pcap",
+        stream: Some(1),
+        field: "retransmissions",
+        reason: "its SYNs are a microsecond apart: what comes again within 3 ms, tshark takes for out of order",
+    },
+    Explained {
+        capture: "sections.pcapng",
+        stream: Some(0),
+        field: "SYNs",
+        reason: "the second section has the packets of the first once more, seen on other interfaces: copies, told once",
+    },
+    Explained {
+        capture: "sections.pcapng",
+        stream: Some(0),
+        field: "retransmissions",
+        reason: "tshark takes copies seen on other interfaces for retransmissions",
+    },
+    Explained {
+        capture: "short.pcap",
+        stream: None,
+        field: "segments in conversations",
+        reason: "tshark gives a segment up whose options are cut off before it gets to that table",
+    },
+];
