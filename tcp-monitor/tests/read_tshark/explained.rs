@@ -11,12 +11,6 @@ pub(crate) struct Explained {
 
 pub(crate) const EXPLAINED: &[Explained] = &[
     Explained {
-        capture: "headers.pcap",
-        stream: Some(1),
-        field: "retransmissions",
-        reason: "its SYNs are a microsecond apart: what comes again within 3 ms, tshark takes for out of order",
-    },
-    Explained {
         capture: "sections.pcapng",
         stream: Some(0),
         field: "SYNs",

@@ -1,6 +1,6 @@
 //! What tshark says of a capture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
@@ -26,6 +26,8 @@ pub(crate) struct JudgedStream {
     pub(crate) begin: u64,
     pub(crate) client: SocketAddr,
     pub(crate) server: SocketAddr,
+    from_syn: bool,
+    frames: Vec<Frame>,
 }
 
 /// One segment, as tshark says.
@@ -40,7 +42,8 @@ struct Frame {
     seq: u64,
     ack: u64,
     completeness: u32,
-    is_retransmission: bool,
+    /// A retransmission of any kind, or out of order.
+    is_behind: bool,
     initial_rtt: Option<u64>,
 }
 
@@ -58,11 +61,11 @@ pub(crate) fn streams(path: &Path) -> Result<Judged> {
     let segments = by_stream.values().map(Vec::len).sum();
     let conversing = conversations.iter().map(|conversation| conversation.frames).sum();
     let streams =
-        by_stream.into_values().map(|frames| describe(&frames, &conversations)).collect::<Result<_>>()?;
+        by_stream.into_values().map(|frames| describe(frames, &conversations)).collect::<Result<_>>()?;
     Ok(Judged { streams, segments, conversing })
 }
 
-fn describe(frames: &[Frame], conversations: &[Conversation]) -> Result<JudgedStream> {
+fn describe(frames: Vec<Frame>, conversations: &[Conversation]) -> Result<JudgedStream> {
     let Some(first) = frames.first() else { bail!("a stream without frames") };
     // Who sent the SYN; in a stream met midway, who has the higher port.
     let opener = frames.iter().find_map(|frame| match frame.flags & (SYN | ACK) {
@@ -77,32 +80,51 @@ fn describe(frames: &[Frame], conversations: &[Conversation]) -> Result<JudgedSt
     let conversation = conversations.iter().find(|conversation| conversation.is_of(first));
     let completeness = frames.iter().fold(0, |all, frame| all | frame.completeness);
     let fins: Vec<_> = frames.iter().filter(|frame| frame.is_fin()).collect();
-    let first_fin_of = |address| fins.iter().find(|frame| frame.src == address);
-    let is_reset = completeness & COMPLETENESS_RST != 0;
-    let is_closed = [client, server].iter().all(|address| {
-        first_fin_of(*address).is_some_and(|fin| highest_ack_to(*address, frames) > fin.seq + fin.len)
-    });
-    let closed_by = (!is_reset && is_closed).then(|| closer(&fins, client)).flatten();
+    let reset = frames.iter().position(|frame| frame.flags & RST != 0);
+    let until_reset = &frames[..reset.unwrap_or(frames.len())];
+    let first_fins = [client, server].map(|address| fins.iter().find(|fin| fin.src == address));
+    let is_closed_by = |frames: &[Frame]| {
+        first_fins
+            .iter()
+            .all(|fin| fin.is_some_and(|fin| highest_ack_to(fin.src, frames) > fin.seq + fin.len))
+    };
+    let closed = (1..=until_reset.len()).find(|count| is_closed_by(&frames[..*count]));
+    let ended_by = if closed.is_some() { closer(&fins, client) } else { reset.map(|_| "reset") };
     let from_syn = first.flags & (SYN | ACK) == SYN;
     let is_complete = completeness & HANDSHAKE == HANDSHAKE;
-    let bytes = (from_syn && is_complete && (is_closed || is_reset)).then(|| {
-        [client, server].map(|address| {
-            let acked = highest_ack_to(address, frames);
-            let acked_fin = first_fin_of(address).is_some_and(|fin| acked > fin.seq + fin.len);
-            acked.saturating_sub(1 + u64::from(acked_fin))
-        })
-    });
+    // Data and acknowledgments after the end are no events.
+    let end = closed.or(reset).unwrap_or(frames.len());
+    let has_stragglers = frames[end..].iter().any(|frame| frame.flags & (FIN | RST) == 0);
     let said = Stream {
-        ends: [client, server].map(|address| (address, End::of(address, frames))).into(),
+        ends: [client, server].map(|address| (address, End::of(address, &frames, end))).into(),
         handshake_completed: is_complete,
-        handshake: frames.iter().find_map(|frame| frame.initial_rtt).filter(|_| from_syn),
-        closed_by,
-        bytes,
+        handshake: frames.iter().find_map(|frame| frame.initial_rtt).filter(|_| from_syn).map(|rtt| {
+            // It counts from the last SYN that was sent.
+            let is_syn = |frame: &&Frame| frame.flags & (SYN | ACK) == SYN;
+            frames.iter().rfind(is_syn).map_or(0, |last| last.time - first.time) + rtt
+        }),
+        ended_by,
+        bytes: None,
         duration: conversation
             .map(|conversation| conversation.duration)
-            .filter(|_| from_syn && (is_closed || is_reset)),
+            .filter(|_| from_syn && ended_by.is_some() && !has_stragglers),
     };
-    Ok(JudgedStream { said, begin: first.time, client, server })
+    Ok(JudgedStream { said, begin: first.time, client, server, from_syn, frames })
+}
+
+impl JudgedStream {
+    /// Payload of client and server that was acknowledged until `time`; `None` in a stream met midway.
+    pub(crate) fn bytes_until(&self, time: u64) -> Option<[u64; 2]> {
+        let frames = &self.frames[..self.frames.partition_point(|frame| frame.time <= time)];
+        self.from_syn.then(|| {
+            [self.client, self.server].map(|address| {
+                let acked = highest_ack_to(address, frames);
+                let mut fins = frames.iter().filter(|frame| frame.src == address && frame.is_fin());
+                let acked_fin = fins.next().is_some_and(|fin| acked > fin.seq + fin.len);
+                acked.saturating_sub(1 + u64::from(acked_fin))
+            })
+        })
+    }
 }
 
 /// Whose FIN came first; `both` if neither acknowledges the other.
@@ -125,16 +147,29 @@ fn highest_ack_to(address: SocketAddr, frames: &[Frame]) -> u64 {
 }
 
 impl End {
-    fn of(address: SocketAddr, frames: &[Frame]) -> Self {
+    /// What `address` sent. What was sent again after the end is not counted.
+    fn of(address: SocketAddr, frames: &[Frame], end_of_stream: usize) -> Self {
         let count = |is: &dyn Fn(&Frame) -> bool| {
             frames.iter().filter(|frame| frame.src == address && is(frame)).count()
         };
-        Self {
+        let mut end = Self {
             syns: count(&|frame| frame.flags & (SYN | RST) == SYN),
             fins: count(&Frame::is_fin),
             rsts: count(&|frame| frame.flags & RST != 0),
-            retransmissions: count(&|frame| frame.is_retransmission),
+            ..Self::default()
+        };
+        let mut seen = BTreeSet::new();
+        for frame in frames[..end_of_stream].iter().filter(|frame| frame.src == address) {
+            let mut numbers = frame.seq..frame.seq + frame.space();
+            let was_seen = numbers.clone().all(|number| seen.contains(&number));
+            match (frame.is_behind, was_seen) {
+                (true, true) => end.retransmissions += 1,
+                (true, false) => end.gaps_filled += 1,
+                (false, _) => {}
+            }
+            seen.extend(&mut numbers);
         }
+        end
     }
 }
 
@@ -158,6 +193,7 @@ impl Frame {
             ack,
             completeness,
             again,
+            disordered,
             rtt,
         ] = fields[..]
         else {
@@ -178,9 +214,14 @@ impl Frame {
             seq: seq.parse().unwrap_or_default(),
             ack: ack.parse().unwrap_or_default(),
             completeness: completeness.parse().unwrap_or_default(),
-            is_retransmission: !again.is_empty(),
+            is_behind: !again.is_empty() || !disordered.is_empty(),
             initial_rtt: (!rtt.is_empty()).then(|| nanoseconds(rtt)),
         })
+    }
+
+    /// How many sequence numbers it takes.
+    fn space(&self) -> u64 {
+        self.len + u64::from(self.flags & SYN != 0) + u64::from(self.is_fin())
     }
 
     fn is_fin(&self) -> bool {
@@ -248,7 +289,7 @@ const OPTIONS: [&str; 7] = [
 ];
 /// An ICMP error quotes the segment that it is about.
 const SEGMENTS: &str = "tcp && !icmp && !icmpv6";
-const FIELDS: [&str; 16] = [
+const FIELDS: [&str; 17] = [
     "tcp.stream",
     "frame.time_epoch",
     "frame.time_relative",
@@ -265,6 +306,7 @@ const FIELDS: [&str; 16] = [
     "tcp.completeness",
     // Those that are fast or spurious are both.
     "tcp.analysis.retransmission",
+    "tcp.analysis.out_of_order",
     "tcp.analysis.initial_rtt",
 ];
 
@@ -276,4 +318,3 @@ const SYN_ACK: u32 = SYN | ACK;
 
 /// SYN, SYN-ACK and ACK were seen.
 const HANDSHAKE: u32 = 0b111;
-const COMPLETENESS_RST: u32 = 32;

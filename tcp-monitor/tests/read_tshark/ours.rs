@@ -57,9 +57,10 @@ pub(crate) fn streams(path: &Path, judged: &Judged) -> Result<Ours> {
 #[derive(Default)]
 struct Gathered {
     stream: Stream,
+    /// There was a RST.
+    is_reset: bool,
     first: Option<u64>,
     last: Option<u64>,
-    bytes: Option<[u64; 2]>,
 }
 
 impl Gathered {
@@ -74,27 +75,33 @@ impl Gathered {
                 match event["step"].as_str().unwrap_or_default() {
                     "syn" | "syn_ack" => end.syns += 1,
                     "fin" => end.fins += 1,
-                    "rst" => end.rsts += 1,
+                    "rst" => {
+                        end.rsts += 1;
+                        self.is_reset = true;
+                    }
                     _ => {}
                 }
             }
-            "retransmit" => end.retransmissions += 1,
+            "retransmit" if !self.is_reset => end.retransmissions += 1,
             "handshake" if src == client => {
                 self.stream.handshake_completed = event["result"] == "completed";
+                if event["result"] == "refused" {
+                    self.stream.ended_by = Some("reset");
+                }
                 self.stream.handshake = number("duration_us")
                     .filter(|_| self.stream.handshake_completed)
                     .map(|micros| micros * 1000);
             }
             "closed" if src == client => {
-                self.stream.closed_by = match event["closed_by"].as_str() {
+                self.stream.ended_by = match event["closed_by"].as_str() {
                     Some("local") => Some("client"),
                     Some("remote") => Some("server"),
                     Some("both") => Some("both"),
+                    Some("local_reset" | "remote_reset") => Some("reset"),
                     _ => None,
                 };
-                let is_whole = event["partial"] != true;
-                self.bytes =
-                    number("bytes_sent").zip(number("bytes_received")).filter(|_| is_whole).map(Into::into);
+                let bytes = number("bytes_sent").zip(number("bytes_received")).map(<[u64; 2]>::from);
+                self.stream.bytes = bytes.map(|bytes| (time, bytes));
             }
             _ => {}
         }
@@ -102,7 +109,7 @@ impl Gathered {
 
     fn stream(self) -> Stream {
         let duration = self.first.zip(self.last).map(|(first, last)| last - first);
-        Stream { bytes: self.bytes, duration, ..self.stream }
+        Stream { duration, ..self.stream }
     }
 }
 
