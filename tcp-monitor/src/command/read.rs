@@ -246,5 +246,5 @@ fn segment(packet: &Packet) -> SegmentInput {
 
 /// Where the numbers begin that stand for the interfaces of a file: no host has that many, and so they are no indexes of it.
 const FILE_INTERFACES: u32 = 1 << 31;
-/// How far the packets of a file may be out of order: those of several queues are by microseconds, and clocks are set.
-const REORDERING: Duration = Duration::from_secs(1);
+/// How far the packets of a capture may be out of order: those of several queues are by microseconds.
+const REORDERING: Duration = Duration::from_millis(100);
