@@ -24,6 +24,8 @@ use crate::lifecycle::segment::Flags;
 pub struct Text {
     color: bool,
     time_zone: TimeZone,
+    /// Whether lines are for reading one below the other: they begin with the time, and the details are in one column.
+    columns: bool,
     /// Width of the column of addresses: that of the widest so far.
     width: usize,
     /// The state left by the transition that ended a handshake, which the next event tells of.
@@ -48,7 +50,7 @@ impl Text {
     }
 
     fn in_time_zone(color: bool, time_zone: TimeZone) -> Self {
-        Self { color, time_zone, width: 0, handshake_left: None, of_capture: false, day: None }
+        Self { color, time_zone, columns: true, width: 0, handshake_left: None, of_capture: false, day: None }
     }
 
     /// A line for each day.
@@ -63,8 +65,16 @@ impl Text {
         format!("{dim}{day}{plain}\n")
     }
 
+    /// Lines that each stand alone, beside a time.
+    pub(super) fn without_columns() -> Self {
+        Self { columns: false, ..Self::in_time_zone(false, TimeZone::UTC) }
+    }
+
     /// One line. The label and the addresses are columns.
     fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
+        if !self.columns {
+            return format!("{} {addresses}  {detail}\n", label.name());
+        }
         let width = addresses.chars().count();
         if !detail.is_empty() {
             self.width = self.width.max(width.min(MAX_WIDTH));

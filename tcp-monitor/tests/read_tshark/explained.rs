@@ -11,6 +11,18 @@ pub(crate) struct Explained {
 
 pub(crate) const EXPLAINED: &[Explained] = &[
     Explained {
+        capture: "scenarios/simultaneous_open.pcap",
+        stream: Some(0),
+        field: "retransmissions",
+        reason: "who answers a SYN with his own sends that again, but with an ACK: it is the answer",
+    },
+    Explained {
+        capture: "scenarios/simultaneous_open.pcap",
+        stream: Some(0),
+        field: "handshake time",
+        reason: "both in SYN_RECV, they are ESTABLISHED when they receive the SYN-ACK; tshark waits for an ACK",
+    },
+    Explained {
         capture: "sections.pcapng",
         stream: Some(0),
         field: "SYNs",

@@ -170,10 +170,10 @@ fn disagreements(judged: &JudgedStream, ours: &Stream) -> Vec<(&'static str, Str
     {
         check("bytes", format!("{acked:?}"), format!("{bytes:?}"));
     }
-    if let (Some(theirs), Some(ours)) = (theirs.duration, ours.duration) {
-        if theirs.abs_diff(ours) > CONVERSATION_DIGIT {
-            check("duration", theirs.to_string(), ours.to_string());
-        }
+    if let (Some(theirs), Some(ours)) = (theirs.duration, ours.duration)
+        && theirs.abs_diff(ours) > CONVERSATION_DIGIT
+    {
+        check("duration", theirs.to_string(), ours.to_string());
     }
     found
 }

@@ -92,6 +92,9 @@ impl Tracker {
                 let awaited = self.waiting.get(&receiver).is_some_and(|waiting| waiting.awaits_fin(fin));
                 if awaited && let Some(minisocket) = self.waiting.remove(&receiver) {
                     self.receive_fin(minisocket, time, out);
+                } else if segment.header.flags.contains(Flags::ACK) {
+                    // Sent again: the acknowledgment was lost.
+                    self.waiting.restart(&receiver, time);
                 }
             }
             Step::Rst => {

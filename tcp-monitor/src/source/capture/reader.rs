@@ -83,6 +83,14 @@ enum Format {
 }
 
 impl Capture {
+    /// Reads the capture at `path`; see [`open`].
+    ///
+    /// # Errors
+    /// If it cannot be opened or does not begin like a capture.
+    pub fn open(path: &Path) -> Result<Self, CaptureError> {
+        Self::read(open(path)?)
+    }
+
     /// Reads a capture from `source`, in large pieces: buffering it is of no use.
     ///
     /// # Errors
