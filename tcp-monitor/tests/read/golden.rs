@@ -21,6 +21,15 @@ fn json_is_as_it_was() {
     }
 }
 
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(readme).expect("it is checked in");
+    let said = read(&[&path("scenarios/lost_fin.pcap")]);
+    let example = format!("```\n{}{}```\n", said.out, said.err);
+    assert!(readme.contains(&example), "not in README.md:\n{example}");
+}
+
 fn check(capture: &str, format: &str, ending: &str) {
     let said = read(&["-o", format, &path(capture)]);
     assert_eq!(said.code, Some(0), "{}", said.err);
