@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::recording::{Recorded, Recording};
 use super::report::Report;
-use crate::lifecycle::{Event, Input, Time, Tracker};
+use crate::lifecycle::{Event, InferFrom, Input, Options, Time, Tracker};
 use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::source::kernel::decode::{Clock, decode};
 use crate::source::kernel::{Batch, ReadError, RecordReader};
@@ -56,7 +56,7 @@ pub(super) enum LogError {
 impl Log {
     pub(super) fn new(report: Report, recording: Option<Recording>) -> Self {
         Self {
-            tracker: Tracker::new(),
+            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() }),
             stats: Arc::default(),
             queue: Queue::default(),
             report,

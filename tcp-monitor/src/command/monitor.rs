@@ -75,6 +75,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
         () = signals.next() => {}
         () = elapse(options.duration) => {}
         () = log.ended() => {}
+        () = expire_requests(&counters) => {}
     }
 
     let served = async {
@@ -158,6 +159,18 @@ async fn elapse(duration: Option<Duration>) {
     match duration {
         Some(duration) => time::sleep(duration).await,
         None => future::pending().await,
+    }
+}
+
+/// Looks each second for half-open requests that were given up. Never ends.
+async fn expire_requests(counters: &Counters) {
+    let mut interval = time::interval(EXPIRY_INTERVAL);
+    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if let Err(error) = counters.expire_requests() {
+            log::warn!("{error}");
+        }
     }
 }
 
@@ -254,6 +267,8 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
     table
 }
 
+/// How often half-open requests are looked through.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const BANNER_INTERFACES: usize = 8;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);

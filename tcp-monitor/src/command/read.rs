@@ -16,7 +16,7 @@ use super::report::Report;
 use super::say;
 use super::signals::Signals;
 use crate::cli::Read;
-use crate::lifecycle::{Event, Input as TrackerInput, Options, SegmentInput, Time, Tracker};
+use crate::lifecycle::{Event, InferFrom, Input as TrackerInput, Options, SegmentInput, Time, Tracker};
 use crate::ports::PortSet;
 use crate::source::capture::{self, Capture, CaptureError, Packet};
 use input::{Halt, Input, Output};
@@ -216,7 +216,7 @@ impl Reading {
 }
 
 fn new_tracker() -> Tracker {
-    Tracker::with(Options { inference: true, ..Options::default() })
+    Tracker::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() })
 }
 
 /// What an error of the capture means, if it is one.

@@ -13,7 +13,6 @@ mod spent;
 mod table;
 mod time;
 mod tracker;
-mod transition;
 mod waiting;
 
 pub use event::Event;
@@ -21,7 +20,7 @@ pub use inference::Unfinished;
 pub use input::{Input, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
-pub use tracker::{Options, Tracker};
+pub use tracker::{InferFrom, Options, Tracker};
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::Sink;
@@ -140,8 +141,12 @@ impl Text {
             Role::Server => TcpState::SynRecv,
             Role::Client => TcpState::SynSent,
         });
-        let mut detail = Detail(format!("{from} → {to}"));
-        detail.gap();
+        let mut detail = Detail(String::new());
+        // Where nobody listens there is no state.
+        if handshake.result != Err(HandshakeFailure::NoListener) {
+            detail.add(format_args!("{from} → {to}"));
+            detail.gap();
+        }
         match (handshake.result, handshake.duration.map(Human)) {
             (Ok(()), Some(duration)) => detail.add(format_args!("handshake {duration}")),
             (Ok(()), None) => {}

@@ -13,6 +13,7 @@ mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod inferred;
 mod interfaces;
 mod job;
 mod leftovers;
@@ -82,6 +83,7 @@ fn run_trials() -> ExitCode {
         reuse::trials(),
         failures::trials(),
         opening::trials(),
+        inferred::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),
