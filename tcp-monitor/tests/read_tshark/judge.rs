@@ -48,16 +48,20 @@ struct Frame {
 }
 
 pub(crate) fn streams(path: &Path) -> Result<Judged> {
-    let fields: Vec<_> = FIELDS.iter().flat_map(|field| ["-e", field]).collect();
-    let table =
-        tshark(path, &[&["-2", "-Y", SEGMENTS, "-T", "fields", "-E", "occurrence=f"][..], &fields].concat())?;
+    let fields = FIELDS.iter().flat_map(|field| ["-e", field]);
+    let output = Command::new("tshark").args(OPTIONS).args(fields).arg("-r").arg(path).output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let said = String::from_utf8(output.stdout)?;
+    // First a line a segment, then the table.
+    let (segments, table) = said.split_once(TABLE).context("no table of conversations")?;
     let mut by_stream = BTreeMap::<usize, Vec<Frame>>::new();
-    for line in table.lines() {
+    for line in segments.lines() {
         let frame = Frame::parse(line).with_context(|| line.to_owned())?;
         by_stream.entry(frame.stream).or_default().push(frame);
     }
-    let conversations = tshark(path, &["-q", "-z", "conv,tcp"])?;
-    let conversations: Vec<_> = conversations.lines().filter_map(Conversation::parse).collect();
+    let conversations: Vec<_> = table.lines().filter_map(Conversation::parse).collect();
     let segments = by_stream.values().map(Vec::len).sum();
     let conversing = conversations.iter().map(|conversation| conversation.frames).sum();
     let streams =
@@ -269,16 +273,10 @@ fn nanoseconds(seconds: &str) -> u64 {
     whole * 1_000_000_000 + digits.get(..9).and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-fn tshark(path: &Path, arguments: &[&str]) -> Result<String> {
-    let output = Command::new("tshark").args(OPTIONS).arg("-r").arg(path).args(arguments).output()?;
-    if !output.status.success() {
-        bail!("{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Later fragments are not put together here.
-const OPTIONS: [&str; 7] = [
+/// Two passes, of which the second knows the whole stream. Later fragments are not put together here, and an ICMP error
+/// quotes the segment that it is about.
+const OPTIONS: [&str; 15] = [
+    "-2",
     "-n",
     "-o",
     "ip.defragment:FALSE",
@@ -286,9 +284,17 @@ const OPTIONS: [&str; 7] = [
     "ipv6.defragment:FALSE",
     "-o",
     "tcp.desegment_tcp_streams:FALSE",
+    "-Y",
+    "tcp && !icmp && !icmpv6",
+    "-z",
+    "conv,tcp",
+    "-E",
+    "occurrence=f",
+    "-Tfields",
 ];
-/// An ICMP error quotes the segment that it is about.
-const SEGMENTS: &str = "tcp && !icmp && !icmpv6";
+/// What the table of conversations begins with.
+const TABLE: &str =
+    "================================================================================\nTCP Conversations\n";
 const FIELDS: [&str; 17] = [
     "tcp.stream",
     "frame.time_epoch",
