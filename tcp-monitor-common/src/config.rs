@@ -128,8 +128,6 @@ pub struct KernelLayout {
     pub task_group_leader: u32,
     /// `task_struct.comm`.
     pub task_comm: u32,
-    /// `bpf_sk_storage_get` may be called from tp_btf programs (5.11 and later).
-    pub has_socket_storage: u32,
 }
 
 impl KernelLayout {
@@ -186,7 +184,6 @@ impl KernelLayout {
         task_flags: 0,
         task_group_leader: 0,
         task_comm: 0,
-        has_socket_storage: 0,
     };
 }
 
@@ -242,6 +239,41 @@ pub struct ClosedTable {
     pub words: [u64; CLOSED_WORDS],
 }
 
+/// Buckets of a [`LifetimeTable`], a power of two.
+pub const LIFETIME_BUCKETS: usize = 1 << 15;
+/// Sockets in a bucket, at most.
+pub const LIFETIME_WAYS: usize = 4;
+
+/// When the sockets did what they did: a bucket is chosen by a socket's address in kernel memory.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LifetimeTable {
+    /// Any way of its bucket may hold a socket.
+    pub buckets: [LifetimeBucket; LIFETIME_BUCKETS],
+}
+
+/// A bucket of a [`LifetimeTable`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LifetimeBucket {
+    /// The address of the socket whose times follow; 0 is free.
+    pub sockets: [u64; LIFETIME_WAYS],
+    /// Its times.
+    pub lifetimes: [Lifetime; LIFETIME_WAYS],
+}
+
+/// Times of a socket, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Lifetime {
+    /// The first SYN that it sent.
+    pub opened: u64,
+    /// When it was established.
+    pub established: u64,
+    /// The start of its present state.
+    pub since: u64,
+}
+
 /// Names of maps.
 pub mod map {
     /// Ring buffer of records.
@@ -256,6 +288,8 @@ pub mod map {
     pub const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     /// `PerCpuArray<RecordCounters>`, one entry.
     pub const RECORD_COUNTERS: &str = "RECORD_COUNTERS";
+    /// `PerCpuArray<TableCounters>`, one entry.
+    pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
     /// `HashMap<u64, HalfOpen>`, by cookie.
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// `PerCpuArray<Undecided>`, one entry.

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use tcp_monitor_common::{
     TcpState,
-    counters::{FAILURES, HandshakeFailure, PortCounters},
+    counters::{FAILURES, HandshakeFailure, PortCounters, Table},
     half_open::{Fate, HALF_OPEN_LIMIT, HalfOpen, Undecided},
     record::Role,
 };
@@ -24,6 +24,7 @@ use crate::{
     packet::Segment,
     ports::{Watched, counters_of},
     socket::now,
+    tables::forgotten,
 };
 
 #[map]
@@ -177,10 +178,9 @@ pub(crate) fn syn_ack_leaves(
         port,
         ..HalfOpen::default()
     };
-    // It fails if the table is full, or another CPU was faster.
-    if HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST)).is_ok()
-        && let Some(counters) = counters_of(half_open.slot)
-    {
+    if HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST)).is_err() {
+        forgotten(Table::Requests);
+    } else if let Some(counters) = counters_of(half_open.slot) {
         // SAFETY: the map's own value.
         unsafe {
             let row = &raw mut (*counters).transitions[TcpState::Listen as usize];

@@ -13,7 +13,7 @@ use tcp_monitor::metrics::{
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
     ClosedBy, HandshakeFailure, Histogram, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN,
-    RecordCounters, Scale, SegmentKind,
+    RecordCounters, Scale, SegmentKind, TableCounters,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
@@ -72,6 +72,7 @@ fn without_ports_interfaces_or_programs_the_agent_still_shows_itself() -> Result
         "tcp_monitor_events_lost_total",
         "tcp_monitor_events_suppressed_total",
         "tcp_monitor_events_total",
+        "tcp_monitor_table_evictions_total",
     ];
     assert_eq!(names, expected.map(str::to_owned).into());
     Ok(())
@@ -152,13 +153,6 @@ fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Bo
 }
 
 #[test]
-fn durations_show_only_where_sockets_carry_their_times() -> Result<(), Box<dyn Error>> {
-    let exposition = expose(Snapshot { durations_known: false, ..sample() })?;
-    assert!(!exposition.contains("_duration_seconds"));
-    Ok(())
-}
-
-#[test]
 fn without_a_log_there_is_no_table_to_show() -> Result<(), Box<dyn Error>> {
     let exposition = expose(Snapshot { tracker: None, ..sample() })?;
     assert!(!exposition.contains("tcp_monitor_tracker_"));
@@ -205,7 +199,7 @@ fn metric(series: &str) -> String {
 
 fn at_rest(reasons_known: bool) -> Snapshot {
     let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
-    Snapshot { ports, reasons_known, durations_known: true, ..Snapshot::default() }
+    Snapshot { ports, reasons_known, ..Snapshot::default() }
 }
 
 /// Some of everything; each number is used once where it can be.
@@ -267,13 +261,13 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
+        tables: TableCounters { forgotten: [91, 92, 93] },
         tracker: Some(TrackerCounters { connections: 74, evicted: 75 }),
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),
         ],
         reasons_known: true,
-        durations_known: true,
         bpf_stats: true,
     }
 }

@@ -130,7 +130,6 @@ impl KernelTypes {
             send_reset_has_reason: (self.arguments("tcp_send_reset")? >= 3).into(),
             retransmit_skb_has_err: (self.arguments("tcp_retransmit_skb")? >= 3).into(),
             has_socket_cookie: release.has_socket_cookie().into(),
-            has_socket_storage: release.has_socket_storage().into(),
             task_flags: self.offset("task_struct", "flags")?,
             task_group_leader: self.offset("task_struct", "group_leader")?,
             task_comm: self.offset("task_struct", "comm")?,

@@ -177,11 +177,11 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         ports: take(&mut ebpf, map::PORT_COUNTERS)?,
         requests: Requests::new(take(&mut ebpf, map::HALF_OPEN)?, take(&mut ebpf, map::UNDECIDED)?),
         records,
+        tables: take(&mut ebpf, map::TABLE_COUNTERS)?,
         interfaces: Arc::clone(&interfaces),
         programs: loaded_programs(&ebpf),
         others: slots.others,
         reasons_known: layout.send_reset_has_reason != 0,
-        durations_known: layout.has_socket_storage != 0,
         bpf_stats: if options.bpf_stats { measure_runs() } else { None },
     });
     let programs = match watched.interfaces {
