@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tcp_monitor::cli::Cli;
-use tcp_monitor::command::{monitor, say};
+use tcp_monitor::cli::{Cli, Command};
+use tcp_monitor::command::{monitor, read, say};
 use tcp_monitor::source::kernel::KernelError;
 
 fn main() -> ExitCode {
@@ -12,7 +12,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log_level(&cli)))
         .init();
-    match monitor::run(&cli.monitor) {
+    let result = match &cli.command {
+        None => monitor::run(&cli.monitor),
+        Some(Command::Read(options)) => read::run(options),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("tcp-monitor: {error:#}"));

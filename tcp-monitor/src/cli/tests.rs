@@ -29,11 +29,11 @@ fn defaults_are_what_the_help_says() -> Result<(), clap::Error> {
     assert!(monitor.interfaces.is_empty());
     assert_eq!(monitor.netns, Netns::All);
     assert_eq!(monitor.max_ports, 256);
-    assert_eq!(monitor.output, Output::Text);
-    assert_eq!(monitor.color, ColorMode::Auto);
+    assert_eq!(monitor.report.output, Output::Text);
+    assert_eq!(monitor.report.color, ColorMode::Auto);
     assert_eq!(monitor.listen.to_string(), "127.0.0.1:9899");
     assert_eq!(monitor.ring_size.bytes(), 4 * 1024 * 1024);
-    assert_eq!((monitor.count, monitor.duration), (None, None));
+    assert_eq!((monitor.report.count, monitor.duration), (None, None));
     assert!(!monitor.bpf_stats && !monitor.kernel_log && !monitor.force_clsact);
     Ok(())
 }

@@ -18,7 +18,7 @@ pub enum Output {
     Text,
     /// One JSON object a line, with a versioned schema
     Json,
-    /// Nothing: only metrics are served
+    /// Nothing: the metrics and the summary say it all
     None,
 }
 

@@ -9,9 +9,9 @@ use std::vec::Drain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::report::Report;
 use crate::lifecycle::{Event, Input, Time, Tracker};
 use crate::metrics::{TrackerCounters, TrackerStats};
-use crate::sink::Sink;
 use crate::source::kernel::decode::{Clock, decode};
 use crate::source::kernel::{Batch, ReadError, RecordReader};
 
@@ -21,15 +21,10 @@ pub(super) struct Log {
     /// Where the size of the tracker is published.
     stats: Arc<TrackerStats>,
     queue: Queue,
-    /// `None`: nothing is written.
-    sink: Option<Box<dyn Sink>>,
-    /// How many more events may be written; `None` for any number.
-    left: Option<u64>,
+    report: Report,
     clock: Clock,
     clock_set: Instant,
     written: Written,
-    /// Room for the lines of one event.
-    lines: Vec<u8>,
 }
 
 /// What came of it.
@@ -55,23 +50,21 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    pub(super) fn new(sink: Option<Box<dyn Sink>>, limit: Option<u64>) -> Self {
+    pub(super) fn new(report: Report) -> Self {
         Self {
             tracker: Tracker::new(),
             stats: Arc::default(),
             queue: Queue::default(),
-            sink,
-            left: limit,
+            report,
             clock: read_clock(),
             clock_set: Instant::now(),
             written: Written::default(),
-            lines: Vec::new(),
         }
     }
 
     /// The size of the tracker, as of each look at the records; `None` if nothing is written, and so nothing tracked.
     pub(super) fn tracker_stats(&self) -> Option<Arc<TrackerStats>> {
-        self.sink.is_some().then(|| Arc::clone(&self.stats))
+        self.report.is_wanted().then(|| Arc::clone(&self.stats))
     }
 
     /// Reads and writes until the source is stopped, the limit is reached or nobody reads any more.
@@ -87,7 +80,7 @@ impl Log {
                 ControlFlow::Break(())
             }
         })?;
-        let ended_early = failure.is_some() || self.left == Some(0);
+        let ended_early = failure.is_some() || self.report.is_full();
         if !ended_early && let Err(error) = self.write(None, &mut out).and_then(|_| out.flush()) {
             failure = Some(error);
         }
@@ -133,7 +126,7 @@ impl Log {
         });
         let more = self.write(self.tracker.first_untold(time), out)?;
         out.flush()?;
-        if self.sink.is_some() && nobody_reads(out.get_ref()) {
+        if self.report.is_wanted() && nobody_reads(out.get_ref()) {
             // With nothing to write it would show only at the next event, which may be hours away.
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -142,25 +135,9 @@ impl Log {
 
     /// Writes the events that come before `untold`.
     fn write(&mut self, untold: Option<Time>, out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
-        let events = self.queue.take(untold);
-        let Some(sink) = &mut self.sink else { return Ok(ControlFlow::Continue(())) };
-        for event in events {
-            self.lines.clear();
-            sink.write(&event, &mut self.lines)?;
-            if self.lines.is_empty() {
-                // It is told in the line of another.
-                continue;
-            }
-            out.write_all(&self.lines)?;
-            self.written.events += 1;
-            if let Some(left) = &mut self.left {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    return Ok(ControlFlow::Break(()));
-                }
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+        let more = self.report.write(self.queue.take(untold), out)?;
+        self.written.events = self.report.written();
+        Ok(more)
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 mod log;
 pub mod monitor;
+pub mod read;
+mod report;
 
 /// Writes a line to standard error. Nothing is to be done, and nothing ends, if nobody reads it.
 pub fn say(line: impl fmt::Display) {

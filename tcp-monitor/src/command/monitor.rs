@@ -1,8 +1,7 @@
 //! The main job: attach to the kernel, write the log, serve metrics, until told to stop.
 
-use std::env;
 use std::future;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +15,12 @@ use tokio::sync::{oneshot, watch};
 use tokio::time;
 
 use super::log::{Log, LogError, Written};
+use super::report::Report;
 use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
 use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
-use crate::sink::{Json, Sink, Text};
 use crate::source::kernel::{
-    self, Attached, Counters, InterfaceSelection, InterfaceTable, KernelSource, NetnsSelection, RecordReader,
+    self, Attached, Counters, InterfaceSelection, KernelSource, NetnsSelection, RecordReader,
 };
 
 /// Monitors until a signal, `--count` or `--duration` ends it.
@@ -51,7 +50,10 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let reader = source.reader().context("the records are being read already")?;
     say(banner(&source.attached(), address));
 
-    let log = Log::new(sink(options, source.interfaces()), options.count.map(u64::from));
+    let interfaces = source.interfaces();
+    let report =
+        Report::new(&options.report, move |netns, ifindex| interfaces.interface_name(netns, ifindex));
+    let log = Log::new(report);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
@@ -197,24 +199,11 @@ fn source_options(options: &Monitor) -> kernel::Options {
             InterfaceSelection::Only(options.interfaces.iter().map(|name| name.as_str().to_owned()).collect())
         },
         ring_size: options.ring_size.bytes(),
-        records: options.output != Output::None,
+        records: options.report.output != Output::None,
         bpf_stats: options.bpf_stats,
         max_ports: options.max_ports,
         log: options.kernel_log,
         force_clsact: options.force_clsact,
-    }
-}
-
-fn sink(options: &Monitor, interfaces: Arc<InterfaceTable>) -> Option<Box<dyn Sink>> {
-    match options.output {
-        Output::Text => {
-            let color = options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
-            Some(Box::new(Text::new(color)))
-        }
-        Output::Json => {
-            Some(Box::new(Json::new(move |netns, ifindex| interfaces.interface_name(netns, ifindex))))
-        }
-        Output::None => None,
     }
 }
 

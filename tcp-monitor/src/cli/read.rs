@@ -1,0 +1,38 @@
+//! The flags of `tcp-monitor read`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::WATCH;
+use super::report::Report;
+use crate::ports::PortSet;
+
+/// Explains the connections of capture files. Needs no privilege.
+#[derive(Clone, Debug, Args)]
+pub struct Read {
+    /// The captures: pcap or pcapng, compressed by gzip or not; `-` is standard input
+    ///
+    /// Several are read one after the other, as the parts of one capture.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    /// Explain connections of these ports only [default: all ports]
+    ///
+    /// A port, a range or a comma list of both, each from 1 to 65535. May be given more than once. Either end of a
+    /// connection may have the port.
+    #[arg(short, long = "port", value_name = "PORTS", help_heading = WATCH)]
+    pub ports: Vec<PortSet>,
+
+    /// What to report.
+    #[command(flatten)]
+    pub report: Report,
+}
+
+impl Read {
+    /// All ports asked for; the empty set stands for every port.
+    #[must_use]
+    pub fn port_set(&self) -> PortSet {
+        self.ports.iter().collect()
+    }
+}
