@@ -1,21 +1,21 @@
 //! Which segments were seen before. One packet passes several interfaces (a bond and its member, a bridge and its veth,
 //! both ends of a veth) and is told once; one that its sender sends again is told again.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::record::Direction;
 
+use super::address::Address;
 use super::event::Step;
 use super::input::SegmentInput;
+use super::queues::Queues;
 use super::segment::Flags;
-use super::table::Table;
 use super::time::Time;
 
 /// The segments seen lately. To forget the oldest is its purpose, and not counted as a loss.
 #[derive(Debug)]
 pub(super) struct Sightings {
-    table: Table<Identity, Sighting>,
+    sightings: Queues<Identity, Sighting, 1>,
 }
 
 /// What a segment is, seen from a vantage point.
@@ -31,18 +31,19 @@ pub(super) enum Verdict {
 
 impl Sightings {
     pub(super) fn new(limit: usize) -> Self {
-        Self { table: Table::new(limit) }
+        Self { sightings: Queues::new(limit) }
     }
 
     pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Verdict {
         let (identity, now) = (Identity::of(segment, step), segment.time);
-        match self.table.touch(&identity, now) {
+        let Some(place) = self.sightings.find(&identity) else {
+            self.sightings.insert(identity, Sighting::first(segment.vantage(), now), 0, now);
+            return Verdict::First;
+        };
+        self.sightings.queue(place, 0, now, ORDERED_TO);
+        match self.sightings.get_mut(place) {
             Some(sighting) => sighting.see(segment.vantage(), now),
-            None => {
-                let sighting = Sighting { sent: 1, last_sent: now, vantages: vec![(segment.vantage(), 1)] };
-                self.table.insert(identity, sighting, now);
-                Verdict::First
-            }
+            None => Verdict::First,
         }
     }
 }
@@ -54,8 +55,8 @@ struct Identity {
     /// The network namespace, of a segment on its loopback interface: no other namespace sees that segment, but may have
     /// one with the same addresses and, if both connections begin at once, the same initial sequence number.
     loopback_of: Option<u32>,
-    src: SocketAddr,
-    dst: SocketAddr,
+    src: Address,
+    dst: Address,
     step: Step,
     seq: u32,
     ack: u32,
@@ -70,7 +71,7 @@ impl Identity {
             Step::SynAck | Step::HandshakeAck | Step::FinAck | Step::Rst => (header.seq, header.ack),
         };
         let loopback_of = (segment.ifindex == LOOPBACK_IFINDEX).then_some(segment.netns);
-        Self { loopback_of, src: segment.src, dst: segment.dst, step, seq, ack }
+        Self { loopback_of, src: segment.src.into(), dst: segment.dst.into(), step, seq, ack }
     }
 }
 
@@ -79,8 +80,11 @@ struct Sighting {
     /// How often it was sent.
     sent: u32,
     last_sent: Time,
-    /// How often each vantage point saw it.
-    vantages: Vec<(Vantage, u32)>,
+    first: Vantage,
+    /// How often it was seen from there.
+    seen: u32,
+    /// The other vantage points, and how often each of them saw it.
+    others: Vec<(Vantage, u32)>,
 }
 
 /// Where a segment was seen.
@@ -98,22 +102,33 @@ impl SegmentInput {
 }
 
 impl Sighting {
+    const fn first(vantage: Vantage, now: Time) -> Self {
+        Self { sent: 1, last_sent: now, first: vantage, seen: 1, others: Vec::new() }
+    }
+
     fn see(&mut self, vantage: Vantage, now: Time) -> Verdict {
-        let known = self.vantages.iter().position(|(known, _)| *known == vantage);
-        let seen_here = known.map_or(1, |at| self.vantages[at].1.saturating_add(1));
+        let mut unknown = 0;
+        let seen = if vantage == self.first {
+            &mut self.seen
+        } else if let Some(at) = self.others.iter().position(|(known, _)| *known == vantage) {
+            &mut self.others[at].1
+        } else if self.others.len() < MAX_OTHERS {
+            self.others.push((vantage, 0));
+            let last = self.others.len() - 1;
+            &mut self.others[last].1
+        } else {
+            &mut unknown
+        };
+        *seen = seen.saturating_add(1);
         // The route may have changed since: what a new interface sees much later was sent again.
-        let sent_again = seen_here > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
-        if sent_again {
-            self.sent = self.sent.saturating_add(1);
-            self.last_sent = now;
+        let sent_again = *seen > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
+        if !sent_again {
+            return Verdict::Copy;
         }
-        let seen_here = if sent_again { self.sent } else { seen_here };
-        match known {
-            Some(at) => self.vantages[at].1 = seen_here,
-            None if self.vantages.len() < MAX_VANTAGES => self.vantages.push((vantage, seen_here)),
-            None => {}
-        }
-        if sent_again { Verdict::Again } else { Verdict::Copy }
+        self.sent = self.sent.saturating_add(1);
+        self.last_sent = now;
+        *seen = self.sent;
+        Verdict::Again
     }
 }
 
@@ -126,7 +141,9 @@ pub(super) fn occupies_sequence_space(segment: &SegmentInput) -> bool {
 
 /// Less than the first timeout of a SYN (1 s), more than a packet takes through one host.
 const COPIES_ARRIVE_WITHIN: Duration = Duration::from_millis(500);
-/// Interfaces that one packet passes.
-const MAX_VANTAGES: usize = 16;
+/// Interfaces that one packet passes after the first.
+const MAX_OTHERS: usize = 15;
+/// Within this time it does not matter which of two segments was seen last.
+const ORDERED_TO: Duration = Duration::from_secs(1);
 /// Kernel: `LOOPBACK_IFINDEX`, the same in every network namespace.
 const LOOPBACK_IFINDEX: u32 = 1;

@@ -7,7 +7,7 @@ use tcp_monitor_common::TcpState;
 use super::event::{Event, Unexpected};
 use super::flow::{FlowKey, Relative};
 use super::input::SegmentInput;
-use super::queues::Queues;
+use super::queues::{Place, Queues};
 use super::segment::Flags;
 use super::time::Time;
 use connection::{Acks, Connection, Passage};
@@ -79,7 +79,7 @@ impl Inference {
         let place = match self.connections.find(&key) {
             Some(place) => place,
             None if is_of_connection(segment) => {
-                self.connections.insert(key, Connection::new(), Class::Closed as usize, self.now)
+                self.connections.insert(key, Connection::new(), Class::Closed as usize, self.now).0
             }
             None => return Reading::default(),
         };
@@ -107,7 +107,7 @@ impl Inference {
     /// Tells what the time brought about that passed first, of what passed until `now`.
     pub(super) fn expire_next(&mut self, now: Time, out: &mut Vec<Event>) {
         let deadlines = Class::ALL.into_iter().filter_map(|class| Some((class, self.deadline(class)?)));
-        let Some((class, (deadline, key))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
+        let Some((class, (deadline, place))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
             return;
         };
         if deadline > now {
@@ -116,18 +116,18 @@ impl Inference {
         // After all inputs so far, or it would have been due before them.
         self.now = self.now.max(deadline);
         if class == Class::Closed {
-            self.connections.remove(&key);
+            self.connections.remove_at(place);
             return;
         }
-        let Some(place) = self.connections.find(&key) else { return };
+        let Some(key) = self.connections.key(place).copied() else { return };
         let Some(connection) = self.connections.get_mut(place) else { return };
         connection.time_out(class, deadline, &key, out);
         let class = Class::of(connection);
         self.connections.queue(place, class as usize, self.now, Duration::ZERO);
     }
 
-    fn deadline(&self, class: Class) -> Option<(Time, FlowKey)> {
-        self.connections.front(class as usize).map(|(queued, key)| (queued + class.timeout(), key))
+    fn deadline(&self, class: Class) -> Option<(Time, Place)> {
+        self.connections.front(class as usize).map(|(queued, place)| (queued + class.timeout(), place))
     }
 }
 
@@ -145,7 +145,7 @@ fn is_of_connection(segment: &SegmentInput) -> bool {
 
 /// How far a connection is. The lower, the less is lost with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Both ends are closed, or were never there.
     Closed,
     /// One end is in TIME_WAIT, which alone keeps it.
@@ -159,7 +159,8 @@ enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 5] = [Self::Closed, Self::TimeWait, Self::HalfOpen, Self::Closing, Self::Open];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Closed, Self::TimeWait, Self::HalfOpen, Self::Closing, Self::Open];
 
     fn of(connection: &Connection) -> Self {
         let classes = connection.ends.each_ref().map(|end| Self::of_end(end.state));
@@ -167,7 +168,8 @@ impl Class {
         order.into_iter().find(|class| classes.contains(class)).unwrap_or(Self::Closed)
     }
 
-    const fn of_end(state: TcpState) -> Self {
+    /// The class of one end.
+    pub(super) const fn of_end(state: TcpState) -> Self {
         use TcpState as S;
         match state {
             S::SynSent | S::SynRecv | S::NewSynRecv => Self::HalfOpen,
@@ -229,9 +231,7 @@ mod tests {
 
     #[test]
     fn a_connection_takes_no_more_memory_than_documented() {
-        let slot = Queues::<FlowKey, Connection, { Class::ALL.len() }>::SLOT;
-        // The table of places holds the key once more, and is at worst half full.
-        let place = 2 * size_of::<(FlowKey, u32)>();
-        assert!(slot + place < 1000, "{slot} + {place} bytes");
+        let bytes = Queues::<FlowKey, Connection, { Class::ALL.len() }>::ENTRY;
+        assert!(bytes < 1000, "{bytes} bytes");
     }
 }

@@ -1,7 +1,5 @@
 //! What the tracker does with a segment.
 
-use std::net::SocketAddr;
-
 use tcp_monitor_common::TcpState;
 
 use super::Tracker;
@@ -53,36 +51,35 @@ impl Tracker {
     fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
         self.inference.as_ref()?;
         let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
-            .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
+            .map(|(local, remote)| self.has_socket(&Addresses::of(segment.netns, local, remote)));
         Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
     }
 
-    fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
+    fn has_socket(&self, addresses: &Addresses) -> bool {
         self.sockets() > 0
-            && (self.flows.end(netns, local, remote).state.is_some()
-                || self.waiting.get(&Addresses { netns, local, remote }).is_some())
+            && (self.flows.end(addresses).state.is_some() || self.waiting.get(addresses).is_some())
     }
 
     /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
     fn learn_port(&mut self, syn: &SegmentInput, out: &mut Vec<Event>) {
         let Some(key) = self.connecting.sender_of(syn) else { return };
-        let sender = self.flows.end(syn.netns, syn.src, syn.dst);
+        let sender = self.flows.end(&Addresses::of(syn.netns, syn.src, syn.dst));
         let sent_before = sender.isn == Some(syn.header.seq);
         let is_other = matches!(sender.state, Some(TcpState::SynSent));
         if sent_before || is_other {
             return;
         }
         if let Some(mut socket) = self.sockets.remove(&key) {
-            self.connecting.remove(&socket, key, syn.time);
-            self.set_port(&mut socket, syn.src, syn.time, out);
+            self.connecting.remove(&socket, key);
+            self.set_port(&mut socket, syn.src.into(), syn.time, out);
             self.keep(key, socket, syn.time);
         }
     }
 
     /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
     fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
-        let sender = Addresses { netns: segment.netns, local: segment.src, remote: segment.dst };
-        let receiver = Addresses { netns: segment.netns, local: segment.dst, remote: segment.src };
+        let sender = Addresses::of(segment.netns, segment.src, segment.dst);
+        let receiver = sender.of_peer();
         let time = segment.time;
         match step {
             // Only a new socket answers a SYN, or sends one, from these addresses.
