@@ -16,6 +16,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -53,24 +54,22 @@ struct Row {
     inference: bool,
     /// Of the connection with this number.
     life: fn(u32) -> &'static Life,
-    work: fn(&mut Load, &Row, u32),
+    /// What is measured, with so many open.
+    work: Work,
+}
+
+#[derive(Clone, Copy)]
+enum Work {
+    Churn,
+    /// Data, so many segments of a connection at a time.
+    Data(u32),
 }
 
 const ROWS: [Row; 4] = [
-    Row { name: "sockets, churn", inference: false, life: life_of_socket, work: churn },
-    Row { name: "segments, churn", inference: true, life: |_| &SEGMENTS, work: churn },
-    Row {
-        name: "segments, bursts",
-        inference: true,
-        life: |_| &SEGMENTS,
-        work: |load, _, open| send(load, open, BURST),
-    },
-    Row {
-        name: "segments, scattered",
-        inference: true,
-        life: |_| &SEGMENTS,
-        work: |load, _, open| send(load, open, 1),
-    },
+    Row { name: "sockets, churn", inference: false, life: life_of_socket, work: Work::Churn },
+    Row { name: "segments, churn", inference: true, life: |_| &SEGMENTS, work: Work::Churn },
+    Row { name: "segments, bursts", inference: true, life: |_| &SEGMENTS, work: Work::Data(BURST) },
+    Row { name: "segments, scattered", inference: true, life: |_| &SEGMENTS, work: Work::Data(1) },
 ];
 
 #[derive(Clone, Copy, Default)]
@@ -93,9 +92,17 @@ fn measure(row: &Row, open: u32) -> Measured {
             }
         }
         bytes = (ALLOCATED.load(Ordering::Relaxed) - before) / open as usize;
+        // From the second minute on as many leave TIME_WAIT as enter it.
+        let minute = (open / 4).next_multiple_of(AT_ONCE);
+        if let Work::Churn = row.work {
+            churn(&mut load, row, open, open..open + minute);
+        }
         load.inputs = 0;
         let begin = processor_time();
-        (row.work)(&mut load, row, open);
+        match row.work {
+            Work::Churn => churn(&mut load, row, open, open + minute..open + MINUTES * minute),
+            Work::Data(burst) => send(&mut load, open, burst),
+        }
         time += processor_time() - begin;
         inputs += load.inputs;
         black_box(&load.tracker);
@@ -109,11 +116,11 @@ fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Two minutes of connections that open and close, [`AT_ONCE`] of them at any time.
-fn churn(load: &mut Load, row: &Row, open: u32) {
-    let lives = (open / 2).next_multiple_of(AT_ONCE);
-    load.tick = Duration::from_secs(120) / (lives * (row.life)(0).len());
-    for first in (open..open + lives).step_by(AT_ONCE as usize) {
+/// Lets other connections open and close, a quarter as many each minute as are open, from this number on.
+fn churn(load: &mut Load, row: &Row, open: u32, ids: Range<u32>) {
+    let a_minute = open / 4 * (row.life)(0).len();
+    load.tick = Duration::from_secs(60) / a_minute;
+    for first in ids.step_by(AT_ONCE as usize) {
         for at in 0.. {
             let mut steps =
                 (first..first + AT_ONCE).filter_map(|id| Some((id, (row.life)(id).step(at)?))).peekable();
@@ -123,6 +130,9 @@ fn churn(load: &mut Load, row: &Row, open: u32) {
             for (id, step) in steps {
                 load.take(id, step);
             }
+        }
+        if load.inputs >= INPUTS {
+            return;
         }
     }
 }
@@ -345,7 +355,8 @@ const BURST: u32 = 16;
 /// Connections that open and close at a time.
 const AT_ONCE: u32 = 64;
 const OPEN: [u32; 3] = [1_000, 100_000, 1_000_000];
-const INPUTS: u64 = 2_000_000;
+const MINUTES: u32 = 60;
+const INPUTS: u64 = 3_000_000;
 /// Of which the best counts: other programs run too.
 const ROUNDS: usize = 3;
 

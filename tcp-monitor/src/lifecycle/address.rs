@@ -1,10 +1,11 @@
 //! The address of one end in little memory.
 
+use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// An IP address and a port. IPv4 is kept as the IPv6 address that it maps to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Address {
     ip: Ipv6Addr,
     port: u16,
@@ -21,11 +22,23 @@ impl Address {
     }
 }
 
+// Whole numbers are hashed and compared faster than bytes.
 impl Hash for Address {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Whole numbers are hashed faster than bytes.
         state.write_u128(self.ip.to_bits());
         state.write_u16(self.port);
+    }
+}
+
+impl Ord for Address {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.ip.to_bits(), self.port).cmp(&(other.ip.to_bits(), other.port))
+    }
+}
+
+impl PartialOrd for Address {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

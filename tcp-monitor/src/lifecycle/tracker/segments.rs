@@ -1,5 +1,7 @@
 //! What the tracker does with a segment.
 
+use std::net::SocketAddr;
+
 use tcp_monitor_common::TcpState;
 
 use super::Tracker;
@@ -51,13 +53,16 @@ impl Tracker {
     fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
         self.inference.as_ref()?;
         let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
-            .map(|(local, remote)| self.has_socket(&Addresses::of(segment.netns, local, remote)));
+            .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
         Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
     }
 
-    fn has_socket(&self, addresses: &Addresses) -> bool {
-        self.sockets() > 0
-            && (self.flows.end(addresses).state.is_some() || self.waiting.get(addresses).is_some())
+    fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
+        if self.sockets() == 0 {
+            return false;
+        }
+        let addresses = Addresses::of(netns, local, remote);
+        self.flows.end(&addresses).state.is_some() || self.waiting.get(&addresses).is_some()
     }
 
     /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
@@ -78,6 +83,9 @@ impl Tracker {
 
     /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
     fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
+        if self.waiting.len() == 0 {
+            return;
+        }
         let sender = Addresses::of(segment.netns, segment.src, segment.dst);
         let receiver = sender.of_peer();
         let time = segment.time;
