@@ -23,7 +23,9 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor::lifecycle::input::{SocketEvent, TcpSock};
 use tcp_monitor::lifecycle::segment::Flags;
-use tcp_monitor::lifecycle::{Event, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker};
+use tcp_monitor::lifecycle::{
+    Event, InferFrom, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker,
+};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{Direction, Role};
 
@@ -51,7 +53,7 @@ fn main() {
 /// One kind of load.
 struct Row {
     name: &'static str,
-    inference: bool,
+    infer_from: InferFrom,
     /// Of the connection with this number.
     life: fn(u32) -> &'static Life,
     /// What is measured, with so many open.
@@ -66,10 +68,30 @@ enum Work {
 }
 
 const ROWS: [Row; 4] = [
-    Row { name: "sockets, churn", inference: false, life: life_of_socket, work: Work::Churn },
-    Row { name: "segments, churn", inference: true, life: |_| &SEGMENTS, work: Work::Churn },
-    Row { name: "segments, bursts", inference: true, life: |_| &SEGMENTS, work: Work::Data(BURST) },
-    Row { name: "segments, scattered", inference: true, life: |_| &SEGMENTS, work: Work::Data(1) },
+    Row {
+        name: "sockets, churn",
+        infer_from: InferFrom::ControlSegments,
+        life: life_of_socket,
+        work: Work::Churn,
+    },
+    Row {
+        name: "segments, churn",
+        infer_from: InferFrom::AllSegments,
+        life: |_| &SEGMENTS,
+        work: Work::Churn,
+    },
+    Row {
+        name: "segments, bursts",
+        infer_from: InferFrom::AllSegments,
+        life: |_| &SEGMENTS,
+        work: Work::Data(BURST),
+    },
+    Row {
+        name: "segments, scattered",
+        infer_from: InferFrom::AllSegments,
+        life: |_| &SEGMENTS,
+        work: Work::Data(1),
+    },
 ];
 
 #[derive(Clone, Copy, Default)]
@@ -210,7 +232,7 @@ impl Load {
     fn new(row: &Row, open: u32) -> Self {
         // What is in TIME_WAIT, and what churns, has room too.
         let max_connections = (open + open / 2 + 2 * AT_ONCE) as usize;
-        let tracker = Tracker::with(Options { inference: row.inference, max_connections });
+        let tracker = Tracker::with(Options { infer_from: row.infer_from, max_connections });
         let now = Time::from_unix_nanos(1_767_268_801_000_000_000);
         Self { tracker, events: Vec::new(), now, tick: Duration::ZERO, inputs: 0 }
     }

@@ -11,8 +11,8 @@ use super::input::SegmentInput;
 use super::queues::{Place, Queues};
 use super::segment::Flags;
 use super::time::Time;
-use super::transition::is_synchronized;
 use super::waiting::Addresses;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// The flows of every network namespace.
 #[derive(Debug)]
@@ -159,6 +159,11 @@ impl FlowKey {
 
     pub(super) fn netns(&self) -> u32 {
         self.netns
+    }
+
+    /// The flow with the same addresses in another network namespace.
+    pub(super) fn in_netns(&self, netns: u32) -> Self {
+        Self { netns, ..*self }
     }
 }
 

@@ -14,14 +14,13 @@ mod socket;
 mod spent;
 mod time;
 mod tracker;
-mod transition;
 mod waiting;
 
 pub use event::Event;
 pub use input::{Input, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
-pub use tracker::{Options, Tracker};
+pub use tracker::{InferFrom, Options, Tracker};
 
 #[cfg(test)]
 mod tests;

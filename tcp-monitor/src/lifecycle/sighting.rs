@@ -1,6 +1,7 @@
 //! Which segments were seen before. One packet passes several interfaces (a bond and its member, a bridge and its veth,
 //! both ends of a veth) and is told once; one that its sender sends again is told again.
 
+use std::iter::once;
 use std::time::Duration;
 
 use tcp_monitor_common::record::Direction;
@@ -29,21 +30,32 @@ pub(super) enum Verdict {
     Copy,
 }
 
+/// A segment as it was seen at one vantage point, among all that see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) verdict: Verdict,
+    /// Who saw it first, this time that it was sent.
+    pub(super) first: Vantage,
+    /// It leaves a network namespace that it came into: it is forwarded.
+    pub(super) is_forwarded: bool,
+}
+
 impl Sightings {
     pub(super) fn new(limit: usize) -> Self {
         Self { sightings: Queues::new(limit) }
     }
 
-    pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Verdict {
-        let (identity, now) = (Identity::of(segment, step), segment.time);
+    pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Seen {
+        let (identity, vantage, now) = (Identity::of(segment, step), segment.vantage(), segment.time);
+        let first = Seen { verdict: Verdict::First, first: vantage, is_forwarded: false };
         let Some(place) = self.sightings.find(&identity) else {
-            self.sightings.insert(identity, Sighting::first(segment.vantage(), now), 0, now);
-            return Verdict::First;
+            self.sightings.insert(identity, Sighting::first(vantage, now), 0, now);
+            return first;
         };
         self.sightings.queue(place, 0, now, ORDERED_TO);
         match self.sightings.get_mut(place) {
-            Some(sighting) => sighting.see(segment.vantage(), now),
-            None => Verdict::First,
+            Some(sighting) => sighting.see(vantage, now),
+            None => first,
         }
     }
 }
@@ -80,10 +92,9 @@ struct Sighting {
     /// How often it was sent.
     sent: u32,
     last_sent: Time,
-    first: Vantage,
-    /// How often it was seen from there.
-    seen: u32,
-    /// The other vantage points, and how often each of them saw it.
+    /// The vantage point that saw it first, and how often.
+    first: (Vantage, u32),
+    /// The same of the others. There are none on most hosts, and then no memory is taken.
     others: Vec<(Vantage, u32)>,
 }
 
@@ -103,32 +114,44 @@ impl SegmentInput {
 
 impl Sighting {
     const fn first(vantage: Vantage, now: Time) -> Self {
-        Self { sent: 1, last_sent: now, first: vantage, seen: 1, others: Vec::new() }
+        Self { sent: 1, last_sent: now, first: (vantage, 1), others: Vec::new() }
     }
 
-    fn see(&mut self, vantage: Vantage, now: Time) -> Verdict {
-        let mut unknown = 0;
-        let seen = if vantage == self.first {
-            &mut self.seen
-        } else if let Some(at) = self.others.iter().position(|(known, _)| *known == vantage) {
-            &mut self.others[at].1
-        } else if self.others.len() < MAX_OTHERS {
-            self.others.push((vantage, 0));
-            let last = self.others.len() - 1;
-            &mut self.others[last].1
-        } else {
-            &mut unknown
-        };
-        *seen = seen.saturating_add(1);
+    fn see(&mut self, vantage: Vantage, now: Time) -> Seen {
+        let known = self.vantages().find(|(known, _)| *known == vantage);
+        let seen_here = known.map_or(1, |(_, seen)| seen.saturating_add(1));
         // The route may have changed since: what a new interface sees much later was sent again.
-        let sent_again = *seen > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
-        if !sent_again {
-            return Verdict::Copy;
+        let sent_again = seen_here > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
+        if sent_again {
+            self.sent = self.sent.saturating_add(1);
+            self.last_sent = now;
+            self.note(vantage, self.sent);
+            return Seen { verdict: Verdict::Again, first: vantage, is_forwarded: false };
         }
-        self.sent = self.sent.saturating_add(1);
-        self.last_sent = now;
-        *seen = self.sent;
-        Verdict::Again
+        self.note(vantage, seen_here);
+        let mut others = self.vantages().filter(|(other, seen)| *other != vantage && *seen == self.sent);
+        let came_in =
+            |other: Vantage| (other.netns, other.direction) == (vantage.netns, Some(Direction::Ingress));
+        Seen {
+            verdict: Verdict::Copy,
+            first: others.clone().next().map_or(vantage, |(first, _)| first),
+            is_forwarded: vantage.direction == Some(Direction::Egress)
+                && others.any(|(other, _)| came_in(other)),
+        }
+    }
+
+    /// The vantage points, in the order in which they saw it first, and how often each of them did.
+    fn vantages(&self) -> impl Iterator<Item = (Vantage, u32)> + Clone {
+        once(self.first).chain(self.others.iter().copied())
+    }
+
+    fn note(&mut self, vantage: Vantage, seen: u32) {
+        let mut all = once(&mut self.first).chain(&mut self.others);
+        if let Some(known) = all.find(|(known, _)| *known == vantage) {
+            known.1 = seen;
+        } else if self.others.len() < MAX_OTHERS {
+            self.others.push((vantage, seen));
+        }
     }
 }
 

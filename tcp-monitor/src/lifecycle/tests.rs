@@ -2,6 +2,7 @@
 
 mod handshakes;
 mod inference;
+mod live;
 mod random;
 mod script;
 mod segments;

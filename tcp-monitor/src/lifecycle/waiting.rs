@@ -116,6 +116,14 @@ impl Waiting {
         self.minisockets.evict().map(|(_, minisocket)| minisocket)
     }
 
+    /// TIME_WAIT begins anew (RFC 9293, section 3.10.7.4, eighth).
+    pub(super) fn restart(&mut self, key: &Addresses, now: Time) {
+        let Some(place) = self.minisockets.find(key) else { return };
+        if self.minisockets.get(place).is_some_and(|waiting| waiting.substate == Substate::TimeWait) {
+            self.minisockets.queue(place, Substate::TimeWait as usize, now, Duration::ZERO);
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.first().map(|(deadline, _)| deadline)
     }

@@ -16,6 +16,7 @@ mod order;
 mod privilege;
 mod programs;
 mod release;
+mod requests;
 mod ring;
 mod rtnetlink;
 mod slots;
@@ -58,6 +59,7 @@ use self::{
     netns::Netns,
     privilege::{Enter, Intent},
     release::Release,
+    requests::Requests,
     slots::{Slots, ephemeral_ports},
     stop::StopSignal,
     watch::{Plan, Scope, Watcher},
@@ -171,11 +173,13 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let counters = Arc::new(Counters {
         slot_ports: take(&mut ebpf, map::SLOT_PORTS)?,
         ports: take(&mut ebpf, map::PORT_COUNTERS)?,
+        requests: Requests::new(take(&mut ebpf, map::HALF_OPEN)?, take(&mut ebpf, map::UNDECIDED)?),
         records,
         interfaces: Arc::clone(&interfaces),
         programs: loaded_programs(&ebpf),
         others: slots.others,
         reasons_known: layout.send_reset_has_reason != 0,
+        durations_known: layout.has_socket_storage != 0,
         bpf_stats: if options.bpf_stats { measure_runs() } else { None },
     });
     let programs = match watched.interfaces {
