@@ -107,7 +107,7 @@ fn measure(row: &Row, open: u32) -> Measured {
     while inputs < INPUTS {
         let before = ALLOCATED.load(Ordering::Relaxed);
         let mut load = Load::new(row, open);
-        load.tick = Duration::from_micros(1);
+        load.tick = Duration::from_secs(60) / (open * (row.life)(0).len());
         for id in 0..open {
             for step in (row.life)(id).opening {
                 load.take(id, step);
@@ -266,12 +266,13 @@ fn segment(time: Time, id: u32, way: Way, flags: Flags, [seq, ack, payload_len]:
         header_len: 32,
         ..TcpHeader::default()
     };
+    let is_from_here = (way == Way::ToServer) == is_client(id);
     let is_bare_ack = flags == Flags::ACK && payload_len == 0;
     Input::Segment(SegmentInput {
         time,
         netns: NETNS,
         ifindex: 2,
-        direction: Some(Direction::Egress),
+        direction: Some(if is_from_here { Direction::Egress } else { Direction::Ingress }),
         src,
         dst,
         header,
@@ -318,7 +319,12 @@ fn addresses(id: u32) -> (SocketAddr, SocketAddr) {
 }
 
 fn life_of_socket(id: u32) -> &'static Life {
-    if id.is_multiple_of(2) { &CLIENT } else { &SERVER }
+    if is_client(id) { &CLIENT } else { &SERVER }
+}
+
+/// Whether the client is on this host; if not, the server is.
+const fn is_client(id: u32) -> bool {
+    id.is_multiple_of(2)
 }
 
 const SYN: Step = Step::Segment(Way::ToServer, Flags::SYN, 0, 0, 0);

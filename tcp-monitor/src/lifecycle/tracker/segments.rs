@@ -6,7 +6,8 @@ use tcp_monitor_common::TcpState;
 
 use super::Tracker;
 use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
-use crate::lifecycle::inference::Reading;
+use crate::lifecycle::flow::Relative;
+use crate::lifecycle::inference::{Inference, Reading};
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::sighting::{Seen, Verdict, occupies_sequence_space};
@@ -24,7 +25,10 @@ impl Tracker {
         if step == Step::Syn {
             self.learn_port(segment, out);
         }
-        let relative = self.flows.observe(segment, step);
+        let is_whole = self.inference.as_ref().is_some_and(Inference::is_whole);
+        // Where all is inferred, as of a capture, only sockets need what is known of a flow, if there are any.
+        let needs_flow = !is_whole || self.sockets() > 0;
+        let relative = if needs_flow { self.flows.observe(segment, step) } else { Relative::default() };
         let seen = self.sightings.see(segment, step);
         let verdict = seen.verdict;
         if verdict != Verdict::Copy {
