@@ -86,6 +86,8 @@ pub struct KernelLayout {
     pub skc_rcv_wnd: u32,
     /// `tcp_request_sock.rcv_nxt`.
     pub request_rcv_nxt: u32,
+    /// `inet_timewait_sock.tw_substate`.
+    pub tw_substate: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
     /// `net.ipv4.sysctl_tcp_abort_on_overflow`: one byte is read.
@@ -163,6 +165,7 @@ impl KernelLayout {
         skc_listener: 0,
         skc_rcv_wnd: 0,
         request_rcv_nxt: 0,
+        tw_substate: 0,
         net_inum: 0,
         net_abort_on_overflow: 0,
         net_syncookies: 0,
@@ -197,15 +200,20 @@ pub struct Settings {
     pub records: u32,
     /// Bytes waiting in the ring buffer at which the agent is woken.
     pub wake_at: u32,
+    /// Bytes waiting in the ring buffer from which on records of mere packets are suppressed.
+    pub packets_until: u32,
     /// How many counter slots there are.
     pub slots: u32,
+    /// Unused, zero.
+    pub reserved: u32,
     /// Keeps the places of connections in [`AckTable`] from being guessed.
     pub seed: u64,
 }
 
 impl Settings {
     /// Before the agent has filled it in.
-    pub const UNSET: Self = Self { netns: 0, records: 0, wake_at: 0, slots: 0, seed: 0 };
+    pub const UNSET: Self =
+        Self { netns: 0, records: 0, wake_at: 0, packets_until: 0, reserved: 0, slots: 0, seed: 0 };
 }
 
 /// Words in [`AckTable`], a power of two.

@@ -380,6 +380,8 @@ pub struct RecordCounters {
     pub sent: [u64; Kind::ALL.len()],
     /// Dropped because the ring buffer was full.
     pub lost: [u64; Kind::ALL.len()],
+    /// Records of mere packets, dropped to keep room for those of sockets.
+    pub suppressed: [u64; Kind::ALL.len()],
 }
 
 #[cfg(feature = "user")]

@@ -17,7 +17,7 @@ use crate::kernel::setting;
 static ACKS: Array<AckTable> = Array::with_max_entries(1, 0);
 
 /// What a word stands for; its low five bits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Awaited {
     /// The acknowledgement of a SYN-ACK.
     SynAck = acks::SYN_ACK as isize,

@@ -279,6 +279,7 @@ fn segment(time: Time, id: u32, way: Way, flags: Flags, [seq, ack, payload_len]:
         payload_len,
         acks_syn_ack: is_bare_ack && seq == 1 && ack == 1,
         acks_fin: is_bare_ack && seq == 2,
+        syn_cookie: false,
     })
 }
 

@@ -67,7 +67,12 @@ fn counters_that_cannot_be_read_are_no_zeros() -> Result<(), Box<dyn Error>> {
 fn without_ports_interfaces_or_programs_the_agent_still_shows_itself() -> Result<(), Box<dyn Error>> {
     let names: BTreeSet<_> =
         series(Snapshot::default())?.into_iter().map(|(name, _)| metric(&name)).collect();
-    let expected = ["tcp_monitor_build_info", "tcp_monitor_events_lost_total", "tcp_monitor_events_total"];
+    let expected = [
+        "tcp_monitor_build_info",
+        "tcp_monitor_events_lost_total",
+        "tcp_monitor_events_suppressed_total",
+        "tcp_monitor_events_total",
+    ];
     assert_eq!(names, expected.map(str::to_owned).into());
     Ok(())
 }
@@ -86,7 +91,7 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_handshake_failures_total", 6 + 7),
         ("tcp_monitor_syn_retransmits_total", 2),
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
-        ("tcp_monitor_state_transitions_total", 24),
+        ("tcp_monitor_state_transitions_total", 26),
         ("tcp_monitor_retransmits_total", 1),
         ("tcp_monitor_handshake_duration_seconds_bucket", 2 * 13),
         ("tcp_monitor_handshake_duration_seconds_sum", 2),
@@ -252,6 +257,7 @@ fn sample() -> Snapshot {
     records.sent[Kind::State as usize] = 71;
     records.sent[Kind::Segment as usize] = 72;
     records.lost[Kind::Segment as usize] = 73;
+    records.suppressed[Kind::Segment as usize] = 76;
     let program = |name: &str, runs, run_time_ns| ProgramRuns { name: name.to_owned(), runs, run_time_ns };
     Snapshot {
         ports: vec![(PortLabel::Other, other), (PortLabel::Port(8899), port)],

@@ -31,6 +31,10 @@ What is printed:
     12:00:01.123963  OPEN     10.0.0.9:8899 ← 10.0.0.5:51920  SYN_RECV →
                               ESTABLISHED  handshake 505 µs
 
+  After an acknowledgment number, (=seq+1) says what it is the sum of; a
+  number that is wrong is followed by ≠ and the right one. With --view ladder
+  or table each connection is shown when it is over, as a sequence diagram
+  or as tables of its segments.
   Its wording may change; scripts should read --output json: one object a
   line with the fields v (1), time, event (segment, state, handshake, reset,
   retransmit, closed, lost) and what belongs to that event.
@@ -61,13 +65,16 @@ Exit codes:
   4  the kernel is not supported
 
 Environment:
-  NO_COLOR  if set and not empty, the log is not coloured (see --color)
+  NO_COLOR  if set and not empty, text is not coloured (see --color)
+  COLUMNS   how wide a ladder is, where there is no terminal
   RUST_LOG  what tcp-monitor says of itself on standard error:
             error, warn, info, debug or trace [default: warn]
 
 Examples:
   Live log of one port:
     sudo tcp-monitor --port 8899
+  Each connection of a port as a sequence diagram:
+    sudo tcp-monitor -p 8899 --view ladder
   Some ports, on one interface, for ten seconds:
     sudo tcp-monitor -p 80,443,8000-8100 -i eth0 --duration 10
   Only metrics of everything, for Prometheus on another host:

@@ -34,6 +34,11 @@ pub fn run(options: &Read) -> Result<()> {
             Err(ReadError::Write(error)) => bail!("cannot write to standard output: {error}"),
         }
     }
+    match reading.finish() {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+        Err(error) => bail!("cannot write to standard output: {error}"),
+        Ok(()) => {}
+    }
     say(reading.summary());
     if failed {
         bail!("not all was read");
@@ -96,6 +101,12 @@ impl Reading {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// No packet follows.
+    fn finish(&mut self) -> io::Result<()> {
+        let _ = self.report.finish(&mut self.out)?;
+        self.out.flush()
+    }
+
     fn is_wanted(&self, packet: &Packet) -> bool {
         self.ports.is_empty() || [packet.src, packet.dst].iter().any(|end| self.ports.contains(end.port()))
     }
@@ -118,5 +129,6 @@ fn segment(packet: &Packet) -> SegmentInput {
         payload_len: packet.payload_len,
         acks_syn_ack: false,
         acks_fin: false,
+        syn_cookie: false,
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tcp_monitor_common::TcpState;
 
 use super::address::Address;
-use super::event::Step;
+use super::check::{Sent, check};
+use super::event::{Check, Step};
 use super::input::SegmentInput;
 use super::queues::{Place, Queues};
 use super::segment::Flags;
@@ -27,6 +28,13 @@ pub(super) struct Relative {
     pub(super) ack: Option<u32>,
 }
 
+/// What the numbers of a segment are, with what is known of its flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) relative: Relative,
+    pub(super) check: Check,
+}
+
 /// What was seen of one end of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct End {
@@ -34,8 +42,8 @@ pub(super) struct End {
     pub(super) isn: Option<u32>,
     /// When its first SYN without ACK was seen.
     pub(super) syn_seen: Option<Time>,
-    /// Sequence number of its FIN.
-    pub(super) fin: Option<u32>,
+    /// What it sent that can be acknowledged.
+    pub(super) sent: Sent,
     /// It sent a RST.
     pub(super) reset: bool,
     /// State of its socket, if that is on this host and not closed.
@@ -48,17 +56,17 @@ impl Flows {
     }
 
     /// Takes a segment in.
-    pub(super) fn observe(&mut self, segment: &SegmentInput, step: Step) -> Relative {
+    pub(super) fn observe(&mut self, segment: &SegmentInput, step: Step) -> Numbers {
         let (key, sender) = FlowKey::of(segment.netns, segment.src, segment.dst);
         let place = match self.flows.find(&key) {
             Some(place) => place,
             None => self.flows.insert(key, Flow::default(), Class::Sockless as usize, segment.time).0,
         };
-        let Some(flow) = self.flows.get_mut(place) else { return Relative::default() };
-        let relative = flow.observe(segment, step, sender);
+        let Some(flow) = self.flows.get_mut(place) else { return Numbers::default() };
+        let numbers = flow.observe(segment, step, sender);
         let class = flow.class();
         self.flows.queue(place, class as usize, segment.time, ORDERED_TO);
-        relative
+        numbers
     }
 
     /// What was seen of the local end of a flow.
@@ -190,23 +198,27 @@ impl Flow {
         self.ends[local].state = Some(state).filter(|state| *state != TcpState::Close);
     }
 
-    fn observe(&mut self, segment: &SegmentInput, step: Step, sender: usize) -> Relative {
+    fn observe(&mut self, segment: &SegmentInput, step: Step, sender: usize) -> Numbers {
         let header = &segment.header;
         // A connection that connects to itself has one end.
         let receiver = if segment.src == segment.dst { sender } else { 1 - sender };
+        let check = check(segment, step, &self.ends[sender].sent, &self.ends[receiver].sent);
         match step {
             Step::Syn | Step::SynAck => self.begin(segment, step, sender, receiver),
-            Step::Fin => self.ends[sender].fin = Some(header.seq.wrapping_add(segment.payload_len)),
+            Step::Fin | Step::HandshakeAck | Step::FinAck => {
+                self.ends[sender].sent.send(segment);
+                self.ends[receiver].sent.acknowledge(segment);
+            }
             Step::Rst => self.ends[sender].reset = true,
-            Step::HandshakeAck | Step::FinAck => {}
         }
         let is_start = matches!(step, Step::Syn | Step::SynAck);
         let seq = self.ends[sender].isn.map(|isn| header.seq.wrapping_sub(isn));
         let ack = self.ends[receiver].isn.map(|isn| header.ack.wrapping_sub(isn));
-        Relative {
+        let relative = Relative {
             seq: if is_start { Some(0) } else { seq },
             ack: ack.filter(|_| header.flags.contains(Flags::ACK)),
-        }
+        };
+        Numbers { relative, check }
     }
 
     /// A SYN or SYN-ACK sets where the sender's sequence numbers begin, unless it intrudes on a living connection
@@ -230,6 +242,8 @@ impl Flow {
             self.ends[receiver].isn.get_or_insert(segment.header.ack.wrapping_sub(1));
         }
         self.ends[sender].isn = Some(isn);
+        self.ends[sender].sent.send(segment);
+        self.ends[receiver].sent.acknowledge(segment);
     }
 }
 

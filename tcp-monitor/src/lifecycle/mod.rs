@@ -1,6 +1,7 @@
 //! The state machine of connections: what happened, from socket events and segments. Pure: no I/O, no clock.
 
 mod address;
+mod check;
 mod connecting;
 pub mod event;
 mod flow;

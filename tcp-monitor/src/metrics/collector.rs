@@ -81,6 +81,7 @@ impl Collector {
             segments(&snapshot.interfaces),
             records(&families::EVENTS, &snapshot.records.sent),
             records(&families::EVENTS_LOST, &snapshot.records.lost),
+            records(&families::EVENTS_SUPPRESSED, &snapshot.records.suppressed),
             tracker(&families::TRACKER_CONNECTIONS, snapshot.tracker.map(|tracker| tracker.connections)),
             tracker(&families::TRACKER_EVICTED, snapshot.tracker.map(|tracker| tracker.evicted)),
             programs(&families::BPF_RUN_SECONDS, with_bpf_stats, |program| program.run_time_ns as f64 / 1e9),

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use tcp_monitor_common::record::Role;
 
 use crate::lifecycle::Time;
+use crate::lifecycle::event::ClosedBy;
 use crate::lifecycle::input::Process;
 
 /// Time of day, to the microsecond.
@@ -93,6 +95,24 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.0.comm.to_text().escape_debug(), self.0.pid)
     }
+}
+
+/// Who or what ended a connection, as the end with this role has it.
+pub(super) const fn ended(closed_by: ClosedBy, role: Role) -> &'static str {
+    match (closed_by, role) {
+        (ClosedBy::Local, Role::Server) | (ClosedBy::Remote, Role::Client) => "closed by server",
+        (ClosedBy::Local, Role::Client) | (ClosedBy::Remote, Role::Server) => "closed by client",
+        (ClosedBy::Both, _) => "closed by both at once",
+        (ClosedBy::LocalReset, Role::Server) | (ClosedBy::RemoteReset, Role::Client) => "reset by server",
+        (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
+        (ClosedBy::TimedOut, _) => "timed out",
+        (ClosedBy::Killed, _) => "killed",
+    }
+}
+
+/// A label in words.
+pub(super) fn spaced(label: &str) -> String {
+    label.replace('_', " ")
 }
 
 #[cfg(test)]

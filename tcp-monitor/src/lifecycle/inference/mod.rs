@@ -6,8 +6,8 @@ use std::time::Duration;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Direction;
 
-use super::event::{Event, Unexpected};
-use super::flow::{FlowKey, Relative};
+use super::event::{Event, Step, Unexpected};
+use super::flow::{FlowKey, Numbers};
 use super::input::SegmentInput;
 use super::queues::{Place, Queues};
 use super::segment::Flags;
@@ -45,7 +45,7 @@ type Connections = Queues<FlowKey, Connection, { Class::ALL.len() }>;
 /// What was read from a segment with what is known of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    pub(super) relative: Relative,
+    pub(super) numbers: Numbers,
     pub(super) unexpected: Option<Unexpected>,
 }
 
@@ -84,11 +84,12 @@ impl Inference {
         }
     }
 
-    /// Takes a segment in, and tells what follows from it of each end whose socket the kernel does not tell of: the sender's
-    /// and the receiver's, in this order.
+    /// Takes a segment in, which is that `step` if it is one, and tells what follows from it of each end whose socket the kernel
+    /// does not tell of: the sender's and the receiver's, in this order.
     pub(super) fn take(
         &mut self,
         segment: &SegmentInput,
+        step: Option<Step>,
         told_by_kernel: [bool; 2],
         out: &mut Vec<Event>,
     ) -> Reading {
@@ -103,11 +104,16 @@ impl Inference {
             None => return Reading::default(),
         };
         let Some(connection) = self.connections.get_mut(place) else { return Reading::default() };
+        let before = step.map(|step| connection.check(from, to, segment, step)).unwrap_or_default();
         let unexpected = connection.take(&mut Passage { key, from, to, segment, told_by_kernel, out });
-        let relative = connection.relative(from, to, segment);
+        let check = match unexpected {
+            Some(Unexpected::Ack) => before.of_nothing_sent(&connection.ends[to].sent),
+            Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
+        };
+        let numbers = Numbers { relative: connection.relative(from, to, segment), check };
         let class = Class::of(connection);
         self.connections.queue(place, class as usize, self.now, class.stays(segment, unexpected));
-        Reading { relative, unexpected }
+        Reading { numbers, unexpected }
     }
 
     /// Takes in that a segment of a handshake or a teardown was seen at one of the vantage points that it passes.
@@ -124,6 +130,13 @@ impl Inference {
         let is_copy = seen.verdict == Verdict::Copy;
         let (connections, elsewhere) = (&mut self.connections, &mut self.elsewhere);
         let known = elsewhere.resolve(&flow, connections);
+        if segment.syn_cookie {
+            // There is no request, and nothing to time out. If the cookie comes back, the kernel tells of a socket.
+            if let Some((key, _)) = known {
+                connections.remove(&key);
+            }
+            return;
+        }
         let (key, place) =
             match known.or_else(|| elsewhere.resolve(&flow.in_netns(seen.first.netns), connections)) {
                 Some(known) => known,

@@ -116,6 +116,7 @@ pub(super) fn sum_records(
     for value in counters.get(&0, 0)?.iter() {
         add_each(&mut total.sent, &value.sent);
         add_each(&mut total.lost, &value.lost);
+        add_each(&mut total.suppressed, &value.suppressed);
     }
     Ok(total)
 }

@@ -142,6 +142,8 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         netns: watched.sockets,
         records: options.records.into(),
         wake_at: options.ring_size / 4,
+        packets_until: options.ring_size / 2,
+        reserved: 0,
         slots: slots.count.into(),
         seed: random_seed(),
     };
