@@ -51,6 +51,10 @@ pub(super) struct End {
 }
 
 impl Flows {
+    /// Bytes that a flow takes.
+    #[cfg(test)]
+    pub(super) const ENTRY: usize = Queues::<FlowKey, Flow, { Class::ALL.len() }>::ENTRY;
+
     pub(super) fn new(limit: usize) -> Self {
         Self { flows: Queues::new(limit) }
     }
@@ -92,6 +96,17 @@ impl Flows {
         // Without a socket only stragglers are to come.
         let class = if flow.has_socket() { Class::WithSocket } else { Class::Closed };
         self.flows.queue(place, class as usize, now, ORDERED_TO);
+    }
+
+    /// The socket of the local end is known no more. Without another the flow is not either.
+    pub(super) fn forget(&mut self, addresses: &Addresses) {
+        let (key, local) = FlowKey::of(addresses.netns, addresses.local, addresses.remote);
+        let Some(place) = self.flows.find(&key) else { return };
+        let Some(flow) = self.flows.get_mut(place) else { return };
+        flow.set_state(local, TcpState::Close);
+        if !flow.has_socket() {
+            self.flows.remove_at(place);
+        }
     }
 
     /// When [`Self::expire`] has something to do.

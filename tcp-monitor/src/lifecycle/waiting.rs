@@ -100,11 +100,10 @@ impl Waiting {
         self.minisockets.get(self.minisockets.find(key)?)
     }
 
-    /// Adds a minisocket that took over at `now`. Returns the one that had to go for it, if there were too many.
-    pub(super) fn insert(&mut self, minisocket: Minisocket, now: Time) -> Option<Minisocket> {
+    /// Adds a minisocket that took over at `now`.
+    pub(super) fn insert(&mut self, minisocket: Minisocket, now: Time) {
         let (key, class) = (minisocket.socket.addresses(), minisocket.substate as usize);
-        let (_, evicted) = self.minisockets.insert(key, minisocket, class, now);
-        evicted.map(|(_, minisocket)| minisocket)
+        self.minisockets.insert(key, minisocket, class, now);
     }
 
     pub(super) fn remove(&mut self, key: &Addresses) -> Option<Minisocket> {

@@ -1,12 +1,10 @@
 //! What the tracker lets go of, so that it never remembers more than it was told to.
 
-use tcp_monitor_common::TcpState;
-
 use super::{SocketKey, Tracker};
 use crate::lifecycle::inference::{Class, Inference};
 use crate::lifecycle::socket::Socket;
 use crate::lifecycle::time::Time;
-use crate::lifecycle::waiting::{Addresses, Minisocket};
+use crate::lifecycle::waiting::Minisocket;
 
 impl Tracker {
     /// How often something had to be forgotten because there was too much of it.
@@ -20,43 +18,45 @@ impl Tracker {
             + self.inference.as_ref().map_or(0, Inference::evicted)
     }
 
-    pub(super) fn keep(&mut self, key: SocketKey, socket: Socket, now: Time) {
-        self.make_room(now);
-        let class = Class::of_end(socket.state());
-        if let (_, Some((key, evicted))) = self.sockets.insert(key, socket, class as usize, now) {
-            self.forget(key, &evicted, now);
-        }
-    }
-
-    pub(super) fn add_waiting(&mut self, minisocket: Minisocket, now: Time) {
-        self.make_room(now);
-        if let Some(evicted) = self.waiting.insert(minisocket, now) {
-            self.leave_flow(&evicted.socket.addresses(), now);
-        }
-    }
-
     /// Makes sure that one more socket can be remembered. Minisockets go first: of most of them all is told but their end.
-    fn make_room(&mut self, now: Time) {
+    pub(super) fn make_room(&mut self) {
         while self.sockets() >= self.max_connections {
             if let Some(minisocket) = self.waiting.evict() {
-                self.leave_flow(&minisocket.socket.addresses(), now);
+                self.flows.forget(&minisocket.socket.addresses());
             } else if let Some((key, socket)) = self.sockets.evict() {
-                self.forget(key, &socket, now);
+                if socket.lacks_port() {
+                    self.connecting.remove(&socket, key);
+                }
+                self.flows.forget(&socket.addresses());
             } else {
                 return;
             }
         }
     }
 
-    fn forget(&mut self, key: SocketKey, socket: &Socket, now: Time) {
-        if socket.lacks_port() {
-            self.connecting.remove(socket, key);
-        }
-        self.leave_flow(&socket.addresses(), now);
+    pub(super) fn add_waiting(&mut self, minisocket: Minisocket, now: Time) {
+        self.make_room();
+        self.waiting.insert(minisocket, now);
     }
 
-    /// A socket that is not known any more does not keep its flow.
-    fn leave_flow(&mut self, addresses: &Addresses, now: Time) {
-        self.flows.set_state(addresses, TcpState::Close, now);
+    /// Remembers a socket that there is room for.
+    pub(super) fn keep(&mut self, key: SocketKey, socket: Socket, now: Time) {
+        let class = Class::of_end(socket.state());
+        self.sockets.insert(key, socket, class as usize, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Class, Socket, SocketKey};
+    use crate::lifecycle::flow::Flows;
+    use crate::lifecycle::inference::Inference;
+    use crate::lifecycle::queues::Queues;
+
+    #[test]
+    fn connections_take_no_more_memory_than_documented() {
+        let socket = Queues::<SocketKey, Socket, { Class::ALL.len() }>::ENTRY + Flows::ENTRY;
+        let bytes = [socket, Inference::ENTRY];
+        assert!(bytes[0] < 600 && bytes[1] < 700, "{bytes:?}");
     }
 }

@@ -19,8 +19,11 @@ use super::waiting::{Addresses, Minisocket, Substate, Waiting};
 use tcp_monitor_common::transition::{Circumstances, Outcome, outcome};
 
 mod limit;
+mod options;
 mod segments;
 mod timewait;
+
+pub use options::{InferFrom, Options};
 
 /// Follows every socket from its first state to its last.
 ///
@@ -40,36 +43,6 @@ pub struct Tracker {
     sightings: Sightings,
     /// Explains connections of which the kernel tells nothing, if that is wanted.
     inference: Option<Inference>,
-}
-
-/// What a tracker does, and how much it remembers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// What is explained from segments, with the evidence `segment` and `timer`. An end whose socket the kernel tells of is
-    /// left to the kernel.
-    pub infer_from: InferFrom,
-    /// How many connections are remembered, at less than 1,000 bytes each for what is inferred. With inference the closed are forgotten first, then the half-open, then those
-    /// idle for longest.
-    pub max_connections: usize,
-}
-
-/// From which segments what the kernel does not tell is inferred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InferFrom {
-    /// From none, but for the end of TIME_WAIT.
-    Nothing,
-    /// From those that the kernel programs hand over: SYN, FIN, RST and the first acknowledgments of SYN-ACK and FIN, at each
-    /// interface that they pass. Explained are half-open requests to a server here, and connections that pass through.
-    ControlSegments,
-    /// From all, plain data and acknowledgments included, as in a capture. Both ends of every connection are explained.
-    AllSegments,
-}
-
-impl Default for Options {
-    /// What the kernel tells, of up to 262,144 connections.
-    fn default() -> Self {
-        Self { infer_from: InferFrom::Nothing, max_connections: MAX_CONNECTIONS }
-    }
 }
 
 /// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
@@ -288,6 +261,9 @@ impl Tracker {
 
     /// A socket not known before. If it is a listener's child, its birth is told first.
     fn meet(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) -> Socket {
+        if to != TcpState::Close {
+            self.make_room();
+        }
         let mut socket = Socket::met(input, from, to);
         if from == TcpState::SynRecv {
             let born = self.newborn.remove(input.netns, input.sk);
@@ -404,8 +380,6 @@ fn addresses_of(input: &SocketInput) -> Addresses {
     Addresses::of(input.netns, input.local, input.remote)
 }
 
-/// Connections, unless told otherwise.
-const MAX_CONNECTIONS: usize = 1 << 18;
 /// Children between birth and handshake: moments.
 const MAX_NEWBORN: usize = 1 << 12;
 /// Destinations to which sockets connect whose port is not known: moments.
