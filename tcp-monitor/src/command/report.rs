@@ -23,13 +23,29 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// `interface_name` finds the name of an interface by its network namespace and index.
+    /// Of what happens now. `interface_name` finds the name of an interface by its network namespace and index.
     pub(super) fn new(
         options: &cli::Report,
         interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
     ) -> Self {
+        Self::with(options, interface_name, Text::new)
+    }
+
+    /// Of what a capture holds.
+    pub(super) fn of_capture(
+        options: &cli::Report,
+        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+    ) -> Self {
+        Self::with(options, interface_name, Text::of_capture)
+    }
+
+    fn with(
+        options: &cli::Report,
+        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+        text: impl FnOnce(Style) -> Text,
+    ) -> Self {
         let sink: Option<Box<dyn Sink>> = match options.output {
-            cli::Output::Text => Some(text_sink(options)),
+            cli::Output::Text => Some(text_sink(options, text)),
             cli::Output::Json => Some(Box::new(Json::new(interface_name))),
             cli::Output::None => None,
         };
@@ -128,11 +144,11 @@ enum Said {
     Last,
 }
 
-fn text_sink(options: &cli::Report) -> Box<dyn Sink> {
+fn text_sink(options: &cli::Report, log: impl FnOnce(Style) -> Text) -> Box<dyn Sink> {
     let color = options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
     let style = Style { color, ascii: options.ascii };
     match options.view {
-        cli::View::Log => Box::new(Text::new(style)),
+        cli::View::Log => Box::new(log(style)),
         cli::View::Ladder => Box::new(View::new(Shape::Ladder { width: width() }, style)),
         cli::View::Table => Box::new(View::new(Shape::Table, style)),
     }

@@ -18,6 +18,7 @@ mod tracker;
 mod waiting;
 
 pub use event::Event;
+pub use inference::Unfinished;
 pub use input::{Input, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;

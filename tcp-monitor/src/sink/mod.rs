@@ -11,6 +11,7 @@ mod style;
 mod text;
 mod view;
 
+pub(crate) use human::Timestamps;
 pub use json::Json;
 pub use pcapng::{Annotated, Pcapng};
 pub use style::Style;

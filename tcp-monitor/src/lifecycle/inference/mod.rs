@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
-use tcp_monitor_common::record::Direction;
+use tcp_monitor_common::record::{Direction, Role};
 
 use super::event::{Event, Step, Unexpected};
 use super::flow::{FlowKey, Numbers};
@@ -49,6 +49,15 @@ pub(super) struct Reading {
     pub(super) unexpected: Option<Unexpected>,
 }
 
+/// Connections whose end was not seen. Of each there is one client, but where both ends open at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// A SYN or SYN-ACK awaits its answer.
+    pub half_open: u64,
+    /// Established, and not closed yet in both directions.
+    pub open: u64,
+}
+
 impl Inference {
     /// Bytes that a connection takes.
     #[cfg(test)]
@@ -68,6 +77,20 @@ impl Inference {
     /// How many connections are known, those closed a moment ago included.
     pub(super) fn len(&self) -> usize {
         self.connections.len()
+    }
+
+    /// How many clients' ends are not closed.
+    pub(super) fn unfinished(&self) -> Unfinished {
+        let mut unfinished = Unfinished::default();
+        let ends = self.connections.values().flat_map(|connection| &connection.ends);
+        for end in ends.filter(|end| end.role == Role::Client) {
+            match Class::of_end(end.state) {
+                Class::HalfOpen => unfinished.half_open += 1,
+                Class::Closing | Class::Open => unfinished.open += 1,
+                Class::TimeWait | Class::Closed => {}
+            }
+        }
+        unfinished
     }
 
     /// How many had to be forgotten because there were too many.

@@ -8,7 +8,7 @@ use super::address::Address;
 use super::connecting::Connecting;
 use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
-use super::inference::{Class, Inference};
+use super::inference::{Class, Inference, Unfinished};
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
 use super::newborn::Newborn;
 use super::queues::Queues;
@@ -189,6 +189,12 @@ impl Tracker {
     #[must_use]
     pub fn inferred(&self) -> usize {
         self.inference.as_ref().map_or(0, Inference::len)
+    }
+
+    /// Which of them have not ended yet.
+    #[must_use]
+    pub fn unfinished(&self) -> Unfinished {
+        self.inference.as_ref().map_or_else(Unfinished::default, Inference::unfinished)
     }
 
     fn change_state(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) {

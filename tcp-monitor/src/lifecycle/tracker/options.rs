@@ -14,7 +14,7 @@ pub struct Options {
 
 impl Options {
     /// How many connections are remembered, unless told otherwise.
-    pub const MAX_CONNECTIONS: usize = 1 << 18;
+    pub const MAX_CONNECTIONS: u32 = 1 << 18;
 }
 
 /// From which segments what the kernel does not tell is inferred.
@@ -32,6 +32,6 @@ pub enum InferFrom {
 impl Default for Options {
     /// What the kernel tells, of up to 262,144 connections.
     fn default() -> Self {
-        Self { infer_from: InferFrom::Nothing, max_connections: Self::MAX_CONNECTIONS }
+        Self { infer_from: InferFrom::Nothing, max_connections: Self::MAX_CONNECTIONS as usize }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
@@ -13,7 +14,7 @@ use label::Label;
 use segment::SegmentDetail;
 
 use super::Sink;
-use super::human::{Bytes, Clock, Human, Name, Times, ended, spaced};
+use super::human::{Bytes, Clock, Day, Human, Name, Times, ended, spaced};
 use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange};
@@ -33,6 +34,10 @@ pub struct Text {
     width: usize,
     /// The state left by the transition that ended a handshake, which the next event tells of.
     handshake_left: Option<TcpState>,
+    /// The events are those of a capture: of whatever day, and all of them known from segments.
+    of_capture: bool,
+    /// The day that was told last.
+    day: Option<Date>,
 }
 
 impl Text {
@@ -42,8 +47,25 @@ impl Text {
         Self::in_time_zone(style, TimeZone::system())
     }
 
+    /// A log of what a capture holds. It says of which day that is, and not of each state that its evidence is a segment.
+    #[must_use]
+    pub fn of_capture(style: Style) -> Self {
+        Self { of_capture: true, ..Self::new(style) }
+    }
+
     fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
-        Self { style, time_zone, columns: true, width: 0, handshake_left: None }
+        Self { style, time_zone, columns: true, width: 0, handshake_left: None, of_capture: false, day: None }
+    }
+
+    /// A line for each day.
+    fn day(&mut self, time: Time) -> String {
+        let day = Day { time, time_zone: &self.time_zone };
+        let date = Some(day.date());
+        if !self.of_capture || self.day == date {
+            return String::new();
+        }
+        self.day = date;
+        format!("{}\n", self.style.paint(Color::Dim, day))
     }
 
     /// Lines that each stand alone, beside a time.
@@ -108,6 +130,7 @@ impl Text {
         }
         match change.evidence {
             Evidence::Kernel => {}
+            Evidence::Segment if self.of_capture => {}
             Evidence::Segment => detail.add("seen by its segment"),
             Evidence::Timer => detail.add("by the clock"),
         }
@@ -231,6 +254,7 @@ impl Sink for Text {
                 self.line(lost.time, Label::Lost, &detail, "")
             }
         };
+        out.write_all(self.day(event.time()).as_bytes())?;
         out.write_all(line.as_bytes())
     }
 }

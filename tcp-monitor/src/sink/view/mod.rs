@@ -64,7 +64,7 @@ impl View {
     fn show_lost(&self, lost: &Lost, out: &mut dyn io::Write) -> io::Result<()> {
         let time = Clock { time: lost.time, time_zone: &self.time_zone };
         let lost = format!(
-            "{time}  {} {} records lost: the ring buffer was full. Steps may be missing.",
+            "{time}  {} {} records lost: no room in the ring buffer. Steps may be missing.",
             lost.count,
             lost.kind.label()
         );
