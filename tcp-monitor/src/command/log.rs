@@ -38,6 +38,8 @@ pub(super) struct Written {
     pub(super) lost: u64,
     /// Records that could not be understood; any is a bug.
     pub(super) malformed: u64,
+    /// How often something had to be forgotten because there was too much of it.
+    pub(super) evicted: u64,
     /// What came of the recording, if there was one.
     pub(super) recorded: Option<Recorded>,
 }
@@ -54,9 +56,10 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    pub(super) fn new(report: Report, recording: Option<Recording>) -> Self {
+    /// Remembers at most `max_connections`.
+    pub(super) fn new(report: Report, recording: Option<Recording>, max_connections: usize) -> Self {
         Self {
-            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() }),
+            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections }),
             stats: Arc::default(),
             queue: Queue::default(),
             report,
@@ -95,6 +98,7 @@ impl Log {
         }
         // What did not get through must not be tried again when the buffer is dropped.
         let (_, _) = out.into_parts();
+        self.written.evicted = self.tracker.evicted();
         self.written.recorded = self.recording.take().map(Recording::finish);
         match failure {
             None => Ok(self.written),

@@ -58,7 +58,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
     say(banner(&source.attached(), address));
 
     let report = Report::new(&options.report, interface_name());
-    let log = Log::new(report, recording);
+    let log = Log::new(report, recording, options.report.max_connections as usize);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
@@ -244,6 +244,12 @@ fn summary(written: &Written, elapsed: Duration) -> String {
     );
     if written.lost > 0 {
         text += " (a larger --ring-size loses fewer; metrics lose none)";
+    }
+    if written.evicted > 0 {
+        text += &format!(
+            ", forgot something {} times (a larger --max-connections remembers more)",
+            written.evicted
+        );
     }
     if let Some(recorded) = &written.recorded {
         text += &format!(", {} packets recorded", recorded.packets);
