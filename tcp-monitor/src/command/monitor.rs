@@ -19,9 +19,8 @@ use super::report::Report;
 use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
 use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
-use crate::source::kernel::{
-    self, Attached, Counters, InterfaceSelection, KernelSource, NetnsSelection, RecordReader,
-};
+use crate::source::NetnsSelection;
+use crate::source::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
 
 /// Monitors until a signal, `--count` or `--duration` ends it.
 ///

@@ -1,4 +1,9 @@
 //! Where inputs come from.
 
 pub mod capture;
+pub mod diag;
 pub mod kernel;
+mod netlink;
+mod netns;
+
+pub use netns::NetnsSelection;

@@ -11,7 +11,6 @@ pub mod decode;
 mod error;
 mod interfaces;
 mod load;
-mod netns;
 mod order;
 mod privilege;
 mod programs;
@@ -47,7 +46,6 @@ pub use self::{
     error::KernelError,
     interfaces::InterfaceTable,
     load::OBJECT,
-    netns::NetnsSelection,
     privilege::MissingPrivilege,
     ring::{Batch, ReadError, Ready, RecordReader},
     watch::InterfaceSelection,
@@ -55,14 +53,16 @@ pub use self::{
 use self::{
     classifier::Mode,
     load::{Load, loaded_programs, take},
-    netns::Netns,
     privilege::{Enter, Intent},
     release::Release,
     slots::{Slots, ephemeral_ports},
     stop::StopSignal,
     watch::{Plan, Scope, Watcher},
 };
-use crate::ports::PortSet;
+use crate::{
+    ports::PortSet,
+    source::netns::{Netns, NetnsSelection},
+};
 
 /// What the kernel programs are to watch.
 #[derive(Clone, Debug)]
@@ -261,7 +261,12 @@ impl Watched {
         let own = || Netns::own().map_err(KernelError::system("open the network namespace"));
         let (sockets, scope) = match (&options.netns, &only) {
             (NetnsSelection::Named(name), _) => {
-                let netns = Netns::named(name)?;
+                let path = Netns::path(name);
+                let netns = Netns::open(&path).map_err(|cause| KernelError::Netns {
+                    name: name.clone(),
+                    path,
+                    cause,
+                })?;
                 (netns.inum, Scope::One(netns))
             }
             (NetnsSelection::OwnOnly, _) => {
