@@ -63,6 +63,22 @@ impl Flows {
         self.table.get(&key).map_or_else(End::default, |flow| flow.ends[this])
     }
 
+    /// A socket was found in `state`, the beginning of whose flow was not seen.
+    pub(super) fn find(
+        &mut self,
+        netns: u32,
+        local: SocketAddr,
+        remote: SocketAddr,
+        state: TcpState,
+        now: Time,
+    ) {
+        let (key, _) = FlowKey::of(netns, local, remote);
+        if self.table.get(&key).is_none() {
+            self.table.insert(key, Flow::default(), now);
+        }
+        self.set_state(netns, local, remote, state, now);
+    }
+
     /// The socket of the end at `local` is in `state` now.
     pub(super) fn set_state(
         &mut self,

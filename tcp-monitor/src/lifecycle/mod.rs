@@ -17,7 +17,7 @@ mod transition;
 mod waiting;
 
 pub use event::Event;
-pub use input::{Input, SegmentInput, SocketInput};
+pub use input::{Input, PresentSocket, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
 pub use tracker::{Options, Tracker};

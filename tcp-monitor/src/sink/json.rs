@@ -15,7 +15,7 @@ use tcp_monitor_common::record::Direction;
 use super::Sink;
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
-    Closed, Event, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Unexpected,
+    Closed, Event, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Stuck, Unexpected,
 };
 use crate::lifecycle::input::Process;
 use crate::lifecycle::segment::{Flags, Options};
@@ -51,6 +51,7 @@ impl Sink for Json {
             Event::Reset(reset) => Body::Reset(ResetBody::of(reset)),
             Event::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
             Event::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
+            Event::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
             Event::Lost(lost) => Body::Lost(LostBody::of(lost)),
         };
         self.line.clear();
@@ -77,6 +78,7 @@ enum Body<'a> {
     Reset(ResetBody),
     Retransmit(RetransmitBody),
     Closed(ClosedBody<'a>),
+    Stuck(StuckBody<'a>),
     Lost(LostBody),
 }
 
@@ -335,6 +337,34 @@ impl<'a> ClosedBody<'a> {
 }
 
 #[derive(Serialize)]
+struct StuckBody<'a> {
+    local: SocketAddr,
+    remote: SocketAddr,
+    role: &'static str,
+    state: &'static str,
+    age_s: u64,
+    unread_bytes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<ProcessBody<'a>>,
+    hint: &'static str,
+}
+
+impl<'a> StuckBody<'a> {
+    fn of(stuck: &'a Stuck) -> Self {
+        Self {
+            local: stuck.local,
+            remote: stuck.remote,
+            role: stuck.role.label(),
+            state: stuck.state.label(),
+            age_s: stuck.age.as_secs(),
+            unread_bytes: stuck.unread_bytes,
+            process: stuck.process.as_ref().map(ProcessBody::of),
+            hint: stuck.neglect.hint(),
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct LostBody {
     count: u64,
     kind: &'static str,
@@ -413,6 +443,12 @@ mod tests {
         assert_eq!(json(&samples::partial()), PARTIAL);
         assert_eq!(json(&samples::listening()), LISTENING);
         assert_eq!(json(&samples::reset_of_nobody()), RESET);
+        assert_eq!(json(&samples::stuck_unaccepted()), STUCK_UNACCEPTED);
+    }
+
+    #[test]
+    fn a_stuck_socket_names_its_process_and_what_to_look_at() {
+        assert_eq!(json(&samples::stuck()), STUCK);
     }
 
     #[test]
@@ -437,6 +473,19 @@ mod tests {
     const RESET: &str = concat!(
         r#"{"v":1,"time":"2026-01-01T12:00:01.000002007Z","event":"reset","local":"10.0.0.9:8899","#,
         r#""direction":"sent","phase":"no_socket","reason":"no_socket"}"#,
+        "\n"
+    );
+    const STUCK: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":61,"unread_bytes":0,"#,
+        r#""process":{"pid":812,"comm":"nginx"},"#,
+        r#""hint":"the process has read to the end and does not call close()"}"#,
+        "\n"
+    );
+    const STUCK_UNACCEPTED: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":7300,"unread_bytes":2000,"#,
+        r#""hint":"it waits in the accept queue: the process does not call accept()"}"#,
         "\n"
     );
 }

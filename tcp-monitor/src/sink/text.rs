@@ -13,7 +13,8 @@ use super::Sink;
 use super::human::{Bytes, Clock, Human, Name, Times};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
+    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Stuck,
+    Unexpected,
 };
 use crate::lifecycle::input::ResetDirection;
 use crate::lifecycle::segment::Flags;
@@ -167,6 +168,19 @@ impl Text {
         self.line(closed.time, Label::Closed, &addresses, &detail.0)
     }
 
+    fn stuck(&mut self, stuck: &Stuck) -> String {
+        let mut detail = Detail(format!("{} for {}", stuck.state, Human(stuck.age)));
+        if stuck.unread_bytes > 0 {
+            detail.add(format_args!("{} unread", Bytes(stuck.unread_bytes.into())));
+        }
+        if let Some(process) = stuck.process {
+            detail.add(Name(process));
+        }
+        detail.add(stuck.neglect.hint());
+        let addresses = connection(stuck.local, stuck.remote, stuck.role);
+        self.line(stuck.time, Label::Stuck, &addresses, &detail.0)
+    }
+
     fn reset(&mut self, reset: &Reset) -> String {
         let remote = reset.remote.map_or("?".into(), |remote| remote.to_string());
         let arrow = match reset.direction {
@@ -201,6 +215,7 @@ impl Sink for Text {
             Event::Reset(reset) => self.reset(reset),
             Event::Retransmit(retransmit) => self.retransmit(retransmit),
             Event::Closed(closed) => self.closed(closed),
+            Event::Stuck(stuck) => self.stuck(stuck),
             Event::Lost(lost) => {
                 let detail =
                     format!("{} {} records: the ring buffer was full", lost.count, lost.kind.label());
@@ -225,6 +240,7 @@ enum Label {
     Closed,
     Reset,
     Again,
+    Stuck,
     Lost,
 }
 
@@ -242,6 +258,7 @@ impl Label {
             Self::Closed => "CLOSED",
             Self::Reset => "RESET",
             Self::Again => "AGAIN",
+            Self::Stuck => "STUCK",
             Self::Lost => "LOST",
         }
     }
@@ -254,7 +271,7 @@ impl Label {
             Self::Open => "\x1b[32m",
             Self::Closed => "\x1b[34m",
             Self::Again => "\x1b[33m",
-            Self::Rst | Self::Failed | Self::Reset | Self::Lost => "\x1b[31m",
+            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost => "\x1b[31m",
         }
     }
 }
@@ -398,6 +415,11 @@ mod tests {
     }
 
     #[test]
+    fn a_stuck_socket_reads_as_what_is_wrong_with_it() {
+        assert_eq!(log(false, &[samples::stuck(), samples::stuck_unaccepted()]), STUCK);
+    }
+
+    #[test]
     fn a_process_name_cannot_reach_the_terminal() {
         let line = log(false, &[samples::hostile()]);
         assert!(line.ends_with("a\\\"\\n\\u{1b}[31m\u{fffd}[1]\n"), "{line:?}");
@@ -417,6 +439,13 @@ mod tests {
     }
 
     const GOLDEN: &str = include_str!("golden/connection.txt");
+    const STUCK: &str = concat!(
+        "14:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  ",
+        "CLOSE_WAIT for 61.2 s · nginx[812] · the process has read to the end and does not call close()\n",
+        "14:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  ",
+        "CLOSE_WAIT for 2 h 1 min · 1.95 KiB unread · ",
+        "it waits in the accept queue: the process does not call accept()\n",
+    );
     const UNKNOWN: &str = concat!(
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
         "reset by server · 2.38 MiB in · open before the monitor\n",

@@ -1,6 +1,7 @@
 //! Where inputs come from.
 
 pub mod capture;
+mod clock;
 pub mod diag;
 pub mod kernel;
 mod netlink;

@@ -18,6 +18,7 @@ use super::time::Time;
 use super::transition::{Circumstances, Outcome, outcome};
 use super::waiting::{Addresses, Minisocket, Substate, Waiting};
 
+mod present;
 mod segments;
 mod timewait;
 
@@ -138,6 +139,8 @@ impl Tracker {
                 }
             },
             Input::Segment(segment) => self.handle_segment(&segment, out),
+            Input::Present(present) => self.find(&present),
+            Input::Stuck(stuck) => out.push(Event::Stuck(stuck)),
             Input::Lost { time, kind, count } => out.push(Event::Lost(Lost { time, kind, count })),
         }
     }
@@ -223,6 +226,9 @@ impl Tracker {
             None => self.meet(input, from, to, out),
         };
         socket.learn(input);
+        if to == TcpState::Close {
+            self.forget_successor(socket.addresses());
+        }
         // Two sockets never have the same addresses: this one took over from the minisocket.
         self.reuse_waiting(socket.addresses(), input.time, Evidence::Kernel, out);
         if to == TcpState::SynSent && socket.local.port() == 0 {
@@ -294,10 +300,14 @@ impl Tracker {
     fn take(&mut self, input: &SocketInput, out: &mut Vec<Event>) -> Option<Socket> {
         let mut key = SocketKey::of(input);
         let mut socket = self.sockets.remove(&key);
-        if socket.is_none() {
-            key = SocketKey { netns: input.netns, id: SocketId::Address(input.sk) };
-            let same_peer = self.sockets.get(&key).is_some_and(|socket| socket.remote == input.remote);
-            socket = same_peer.then(|| self.sockets.remove(&key)).flatten();
+        // What was told of it wins over what was found.
+        if socket.as_ref().is_none_or(Socket::was_found) {
+            let without = SocketKey { netns: input.netns, id: SocketId::Address(input.sk) };
+            let same_peer = self.sockets.get(&without).is_some_and(|socket| socket.remote == input.remote);
+            if same_peer {
+                key = without;
+                socket = self.sockets.remove(&key);
+            }
         }
         let mut socket = socket?;
         if socket.lacks_port() {

@@ -51,7 +51,8 @@ impl Judge {
                 | Event::Handshake(_)
                 | Event::Reset(_)
                 | Event::Retransmit(_)
-                | Event::Lost(_) => {}
+                | Event::Lost(_)
+                | Event::Stuck(_) => {}
             }
         }
     }
