@@ -152,6 +152,7 @@ fn attach(port: u16, records: bool, bpf_stats: bool) -> Result<(KernelSource, Re
         records,
         bpf_stats,
         max_ports: 256,
+        used_ports: Vec::new(),
         log: false,
         force_clsact: false,
     })?;

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::Path;
+use std::time::Duration;
 use std::{env, fs};
 
 use prometheus::core::Collector as _;
 use prometheus::{Registry, TextEncoder};
 use tcp_monitor::metrics::{
-    BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot, TrackerCounters,
+    AcceptQueue, BuildInfo, Collector, PortLabel, PortSockets, ProgramRuns, ScrapeError, Snapshot,
+    TrackerCounters,
 };
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
@@ -222,6 +224,7 @@ fn sample() -> Snapshot {
     let program = |name: &str, runs, run_time_ns| ProgramRuns { name: name.to_owned(), runs, run_time_ns };
     Snapshot {
         ports: vec![(PortLabel::Other, other), (PortLabel::Port(8899), port)],
+        sockets: Some(sample_sockets()),
         interfaces: vec![
             ("lo".to_owned(), InterfaceCounters::default()),
             ("eth0".to_owned(), eth0),
@@ -236,4 +239,20 @@ fn sample() -> Snapshot {
         reasons_known: true,
         bpf_stats: true,
     }
+}
+
+/// A server's port, and one without a listener.
+fn sample_sockets() -> Vec<(PortLabel, PortSockets)> {
+    let mut port = PortSockets {
+        half_open: 201,
+        accept_queue: Some(AcceptQueue { length: 202, limit: 4096 }),
+        close_wait_oldest: Duration::from_millis(203_500),
+        ..PortSockets::default()
+    };
+    for (count, state) in (211..).zip(TcpState::ALL) {
+        port.states[state as usize] = count;
+    }
+    port.close_wait_stuck.insert("nginx".to_owned(), 204);
+    port.close_wait_stuck.insert("a \"name\"\\\n".to_owned(), 205);
+    vec![(PortLabel::Port(8899), port), (PortLabel::Other, PortSockets::default())]
 }

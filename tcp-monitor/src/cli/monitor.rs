@@ -54,6 +54,17 @@ pub struct Monitor {
     )]
     pub max_ports: u16,
 
+    /// Tell of sockets that stay in CLOSE_WAIT for longer than this
+    ///
+    /// In seconds, or with a unit: 30, 1.5, 10s, 5m, 2h. The peer of such a socket has closed, and the process here has not, which
+    /// is most often its bug. The log tells when a socket gets so old and each time its age has doubled since; the
+    /// metric tcp_monitor_close_wait_stuck counts them by process.
+    #[arg(
+        long, value_name = "SECS", default_value = "60s", value_parser = values::parse_duration,
+        help_heading = REPORT
+    )]
+    pub stuck_after: Duration,
+
     /// What to report.
     #[command(flatten)]
     pub report: Report,

@@ -1,17 +1,21 @@
-//! The live log: records in, explained by the tracker, lines out on standard output.
+//! The live log: records and what else is known of sockets in, explained by the tracker, lines out on standard output.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
-use std::vec::Drain;
+use std::vec::{self, Drain};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::report::Report;
+use crate::lifecycle::event::Stuck;
 use crate::lifecycle::{Event, Input, Time, Tracker};
 use crate::metrics::{TrackerCounters, TrackerStats};
+use crate::source::diag::Found;
 use crate::source::kernel::decode::{Clock, decode};
 use crate::source::kernel::{Batch, ReadError, RecordReader};
 
@@ -21,6 +25,10 @@ pub(super) struct Log {
     /// Where the size of the tracker is published.
     stats: Arc<TrackerStats>,
     queue: Queue,
+    /// The sockets that were there before, in order of time, as far as they are not handed to the tracker yet.
+    found: Peekable<vec::IntoIter<Found>>,
+    /// Sockets that are found to be stuck.
+    stuck: Receiver<Stuck>,
     report: Report,
     clock: Clock,
     clock_set: Instant,
@@ -50,11 +58,14 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    pub(super) fn new(report: Report) -> Self {
+    /// `found` are the sockets that were there when the records began, in order of time.
+    pub(super) fn new(report: Report, found: Vec<Found>, stuck: Receiver<Stuck>) -> Self {
         Self {
             tracker: Tracker::new(),
             stats: Arc::default(),
             queue: Queue::default(),
+            found: found.into_iter().peekable(),
+            stuck,
             report,
             clock: read_clock(),
             clock_set: Instant::now(),
@@ -104,10 +115,13 @@ impl Log {
             self.clock_set = Instant::now();
         }
         self.written.malformed += batch.malformed;
-        let events = &mut self.queue.events;
         for record in batch.records.iter() {
             match decode(record, &self.clock) {
-                Ok(input) => self.tracker.handle(input, events),
+                Ok(input) => {
+                    // What was told of a socket before it was looked at must be known by then, and nothing later.
+                    self.find_until(input.time());
+                    self.tracker.handle(input, &mut self.queue.events);
+                }
                 Err(error) => {
                     self.written.malformed += 1;
                     ::log::debug!("record skipped: {error}");
@@ -115,7 +129,12 @@ impl Log {
             }
         }
         let time = self.clock.time(batch.complete_until);
+        self.find_until(time);
+        let events = &mut self.queue.events;
         self.tracker.expire(time, events);
+        for stuck in self.stuck.try_iter() {
+            self.tracker.handle(Input::Stuck(stuck), events);
+        }
         for &(kind, count) in batch.lost {
             self.written.lost += count;
             self.tracker.handle(Input::Lost { time, kind, count }, events);
@@ -131,6 +150,13 @@ impl Log {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(more)
+    }
+
+    /// Hands the tracker the sockets that were looked at until `time`.
+    fn find_until(&mut self, time: Time) {
+        while let Some(found) = self.found.next_if(|found| self.clock.time(found.not_before) <= time) {
+            self.tracker.handle(found.input(&self.clock), &mut self.queue.events);
+        }
     }
 
     /// Writes the events that come before `untold`.

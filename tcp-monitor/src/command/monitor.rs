@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,9 @@ use super::log::{Log, LogError, Written};
 use super::report::Report;
 use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
-use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
+use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http, label_sockets};
 use crate::source::NetnsSelection;
+use crate::source::diag::{self, SocketDiag};
 use crate::source::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
 
 /// Monitors until a signal, `--count` or `--duration` ends it.
@@ -44,7 +46,10 @@ async fn monitor(options: &Monitor) -> Result<()> {
     // With port 0 the kernel chose one.
     let address = listener.as_ref().map(TcpListener::local_addr).transpose().context("no metrics address")?;
     let mut signals = Signals::new().context("cannot handle signals")?;
-    let mut source = kernel::start(&source_options(options))?;
+    let (tell_stuck, stuck) = mpsc::sync_channel(STUCK_AT_ONCE);
+    let sockets = SocketDiag::start(diag_options(options), tell_stuck).context("sockets cannot be listed")?;
+    let sockets = Arc::new(sockets);
+    let mut source = kernel::start(&source_options(options, sockets.service_ports()))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
     say(banner(&source.attached(), address));
@@ -52,13 +57,21 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let interfaces = source.interfaces();
     let report =
         Report::new(&options.report, move |netns, ifindex| interfaces.interface_name(netns, ifindex));
-    let log = Log::new(report);
+    // Records wait meanwhile: only what is found after they begin leaves no gap.
+    let found = if report.is_wanted() { sockets.found() } else { Vec::new() };
+    let log = Log::new(report, found, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
     let counters = source.counters();
     let server = listener.map(|listener| {
-        let endpoint = endpoint(Arc::clone(&counters), tracker, &source.attached(), Arc::clone(&log.running));
+        let endpoint = endpoint(
+            Arc::clone(&counters),
+            Arc::clone(&sockets),
+            tracker,
+            &source.attached(),
+            Arc::clone(&log.running),
+        );
         tokio::spawn(http::serve(listener, endpoint, async move {
             // An error means that the sender is gone, which is as good a reason to stop.
             let _ = stopping.changed().await;
@@ -184,14 +197,22 @@ async fn elapse(duration: Option<Duration>) {
     }
 }
 
-fn source_options(options: &Monitor) -> kernel::Options {
+fn netns(options: &Monitor) -> NetnsSelection {
+    match &options.netns {
+        Netns::All => NetnsSelection::All,
+        Netns::Own => NetnsSelection::OwnOnly,
+        Netns::Named(name) => NetnsSelection::Named(name.clone()),
+    }
+}
+
+fn diag_options(options: &Monitor) -> diag::Options {
+    diag::Options { netns: netns(options), ports: options.port_set(), stuck_after: options.stuck_after }
+}
+
+fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
     kernel::Options {
         ports: options.port_set(),
-        netns: match &options.netns {
-            Netns::All => NetnsSelection::All,
-            Netns::Own => NetnsSelection::OwnOnly,
-            Netns::Named(name) => NetnsSelection::Named(name.clone()),
-        },
+        netns: netns(options),
         interfaces: if options.interfaces.is_empty() {
             InterfaceSelection::All
         } else {
@@ -201,6 +222,7 @@ fn source_options(options: &Monitor) -> kernel::Options {
         records: options.report.output != Output::None,
         bpf_stats: options.bpf_stats,
         max_ports: options.max_ports,
+        used_ports,
         log: options.kernel_log,
         force_clsact: options.force_clsact,
     }
@@ -208,6 +230,7 @@ fn source_options(options: &Monitor) -> kernel::Options {
 
 fn endpoint(
     counters: Arc<Counters>,
+    sockets: Arc<SocketDiag>,
     tracker: Option<Arc<TrackerStats>>,
     attached: &Attached,
     running: Arc<AtomicBool>,
@@ -217,7 +240,12 @@ fn endpoint(
         collector: Collector::new(
             Box::new(move || {
                 let snapshot = counters.snapshot().map_err(|error| error.to_string())?;
-                Ok(Snapshot { tracker: tracker.as_ref().map(|tracker| tracker.read()), ..snapshot })
+                let labels = snapshot.ports.iter().map(|(label, _)| *label);
+                Ok(Snapshot {
+                    sockets: sockets.sockets().map(|sockets| label_sockets(&sockets, labels)),
+                    tracker: tracker.as_ref().map(|tracker| tracker.read()),
+                    ..snapshot
+                })
             }),
             build,
         ),
@@ -272,6 +300,8 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
 }
 
 const BANNER_INTERFACES: usize = 8;
+/// Events of stuck sockets that wait to be written; more wait for a later look.
+const STUCK_AT_ONCE: usize = 1024;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 /// How long a second signal is taken for the first.

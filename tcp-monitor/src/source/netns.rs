@@ -40,7 +40,12 @@ pub(in crate::source) struct Netns {
 impl Netns {
     /// The namespace of the process.
     pub(in crate::source) fn own() -> io::Result<Self> {
-        Self::open(Path::new(OWN))
+        Self::open(&Self::own_path())
+    }
+
+    /// Where that is.
+    pub(in crate::source) fn own_path() -> PathBuf {
+        PathBuf::from(OWN)
     }
 
     /// Where the namespace called `name` is, or the one at that path if there is a `/` in it.

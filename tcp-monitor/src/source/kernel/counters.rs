@@ -45,6 +45,7 @@ impl Counters {
         let failed = |map| move |cause| CounterError { map, cause };
         Ok(Snapshot {
             ports: self.ports()?.into_iter().collect(),
+            sockets: None,
             interfaces: self
                 .interfaces
                 .totals()
@@ -52,7 +53,7 @@ impl Counters {
                 .into_iter()
                 .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
-            // Not of the kernel programs: whoever tracks adds it.
+            // Not of the kernel programs, as the sockets above: whoever knows adds them.
             tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,

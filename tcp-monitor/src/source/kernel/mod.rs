@@ -40,6 +40,7 @@ use tcp_monitor_common::{
     counters::RecordCounters,
 };
 
+pub(in crate::source) use self::slots::ephemeral_ports;
 pub use self::{
     btf::BtfError,
     counters::{CounterError, Counters},
@@ -55,7 +56,7 @@ use self::{
     load::{Load, loaded_programs, take},
     privilege::{Enter, Intent},
     release::Release,
-    slots::{Slots, ephemeral_ports},
+    slots::Slots,
     stop::StopSignal,
     watch::{Plan, Scope, Watcher},
 };
@@ -81,6 +82,8 @@ pub struct Options {
     pub bpf_stats: bool,
     /// How many ports have counters of their own; the rest is counted together.
     pub max_ports: u16,
+    /// Service ports in use, which have them from the start if all ports are watched; the first are preferred.
+    pub used_ports: Vec<u16>,
     /// The programs log to the [`log`] crate.
     pub log: bool,
     /// Attach to interfaces by clsact filters even if the kernel can do better.
@@ -135,7 +138,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let watched = Watched::choose(options, release)?;
     let layout = btf::kernel_layout(release)?;
     log::debug!("{layout:?}");
-    let slots = Slots::new(&options.ports, options.max_ports, ephemeral_ports());
+    let slots = Slots::new(&options.ports, options.max_ports, ephemeral_ports(), &options.used_ports);
     let settings = Settings {
         netns: watched.sockets,
         records: options.records.into(),
