@@ -89,6 +89,9 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
         ("tcp_monitor_state_transitions_total", 24),
         ("tcp_monitor_retransmits_total", 1),
+        ("tcp_monitor_connections", 11),
+        ("tcp_monitor_half_open", 1),
+        ("tcp_monitor_close_wait_oldest_seconds", 1),
     ];
     assert_eq!(sizes, expected.map(|(name, size)| (name.to_owned(), size)).into());
     Ok(())
@@ -142,6 +145,15 @@ fn without_a_log_there_is_no_table_to_show() -> Result<(), Box<dyn Error>> {
 }
 
 #[test]
+fn sockets_that_are_not_listed_are_no_zeros() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(Snapshot { sockets: None, ..sample() })?;
+    for gauge in ["connections", "half_open", "accept_queue_length", "close_wait_oldest_seconds"] {
+        assert!(!exposition.contains(&format!("tcp_monitor_{gauge}{{")), "{gauge}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
     let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
@@ -181,7 +193,8 @@ fn metric(series: &str) -> String {
 
 fn at_rest(reasons_known: bool) -> Snapshot {
     let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
-    Snapshot { ports, reasons_known, ..Snapshot::default() }
+    let sockets = Some(vec![(PortLabel::Port(80), PortSockets::default())]);
+    Snapshot { ports, sockets, reasons_known, ..Snapshot::default() }
 }
 
 /// Some of everything; each number is used once where it can be.

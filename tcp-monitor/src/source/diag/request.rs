@@ -146,3 +146,96 @@ const INET_DIAG_BC_S_GE: u8 = 2;
 const INET_DIAG_BC_S_LE: u8 = 3;
 const INET_DIAG_BC_D_GE: u8 = 4;
 const INET_DIAG_BC_D_LE: u8 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::{PortSet, Wanted, filter, request};
+    use crate::source::diag::row::AF_INET6;
+
+    fn ports(list: &str) -> PortSet {
+        list.parse().expect("a list of ports")
+    }
+
+    /// Runs a filter as the kernel does (`inet_diag_bc_run`).
+    fn takes(program: &[u8], source: u16, destination: u16) -> bool {
+        let mut at = 0;
+        while at < program.len() {
+            let number = |place: usize| u16::from_ne_bytes([program[place], program[place + 1]]);
+            let holds = match program[at] {
+                1 => false,
+                2 => source >= number(at + 6),
+                3 => source <= number(at + 6),
+                4 => destination >= number(at + 6),
+                5 => destination <= number(at + 6),
+                code => panic!("instruction {code}"),
+            };
+            at += if holds { usize::from(program[at + 1]) } else { usize::from(number(at + 2)) };
+        }
+        at == program.len()
+    }
+
+    /// Checks a filter as the kernel does before it runs it (`inet_diag_bc_audit`).
+    fn is_valid(program: &[u8]) -> bool {
+        let mut starts = vec![];
+        let mut jumps = vec![];
+        let mut at = 0;
+        while at < program.len() {
+            starts.push(at);
+            let yes = usize::from(program[at + 1]);
+            let no = usize::from(u16::from_ne_bytes([program[at + 2], program[at + 3]]));
+            let least = if program[at] == 1 { 4 } else { 8 };
+            if yes < least || no < 4 || yes % 4 + no % 4 != 0 || at + no.max(yes) > program.len() + 4 {
+                return false;
+            }
+            jumps.push(at + no);
+            at += yes;
+        }
+        at == program.len() && jumps.iter().all(|to| *to >= program.len() || starts.contains(to))
+    }
+
+    #[test]
+    fn the_filter_takes_what_has_a_watched_port_at_either_end() {
+        for list in [
+            "80",
+            "80,443",
+            "1",
+            "65535",
+            "1-65535",
+            "10-20,30-40,50",
+            "1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31",
+        ] {
+            let ports = ports(list);
+            let program = filter(&ports);
+            assert!(is_valid(&program), "{list}: {program:?}");
+            let interesting = [0, 1, 2, 9, 10, 15, 20, 21, 29, 30, 31, 40, 41, 50, 80, 81, 443, 65534, 65535];
+            for source in interesting {
+                for destination in interesting {
+                    let expected = ports.contains(source) || ports.contains(destination);
+                    assert_eq!(
+                        takes(&program, source, destination),
+                        expected,
+                        "{list}: {source} {destination}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_ranges_than_are_worth_it_are_not_asked_for() {
+        assert!(filter(&PortSet::default()).is_empty());
+        assert!(filter(&ports("1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31,33")).is_empty());
+    }
+
+    #[test]
+    fn a_request_is_as_long_as_it_says() {
+        let plain = request(Wanted::OTHERS, AF_INET6, &PortSet::default());
+        assert_eq!((plain.len(), &plain[..4]), (72, &72_u32.to_ne_bytes()[..]));
+        assert_eq!((plain[16], plain[17], plain[18]), (AF_INET6, 6, 0));
+        assert_eq!(&plain[20..24], &0x1bfe_u32.to_ne_bytes());
+        let filtered = request(Wanted::CLOSE_WAIT, AF_INET6, &ports("80"));
+        assert_eq!((filtered.len(), &filtered[..4]), (72 + 4 + 36, &112_u32.to_ne_bytes()[..]));
+        assert_eq!((filtered[18], &filtered[20..24]), (2, &256_u32.to_ne_bytes()[..]));
+        assert_eq!(&filtered[72..76], &[40_u16.to_ne_bytes(), 1_u16.to_ne_bytes()].concat()[..]);
+    }
+}
