@@ -58,6 +58,10 @@ pub struct KernelLayout {
     pub sk_shutdown: u32,
     /// `sock.sk_max_ack_backlog`.
     pub sk_max_ack_backlog: u32,
+    /// `sock.sk_ack_backlog`.
+    pub sk_ack_backlog: u32,
+    /// `inet_connection_sock.icsk_accept_queue.qlen`: how many requests a listener has.
+    pub request_queue_len: u32,
     /// `sock.sk_cgrp_data.cgroup`.
     pub sk_cgroup: u32,
     /// `inet_sock.inet_sport`.
@@ -76,8 +80,20 @@ pub struct KernelLayout {
     pub bytes_received: u32,
     /// `tcp_sock.total_retrans`.
     pub total_retrans: u32,
+    /// `sock_common.skc_listener`: of a half-open request, its listener.
+    pub skc_listener: u32,
+    /// `sock_common.skc_rcv_wnd`: of a half-open request, its receive window.
+    pub skc_rcv_wnd: u32,
+    /// `tcp_request_sock.rcv_nxt`.
+    pub request_rcv_nxt: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
+    /// `net.ipv4.sysctl_tcp_abort_on_overflow`: one byte is read.
+    pub net_abort_on_overflow: u32,
+    /// `net.ipv4.sysctl_tcp_syncookies`: one byte is read.
+    pub net_syncookies: u32,
+    /// `net.ipv4.sysctl_max_syn_backlog`.
+    pub net_max_syn_backlog: u32,
     /// `cgroup.kn`.
     pub cgroup_kn: u32,
     /// `kernfs_node.id`.
@@ -110,6 +126,8 @@ pub struct KernelLayout {
     pub task_group_leader: u32,
     /// `task_struct.comm`.
     pub task_comm: u32,
+    /// `bpf_sk_storage_get` may be called from tp_btf programs (5.11 and later).
+    pub has_socket_storage: u32,
 }
 
 impl KernelLayout {
@@ -131,6 +149,8 @@ impl KernelLayout {
         sk_socket: 0,
         sk_shutdown: 0,
         sk_max_ack_backlog: 0,
+        sk_ack_backlog: 0,
+        request_queue_len: 0,
         sk_cgroup: 0,
         inet_sport: 0,
         snd_nxt: 0,
@@ -140,7 +160,13 @@ impl KernelLayout {
         bytes_acked: 0,
         bytes_received: 0,
         total_retrans: 0,
+        skc_listener: 0,
+        skc_rcv_wnd: 0,
+        request_rcv_nxt: 0,
         net_inum: 0,
+        net_abort_on_overflow: 0,
+        net_syncookies: 0,
+        net_max_syn_backlog: 0,
         cgroup_kn: 0,
         kn_id: 0,
         skb_dev: 0,
@@ -157,6 +183,7 @@ impl KernelLayout {
         task_flags: 0,
         task_group_leader: 0,
         task_comm: 0,
+        has_socket_storage: 0,
     };
 }
 
@@ -221,6 +248,10 @@ pub mod map {
     pub const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     /// `PerCpuArray<RecordCounters>`, one entry.
     pub const RECORD_COUNTERS: &str = "RECORD_COUNTERS";
+    /// `HashMap<u64, HalfOpen>`, by cookie.
+    pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// `PerCpuArray<Undecided>`, one entry.
+    pub const UNDECIDED: &str = "UNDECIDED";
 }
 
 /// Names of globals the agent sets before loading.

@@ -1,5 +1,6 @@
 //! The counters that the kernel programs keep per CPU and the agent adds up at each scrape.
 
+use crate::TcpState;
 #[cfg(doc)]
 use crate::record::ResetPhase;
 use crate::record::{Direction, Kind, Role};
@@ -24,11 +25,17 @@ pub enum HandshakeFailure {
     Other = 5,
     /// Server: the peer answered the SYN-ACK with a RST.
     Reset = 6,
+    /// Server: the accept queue was full when the SYN came, or when the last ACK did and the request was given up.
+    AcceptQueueFull = 7,
+    /// Server: the listener did not answer the SYN, for another reason than a full accept queue.
+    SynDropped = 8,
+    /// Server: nobody listens on the port.
+    NoListener = 9,
 }
 
 impl HandshakeFailure {
     /// Every reason, in order of its number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::Refused,
         Self::TimedOut,
         Self::HostUnreachable,
@@ -36,6 +43,9 @@ impl HandshakeFailure {
         Self::Aborted,
         Self::Other,
         Self::Reset,
+        Self::AcceptQueueFull,
+        Self::SynDropped,
+        Self::NoListener,
     ];
 
     /// The name in metrics and JSON.
@@ -49,6 +59,9 @@ impl HandshakeFailure {
             Self::Aborted => "aborted",
             Self::Other => "other",
             Self::Reset => "reset",
+            Self::AcceptQueueFull => "accept_queue_full",
+            Self::SynDropped => "syn_dropped",
+            Self::NoListener => "no_listener",
         }
     }
 
@@ -73,6 +86,53 @@ impl HandshakeFailure {
             ECONNRESET => Self::Reset,
             ETIMEDOUT => Self::TimedOut,
             _ => Self::Other,
+        }
+    }
+}
+
+/// Who or what ended a connection; the `closed_by` label of `connections_closed_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ClosedBy {
+    /// This end sent the first FIN.
+    Local = 0,
+    /// The peer sent the first FIN.
+    Remote = 1,
+    /// Both sent a FIN before they saw the other's.
+    Both = 2,
+    /// This end sent a RST.
+    LocalReset = 3,
+    /// The peer sent a RST.
+    RemoteReset = 4,
+    /// The peer did not answer any more.
+    TimedOut = 5,
+    /// An administrator destroyed the socket (`ss -K`).
+    Killed = 6,
+}
+
+impl ClosedBy {
+    /// Every way, in order of its number.
+    pub const ALL: [Self; 7] = [
+        Self::Local,
+        Self::Remote,
+        Self::Both,
+        Self::LocalReset,
+        Self::RemoteReset,
+        Self::TimedOut,
+        Self::Killed,
+    ];
+
+    /// The name in metrics and JSON.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Remote => "remote",
+            Self::Both => "both",
+            Self::LocalReset => "local_reset",
+            Self::RemoteReset => "remote_reset",
+            Self::TimedOut => "timed_out",
+            Self::Killed => "killed",
         }
     }
 }
@@ -136,6 +196,80 @@ const RESET_REASON_LABELS: [&str; 25] = [
     "error",
 ];
 
+/// Room for every [`ClosedBy`].
+pub const CLOSINGS: usize = 8;
+/// Room for the buckets of a histogram.
+pub const BUCKETS: usize = 16;
+
+/// How often something took how long. A bucket holds what is not longer than its bound, and longer than the one before.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Histogram {
+    /// By bucket; see [`Scale`].
+    pub buckets: [u64; BUCKETS],
+    /// All of it together, nanoseconds.
+    pub sum: u64,
+}
+
+impl Histogram {
+    /// Nothing counted yet.
+    pub const ZERO: Self = Self { buckets: [0; BUCKETS], sum: 0 };
+}
+
+/// The bounds of a histogram's buckets: each is four times the one before it, and the last bucket has none.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    /// Bound of the first bucket, nanoseconds.
+    pub first: u64,
+    /// How many buckets have a bound.
+    pub bounds: usize,
+}
+
+impl Scale {
+    /// Of handshakes: 64 µs to 268 s.
+    pub const HANDSHAKE: Self = Self { first: 64_000, bounds: 12 };
+    /// Of connections and of states: 1 ms to 18.6 h.
+    pub const LIFE: Self = Self { first: 1_000_000, bounds: 14 };
+
+    /// The bucket for a duration.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bucket(self, nanoseconds: u64) -> usize {
+        let (mut bucket, mut bound) = (0, self.first);
+        while bucket < self.bounds && nanoseconds > bound {
+            bound *= 4;
+            bucket += 1;
+        }
+        bucket
+    }
+}
+
+/// The states whose durations are counted: those in which one end waits for the other, or for its own application.
+pub const TIMED_STATES: [TcpState; 5] =
+    [TcpState::CloseWait, TcpState::FinWait1, TcpState::FinWait2, TcpState::LastAck, TcpState::Closing];
+/// Room for [`TIMED_STATES`].
+pub const TIMED: usize = 8;
+
+/// The place of a state in [`TIMED_STATES`].
+#[inline(always)]
+#[must_use]
+pub const fn timed_state(state: TcpState) -> Option<usize> {
+    match state {
+        TcpState::CloseWait => Some(0),
+        TcpState::FinWait1 => Some(1),
+        TcpState::FinWait2 => Some(2),
+        TcpState::LastAck => Some(3),
+        TcpState::Closing => Some(4),
+        TcpState::Established
+        | TcpState::SynSent
+        | TcpState::SynRecv
+        | TcpState::TimeWait
+        | TcpState::Close
+        | TcpState::Listen
+        | TcpState::NewSynRecv => None,
+    }
+}
+
 /// What is counted for one service port.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -154,6 +288,20 @@ pub struct PortCounters {
     pub resets_received: [u64; PHASES],
     /// RSTs sent, by [`ResetPhase`] and the kernel's reason.
     pub resets_sent: [[u64; RESET_REASONS]; PHASES],
+    /// Connections that ended, by [`Role`] and [`ClosedBy`].
+    pub closed: [[u64; CLOSINGS]; Role::ALL.len()],
+    /// Payload of connections that ended, bytes: acknowledged by the peer, received.
+    pub bytes: [u64; 2],
+    /// SYNs, and ACKs of SYN-ACKs, dropped because the accept queue was full.
+    pub accept_queue_overflows: u64,
+    /// SYNs answered with a SYN cookie; connections that one was the beginning of.
+    pub syn_cookies: [u64; 2],
+    /// From the first SYN to ESTABLISHED, by [`Role`]; [`Scale::HANDSHAKE`].
+    pub handshake_durations: [Histogram; Role::ALL.len()],
+    /// From ESTABLISHED to the end, by [`Role`]; [`Scale::LIFE`].
+    pub connection_durations: [Histogram; Role::ALL.len()],
+    /// Time in a state, when it is left, by its place in [`TIMED_STATES`]; [`Scale::LIFE`].
+    pub state_durations: [Histogram; TIMED],
 }
 
 impl PortCounters {
@@ -166,6 +314,13 @@ impl PortCounters {
         transitions: [[0; STATES]; STATES],
         resets_received: [0; PHASES],
         resets_sent: [[0; RESET_REASONS]; PHASES],
+        closed: [[0; CLOSINGS]; Role::ALL.len()],
+        bytes: [0; 2],
+        accept_queue_overflows: 0,
+        syn_cookies: [0; 2],
+        handshake_durations: [Histogram::ZERO; Role::ALL.len()],
+        connection_durations: [Histogram::ZERO; Role::ALL.len()],
+        state_durations: [Histogram::ZERO; TIMED],
     };
 }
 

@@ -7,7 +7,9 @@
 
 pub mod config;
 pub mod counters;
+pub mod half_open;
 pub mod record;
 pub mod state;
+pub mod transition;
 
 pub use state::TcpState;

@@ -2,7 +2,7 @@
 //!
 //! When a SYN-ACK or a FIN passes, the acknowledgement it calls for is noted; the first segment that carries it is worth a
 //! record, and every other plain ACK or data segment is let go after one look into a bucket of four words. There is no
-//! key and no lock: a word is a 63-bit hash of who acknowledges and which number, so a hit is a hit, and when a bucket is
+//! key and no lock: a word is a 59-bit hash of who acknowledges and which number, so a hit is a hit, and when a bucket is
 //! full of acknowledgements that never came, one of them is forgotten.
 
 use aya_ebpf::{macros::map, maps::Array};
@@ -16,18 +16,27 @@ use crate::kernel::setting;
 #[map]
 static ACKS: Array<AckTable> = Array::with_max_entries(1, 0);
 
-/// What a word stands for; its low two bits.
+/// What a word stands for; its low five bits.
 #[derive(Clone, Copy)]
 pub(crate) enum Awaited {
     /// The acknowledgement of a SYN-ACK.
     SynAck = acks::SYN_ACK as isize,
     /// The acknowledgement of a FIN.
     Fin = acks::FIN as isize,
+    /// The acknowledgement that a request of this host awaits.
+    Request = REQUEST as isize,
+    /// The acknowledgement that brings back a SYN cookie of this host.
+    Cookie = COOKIE as isize,
     /// Not awaited but seen: a RST, until the socket it is for reports it.
-    Rst = 3,
+    Rst = 1 << 4,
 }
 
-const KIND_BITS: u64 = 3;
+/// Bit of what [`Path::take`] returns, besides those of [`acks`]: a request of this host awaits it.
+pub(crate) const REQUEST: u8 = 1 << 2;
+/// Bit of the same: it brings back a SYN cookie of this host.
+pub(crate) const COOKIE: u8 = 1 << 3;
+
+const KIND_BITS: u64 = 0x1f;
 const BUCKETS: u64 = (ACK_WORDS / ACK_WAYS) as u64;
 
 /// One direction of a connection: a hash of source and destination.
@@ -70,7 +79,7 @@ impl Path {
     pub(crate) fn expect(self, number: u32, what: Awaited) {
         let Some(bucket) = self.bucket() else { return };
         let word = self.word(number) | what as u64;
-        let mut place = (word >> 2) as usize & (ACK_WAYS - 1);
+        let mut place = (word >> 5) as usize & (ACK_WAYS - 1);
         let mut i = 0;
         while i < ACK_WAYS {
             // SAFETY: `i` is within the bucket.
@@ -87,7 +96,7 @@ impl Path {
         unsafe { *bucket.add(place) = word };
     }
 
-    /// What `number` on this path is the first to acknowledge: bits of [`acks`]; forgets it.
+    /// What `number` on this path is the first to acknowledge: bits of [`acks`], [`REQUEST`] and [`COOKIE`]; forgets it.
     #[inline(always)]
     pub(crate) fn take(self, number: u32) -> u8 {
         let Some(bucket) = self.bucket() else { return 0 };

@@ -15,9 +15,10 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    acks::{Awaited, Path},
+    acks::{Awaited, COOKIE, Path, REQUEST},
     glance::is_of_no_interest,
-    instruction::add,
+    half_open::{self, Passing},
+    instruction::{add, element},
     kernel::{layout, read},
     packet::{self, Segment},
     ports, records,
@@ -60,7 +61,11 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let mut room = MaybeUninit::uninit();
     let segment = Segment::find(skb, &mut room)?;
     let tcp = &segment.tcp;
-    ports::watched(tcp.source_port(), tcp.destination_port())?;
+    // The sender is this host's end on the way out, the receiver on the way in.
+    let watched = match direction {
+        Direction::Ingress => ports::watched(tcp.destination_port(), tcp.source_port())?,
+        Direction::Egress => ports::watched(tcp.source_port(), tcp.destination_port())?,
+    };
 
     // SAFETY: the context of a classifier.
     let (ifindex, packet_len) = unsafe { ((*skb).ifindex, (*skb).len) };
@@ -72,40 +77,74 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
         debug!(ctx, "interface {}: TCP header malformed or cut off", ifindex);
         return None;
     };
+    let addresses = segment.addresses();
+    let (source, destination) = addresses.folded();
+    let (source_port, destination_port) = (tcp.source_port(), tcp.destination_port());
+    let path = Path::new(source, destination, source_port, destination_port);
     let mut acks = 0;
-    if !again {
-        let addresses = segment.addresses();
-        let (source, destination) = addresses.folded();
-        if flags & ACK != 0 {
-            acks = Path::new(source, destination, tcp.source_port(), tcp.destination_port())
-                .take(tcp.acknowledgement());
-        }
-        if flags & (SYN | FIN) != 0 {
-            let end = tcp.sequence().wrapping_add(payload_len).wrapping_add(1);
-            let back = Path::new(destination, source, tcp.destination_port(), tcp.source_port());
-            if flags & (SYN | ACK | RST) == SYN | ACK {
-                back.expect(end, Awaited::SynAck);
-            } else if flags & (FIN | SYN | RST) == FIN {
-                back.expect(end, Awaited::Fin);
-            }
-        } else if flags & RST != 0 {
-            Path::new(source, destination, tcp.source_port(), tcp.destination_port()).expect(0, Awaited::Rst);
-        }
+    if flags & ACK != 0 {
+        acks = path.take(tcp.acknowledgement());
     }
-
     let kind = segment_kind(flags);
     if kind.is_none() && acks == 0 {
         return None;
     }
+    let back = Path::new(destination, source, destination_port, source_port);
+    let passing = Passing { skb, segment: &segment, back, ifindex };
     let netns = netns_of(skb);
+    match direction {
+        Direction::Ingress => match kind {
+            Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
+            Some(SegmentKind::Rst) => half_open::rst_arrives(passing),
+            Some(SegmentKind::SynAck) => {}
+            Some(SegmentKind::Fin) | None => {
+                let awaited = acks & (REQUEST | COOKIE);
+                if awaited != 0 {
+                    half_open::last_ack_arrives(passing, watched, path, payload_len, awaited);
+                }
+            }
+        },
+        Direction::Egress => {
+            let awaited = acks & (REQUEST | COOKIE);
+            if awaited != 0 {
+                half_open::expect_again(path, tcp.acknowledgement(), awaited);
+            }
+            match kind {
+                Some(SegmentKind::Syn) => half_open::syn_leaves(&segment),
+                Some(SegmentKind::SynAck) => {
+                    let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
+                    if let Some(awaited) = awaited {
+                        back.expect(tcp.sequence().wrapping_add(1), awaited);
+                    }
+                }
+                Some(SegmentKind::Rst) => half_open::rst_leaves(path),
+                Some(SegmentKind::Fin) | None => {}
+            }
+        }
+    }
+    if !again {
+        let end = tcp.sequence().wrapping_add(payload_len).wrapping_add(1);
+        match kind {
+            Some(SegmentKind::SynAck) => back.expect(end, Awaited::SynAck),
+            Some(SegmentKind::Fin) => back.expect(end, Awaited::Fin),
+            Some(SegmentKind::Rst) => path.expect(0, Awaited::Rst),
+            Some(SegmentKind::Syn) | None => {}
+        }
+    }
+
     if let Some(kind) = kind {
         let key = InterfaceKey { netns, ifindex };
         if let Some(counters) = INTERFACE_COUNTERS.get_ptr_mut(key) {
-            // SAFETY: the map's own value; both indexes are within the arrays.
-            unsafe { add(&raw mut (*counters).segments[direction as usize][kind as usize], 1) };
+            // SAFETY: the map's own value.
+            unsafe {
+                let segments = &raw mut (*counters).segments[direction as usize];
+                add(element::<_, 3, 4>(segments, kind as usize), 1);
+            }
         }
     }
-    if again || !records::wanted() {
+    // What only this host awaits was recorded before, on another interface.
+    let acks = acks & !(REQUEST | COOKIE);
+    if again || (kind.is_none() && acks == 0) || !records::wanted() {
         return None;
     }
     record(ctx, &segment, payload_len, InterfaceKey { netns, ifindex }, direction, acks)

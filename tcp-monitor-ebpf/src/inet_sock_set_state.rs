@@ -9,14 +9,16 @@ use aya_log_ebpf::debug;
 use tcp_monitor_common::{
     TcpState,
     config::{CLOSED_WORDS, ClosedTable},
-    counters::{FAILURES, HandshakeFailure, PortCounters, STATES},
+    counters::{CLOSINGS, ClosedBy, FAILURES, PortCounters, STATES},
     record::{Kind, Role, SocketRecord},
+    transition::{Circumstances, Outcome, outcome},
 };
 
 use crate::{
+    half_open,
     instruction::{add, element},
     kernel::KernelPtr,
-    ports, records,
+    lifetime, ports, records,
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
@@ -63,9 +65,18 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     }
     let full = FullSocket::of(sock)?;
     let role = role(full, old, new);
+    let outcome =
+        outcome(old, new, Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() });
+    let syn_arrived = follow_request(sock, role, old, new);
     if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.
-        unsafe { count(counters, full, role, old, new) };
+        unsafe {
+            count(counters, full, role, (old, new), outcome);
+            lifetime::count(counters, sock, role, (old, new), outcome, syn_arrived.ok());
+            if syn_arrived == Err(Unknown::SynCookie) {
+                add(&raw mut (*counters).syn_cookies[1], 1);
+            }
+        }
     } else {
         debug!(turn.ctx(), "port {}: no counters, its slot is out of range", local_port);
     }
@@ -109,26 +120,77 @@ fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
     }
 }
 
+/// What becomes of the half-open request that a child was. Returns when its SYN came in.
+#[inline(always)]
+fn follow_request(sock: Socket, role: Role, old: TcpState, new: TcpState) -> Result<u64, Unknown> {
+    match (role, old) {
+        (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => {
+            half_open::child_is_born();
+            Err(Unknown::NotYet)
+        }
+        (Role::Server, TcpState::SynRecv) => match sock.known_cookie() {
+            // The classifier gives one to every request whose SYN-ACK it sees.
+            0 => Err(Unknown::SynCookie),
+            cookie => half_open::complete(cookie).ok_or(Unknown::NotSeen),
+        },
+        (Role::Server | Role::Client, _) => Err(Unknown::NotYet),
+    }
+}
+
+/// Why it is not known when the SYN of a connection came in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    /// The handshake does not end here.
+    NotYet,
+    /// Nothing was kept of it.
+    SynCookie,
+    /// It passed no interface that is watched.
+    NotSeen,
+}
+
 /// # Safety
 ///
 /// `counters` must point into a map value.
 #[inline(always)]
-unsafe fn count(counters: *mut PortCounters, full: FullSocket, role: Role, old: TcpState, new: TcpState) {
-    let to = if became_time_wait(full, old, new) { TcpState::TimeWait } else { new };
+unsafe fn count(
+    counters: *mut PortCounters,
+    full: FullSocket,
+    role: Role,
+    (old, new): (TcpState, TcpState),
+    outcome: Outcome,
+) {
+    // CLOSE may mean "handed to a TIME_WAIT minisocket", which the tracepoint does not report.
+    let to = if matches!(outcome, Outcome::Waits(_)) { TcpState::TimeWait } else { new };
     // SAFETY: by the caller's word.
     unsafe {
         let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
         add(element::<_, 15, STATES>(row, to as usize), 1);
-        let connecting = matches!(old, TcpState::SynSent | TcpState::SynRecv);
-        if connecting && matches!(new, TcpState::Established) {
-            add(element::<_, 1, 2>(&raw mut (*counters).handshakes, role as usize), 1);
-        }
-        if connecting && matches!(new, TcpState::Close) {
-            let reason = match role {
-                Role::Server => HandshakeFailure::of_server(full.error()),
-                Role::Client => HandshakeFailure::of_client(full.error()),
-            };
-            count_failure(counters, role, reason);
+        match outcome {
+            Outcome::Established => {
+                add(element::<_, 1, 2>(&raw mut (*counters).handshakes, role as usize), 1);
+            }
+            Outcome::HandshakeFailed(reason) => {
+                let reasons = element::<_, 1, 2>(&raw mut (*counters).handshake_failures, role as usize);
+                add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
+            }
+            Outcome::Closed(closed_by) | Outcome::Waits(closed_by) => {
+                let fin_acked = match old {
+                    TcpState::FinWait2 => true,
+                    TcpState::Closing | TcpState::LastAck => full.error() == 0 && full.all_acked(),
+                    TcpState::Established
+                    | TcpState::SynSent
+                    | TcpState::SynRecv
+                    | TcpState::FinWait1
+                    | TcpState::TimeWait
+                    | TcpState::Close
+                    | TcpState::CloseWait
+                    | TcpState::Listen
+                    | TcpState::NewSynRecv => false,
+                };
+                count_closed(counters, full, role, closed_by, fin_acked);
+            }
+            Outcome::AwaitsFin => count_closed(counters, full, role, ClosedBy::Local, true),
+            Outcome::Continues | Outcome::ListenerClosed => {}
         }
     }
 }
@@ -137,20 +199,20 @@ unsafe fn count(counters: *mut PortCounters, full: FullSocket, role: Role, old: 
 ///
 /// `counters` must point into a map value.
 #[inline(always)]
-unsafe fn count_failure(counters: *mut PortCounters, role: Role, reason: HandshakeFailure) {
+unsafe fn count_closed(
+    counters: *mut PortCounters,
+    full: FullSocket,
+    role: Role,
+    closed_by: ClosedBy,
+    fin_acked: bool,
+) {
     // SAFETY: by the caller's word.
     unsafe {
-        let reasons = element::<_, 1, 2>(&raw mut (*counters).handshake_failures, role as usize);
-        add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
+        let ways = element::<_, 1, 2>(&raw mut (*counters).closed, role as usize);
+        add(element::<_, 7, CLOSINGS>(ways, closed_by as usize), 1);
+        add(&raw mut (*counters).bytes[0], full.payload_acked(role, fin_acked));
+        add(&raw mut (*counters).bytes[1], full.payload_received());
     }
-}
-
-/// Whether CLOSE means "handed to a TIME_WAIT minisocket", which the tracepoint does not report.
-#[inline(always)]
-fn became_time_wait(full: FullSocket, old: TcpState, new: TcpState) -> bool {
-    matches!(new, TcpState::Close)
-        && full.error() == 0
-        && (matches!(old, TcpState::Closing) || (matches!(old, TcpState::FinWait2) && full.peer_closed()))
 }
 
 /// Notes from which state the socket went to CLOSE, for the RST the kernel may send next.

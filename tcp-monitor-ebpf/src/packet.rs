@@ -97,6 +97,12 @@ impl TcpStart {
         u16::from_be(self.destination)
     }
 
+    /// Source and destination port, network order.
+    #[inline(always)]
+    pub(crate) fn raw_ports(&self) -> (u16, u16) {
+        (self.source, self.destination)
+    }
+
     #[inline(always)]
     pub(crate) fn sequence(&self) -> u32 {
         u32::from_be(self.seq)

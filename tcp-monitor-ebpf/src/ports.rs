@@ -60,6 +60,12 @@ impl Watched {
     /// that is counted by itself.
     #[inline(always)]
     pub(crate) fn counters(self, role: Option<Role>) -> Option<*mut PortCounters> {
+        counters_of(self.slot(role))
+    }
+
+    /// The slot of those counters.
+    #[inline(always)]
+    pub(crate) fn slot(self, role: Option<Role>) -> u32 {
         let remote = match role {
             Some(Role::Server) => self.local_slot == slot::UNWATCHED,
             Some(Role::Client) => self.remote_slot != slot::UNWATCHED,
@@ -73,8 +79,14 @@ impl Watched {
             Some(_) if slot == slot::UNCLAIMED => claim(self.table, port),
             _ => slot,
         };
-        PORT_COUNTERS.get_ptr_mut(u32::from(slot))
+        slot.into()
     }
+}
+
+/// The counters of a slot.
+#[inline(always)]
+pub(crate) fn counters_of(slot: u32) -> Option<*mut PortCounters> {
+    PORT_COUNTERS.get_ptr_mut(slot)
 }
 
 /// Where the table holds the slot of `port`.

@@ -91,10 +91,16 @@ impl Socket {
         Path::new(remote, local, self.remote_port(), local_port)
     }
 
+    /// The cookie; 0 if none was given so far.
+    #[inline(always)]
+    pub(crate) fn known_cookie(self) -> u64 {
+        self.0.load::<u64>(layout!(skc_cookie))
+    }
+
     /// The cookie, given now if there was none and the kernel lets us.
     #[inline(always)]
     fn cookie(self) -> u64 {
-        let cookie = self.0.load::<u64>(layout!(skc_cookie));
+        let cookie = self.known_cookie();
         if cookie == 0 && layout!(has_socket_cookie) != 0 {
             // SAFETY: the verifier has checked that this is a socket.
             return unsafe { bpf_get_socket_cookie(self.0.as_ptr().cast_mut().cast()) };
@@ -107,7 +113,7 @@ impl Socket {
     pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
         let addresses = self.addresses();
         start(&mut record.header, kind, netns, addresses.ip_version);
-        record.cookie = self.0.load::<u64>(layout!(skc_cookie));
+        record.cookie = self.known_cookie();
         record.sk = self.0.address();
         record.remote_port = self.remote_port();
         addresses.store(&mut record.local_addr, &mut record.remote_addr);
@@ -166,11 +172,33 @@ impl FullSocket {
         if self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0 { Role::Server } else { Role::Client }
     }
 
+    /// Payload that the peer acknowledged, bytes; as [`SocketRecord::bytes_acked`] without what is no payload.
+    #[inline(always)]
+    pub(crate) fn payload_acked(self, role: Role, fin_acked: bool) -> u64 {
+        let syn = u64::from(matches!(role, Role::Client));
+        self.tcp.load::<u64>(layout!(bytes_acked)).saturating_sub(syn + u64::from(fin_acked))
+    }
+
+    /// Payload received in order, bytes.
+    #[inline(always)]
+    pub(crate) fn payload_received(self) -> u64 {
+        self.tcp.load::<u64>(layout!(bytes_received)).saturating_sub(u64::from(self.peer_closed()))
+    }
+
+    /// Everything sent is acknowledged.
+    #[inline(always)]
+    pub(crate) fn all_acked(self) -> bool {
+        self.tcp.load::<u32>(layout!(snd_una)) == self.tcp.load::<u32>(layout!(snd_nxt))
+    }
+
     /// Fills in the whole record but its kind's own fields.
     #[inline(always)]
     pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
         self.sock.describe(record, kind, netns);
-        record.cookie = self.sock.cookie();
+        // A child that is born without one came of a SYN cookie, which is known by that until it is established.
+        if !matches!(TcpState::from_kernel(self.sock.state()), Some(TcpState::Listen)) {
+            record.cookie = self.sock.cookie();
+        }
         record.local_port = self.local_port();
         record.flags = flags::FULL_SOCKET;
         if self.peer_closed() {
@@ -273,7 +301,7 @@ pub(crate) fn start(header: &mut Header, kind: Kind, netns: u32, ip_version: u8)
 
 /// `CLOCK_MONOTONIC`, nanoseconds.
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: takes nothing, cannot fail.
     unsafe { bpf_ktime_get_ns() }
 }

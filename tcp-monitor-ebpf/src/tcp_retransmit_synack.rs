@@ -7,6 +7,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
+    half_open,
     instruction::add,
     kernel::KernelPtr,
     ports, records,
@@ -45,6 +46,7 @@ fn retransmit(turn: Turn<'_>, listener: Socket, request: Socket) -> Option<()> {
         // SAFETY: the map's own value; the role is within the array.
         unsafe { add(&raw mut (*counters).syn_retransmits[Role::Server as usize], 1) };
     }
+    half_open::syn_ack_sent_again(request.known_cookie());
     if !records::wanted() {
         return None;
     }

@@ -6,7 +6,10 @@ mod read;
 mod report;
 mod values;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use monitor::Monitor;
 pub use read::Read;
@@ -32,6 +35,23 @@ pub struct Cli {
     /// How to monitor.
     #[command(flatten)]
     pub monitor: Monitor,
+}
+
+impl Cli {
+    /// Reads a command line, whose first argument is the name of the program.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or the help that it asks for.
+    pub fn read(
+        arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let cli = Self::try_parse_from(arguments)?;
+        match cli.monitor.contradiction() {
+            Some(contradiction) => Err(Self::command().error(ErrorKind::ArgumentConflict, contradiction)),
+            None => Ok(cli),
+        }
+    }
 }
 
 /// A subcommand.

@@ -1,15 +1,15 @@
 //! The `tcp-monitor` command: parses the command line, runs, and says by its exit code how it went.
 
+use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tcp_monitor::cli::{Cli, Command};
 use tcp_monitor::command::{monitor, read, say};
 use tcp_monitor::source::kernel::KernelError;
 
 fn main() -> ExitCode {
     // Exits with 2 on wrong usage.
-    let cli = Cli::parse();
+    let cli = Cli::read(env::args_os()).unwrap_or_else(|error| error.exit());
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log_level(&cli)))
         .init();
     let result = match &cli.command {

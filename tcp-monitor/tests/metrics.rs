@@ -14,7 +14,8 @@ use tcp_monitor::metrics::{
 };
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
-    HandshakeFailure, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN, RecordCounters, SegmentKind,
+    ClosedBy, HandshakeFailure, Histogram, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN,
+    RecordCounters, Scale, SegmentKind,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
@@ -84,11 +85,24 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
     }
     let expected = [
         ("tcp_monitor_handshakes_total", 2),
-        ("tcp_monitor_handshake_failures_total", 6),
+        ("tcp_monitor_handshake_failures_total", 6 + 7),
         ("tcp_monitor_syn_retransmits_total", 2),
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
         ("tcp_monitor_state_transitions_total", 24),
         ("tcp_monitor_retransmits_total", 1),
+        ("tcp_monitor_handshake_duration_seconds_bucket", 2 * 13),
+        ("tcp_monitor_handshake_duration_seconds_sum", 2),
+        ("tcp_monitor_handshake_duration_seconds_count", 2),
+        ("tcp_monitor_syn_cookies_total", 2),
+        ("tcp_monitor_accept_queue_overflows_total", 1),
+        ("tcp_monitor_connections_closed_total", 2 * 7),
+        ("tcp_monitor_connection_duration_seconds_bucket", 2 * 15),
+        ("tcp_monitor_connection_duration_seconds_sum", 2),
+        ("tcp_monitor_connection_duration_seconds_count", 2),
+        ("tcp_monitor_state_duration_seconds_bucket", 5 * 15),
+        ("tcp_monitor_state_duration_seconds_sum", 5),
+        ("tcp_monitor_state_duration_seconds_count", 5),
+        ("tcp_monitor_bytes_total", 2),
         ("tcp_monitor_connections", 11),
         ("tcp_monitor_half_open", 1),
         ("tcp_monitor_close_wait_oldest_seconds", 1),
@@ -112,7 +126,7 @@ fn a_kernel_that_gives_no_reasons_has_unknown_for_all_phases_it_reports() -> Res
 fn what_was_thought_impossible_shows_once_it_is_counted() -> Result<(), Box<dyn Error>> {
     let mut port = PortCounters::ZERO;
     port.transitions[TcpState::TimeWait as usize][TcpState::Close as usize] = 1;
-    port.handshake_failures[Role::Server as usize][HandshakeFailure::TimedOut as usize] = 2;
+    port.handshake_failures[Role::Client as usize][HandshakeFailure::Reset as usize] = 2;
     port.resets_received[ResetPhase::TimeWait as usize] = 3;
     // Two numbers without a name: one that a later kernel may use, and the slot for none.
     port.resets_sent[ResetPhase::NoSocket as usize][25] = 4;
@@ -120,7 +134,7 @@ fn what_was_thought_impossible_shows_once_it_is_counted() -> Result<(), Box<dyn 
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Other, port)], ..at_rest(true) })?;
     for line in [
         "tcp_monitor_state_transitions_total{port=\"other\",from=\"time_wait\",to=\"close\"} 1",
-        "tcp_monitor_handshake_failures_total{role=\"server\",port=\"other\",reason=\"timed_out\"} 2",
+        "tcp_monitor_handshake_failures_total{role=\"client\",port=\"other\",reason=\"reset\"} 2",
         "tcp_monitor_resets_total{direction=\"received\",port=\"other\",phase=\"time_wait\",reason=\"unknown\"} 3",
         "tcp_monitor_resets_total{direction=\"sent\",port=\"other\",phase=\"no_socket\",reason=\"unknown\"} 9",
     ] {
@@ -134,6 +148,13 @@ fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Bo
     let exposition = expose(Snapshot { bpf_stats: false, ..sample() })?;
     assert!(!exposition.contains("tcp_monitor_bpf_run_seconds_total"));
     assert!(!exposition.contains("tcp_monitor_bpf_runs_total"));
+    Ok(())
+}
+
+#[test]
+fn durations_show_only_where_sockets_carry_their_times() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(Snapshot { durations_known: false, ..sample() })?;
+    assert!(!exposition.contains("_duration_seconds"));
     Ok(())
 }
 
@@ -194,7 +215,7 @@ fn metric(series: &str) -> String {
 fn at_rest(reasons_known: bool) -> Snapshot {
     let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
     let sockets = Some(vec![(PortLabel::Port(80), PortSockets::default())]);
-    Snapshot { ports, sockets, reasons_known, ..Snapshot::default() }
+    Snapshot { ports, sockets, reasons_known, durations_known: true, ..Snapshot::default() }
 }
 
 /// Some of everything; each number is used once where it can be.
@@ -222,6 +243,18 @@ fn sample() -> Snapshot {
     port.resets_received[ResetPhase::Established as usize] = 41;
     port.resets_sent[ResetPhase::Closing as usize][8] = 42;
     port.resets_sent[ResetPhase::NoSocket as usize][1] = 43;
+    port.closed[Role::Server as usize][ClosedBy::Remote as usize] = 44;
+    port.closed[Role::Client as usize][ClosedBy::Killed as usize] = 45;
+    port.bytes = [46, 47];
+    port.accept_queue_overflows = 48;
+    port.syn_cookies = [49, 50];
+    // 64 µs and less, more than 64 s, more than 268 s.
+    port.handshake_durations[Role::Server as usize] = histogram(
+        &[(0, 900), (Scale::HANDSHAKE.bounds - 1, 2), (Scale::HANDSHAKE.bounds, 1)],
+        500_000_000_000,
+    );
+    port.connection_durations[Role::Client as usize] = histogram(&[(3, 5)], 200_000_000);
+    port.state_durations[0] = histogram(&[(Scale::LIFE.bounds, 1)], 86_400_000_000_000);
     let other = PortCounters { handshakes: [0, 51], ..PortCounters::ZERO };
 
     let mut eth0 = InterfaceCounters::default();
@@ -250,8 +283,18 @@ fn sample() -> Snapshot {
             program("tcp_monitor_ingress", 82, 250),
         ],
         reasons_known: true,
+        durations_known: true,
         bpf_stats: true,
     }
+}
+
+/// A histogram with so many in these buckets.
+fn histogram(counts: &[(usize, u64)], sum: u64) -> Histogram {
+    let mut histogram = Histogram { sum, ..Histogram::ZERO };
+    for (bucket, count) in counts {
+        histogram.buckets[*bucket] = *count;
+    }
+    histogram
 }
 
 /// A server's port, and one without a listener.

@@ -74,5 +74,7 @@ Examples:
     sudo tcp-monitor --output none --listen 0.0.0.0:9899
   Only the log, of the network namespace named blue:
     sudo tcp-monitor --netns blue --listen none
+  The handshakes and teardowns of one port, live in Wireshark:
+    sudo tcp-monitor -p 8899 -o none -w - | wireshark -k -i -
   The resets among the next hundred events, as JSON:
     sudo tcp-monitor -o json -c 100 | jq 'select(.event == \"reset\")'";

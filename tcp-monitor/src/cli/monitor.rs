@@ -1,11 +1,12 @@
 //! The flags of monitoring: of `tcp-monitor` without a subcommand.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use super::report::Report;
-use super::values::{self, InterfaceName, Listen, Netns, RingSize};
+use super::values::{self, InterfaceName, Listen, Netns, Output, RingSize};
 use super::{REPORT, STOP, TUNE, WATCH};
 use crate::ports::PortSet;
 
@@ -69,6 +70,18 @@ pub struct Monitor {
     #[command(flatten)]
     pub report: Report,
 
+    /// Record the segments in a capture file, for Wireshark and tshark
+    ///
+    /// A pcapng file with the segments that the log tells of, SYN, SYN-ACK, ACK, FIN and RST, and what else it says of them as
+    /// comments of the packets; plain data is not recorded. TCP headers are as on the wire, IP headers are made up around the addresses.
+    /// Whatever --output writes; a file that is there is overwritten.
+    ///
+    /// `-` is standard output, with --output none only; when its reader goes away, the run ends. A named pipe must have its
+    /// reader already. If the disk is full or a pipe loses its reader, that is said, monitoring goes on, and the exit
+    /// code will be 1.
+    #[arg(short, long, value_name = "FILE", help_heading = REPORT)]
+    pub write: Option<PathBuf>,
+
     /// Serve Prometheus metrics on this address, or none
     ///
     /// An IP address and a port; `none` turns the endpoint off. 127.0.0.1 can be reached from this host only: to be
@@ -117,5 +130,12 @@ impl Monitor {
     #[must_use]
     pub fn port_set(&self) -> PortSet {
         self.ports.iter().collect()
+    }
+
+    /// What is asked for that does not go together, if anything.
+    pub(super) fn contradiction(&self) -> Option<&'static str> {
+        let records_to_stdout = self.write.as_deref() == Some(Path::new("-"));
+        (records_to_stdout && self.report.output != Output::None)
+            .then_some("'--write -' takes standard output for itself: add '--output none'")
     }
 }

@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 
 use super::{Cli, ColorMode, Listen, Monitor, Netns, Output};
 
 fn parse(arguments: &[&str]) -> Result<Monitor, clap::Error> {
-    Cli::try_parse_from([&["tcp-monitor"], arguments].concat()).map(|cli| cli.monitor)
+    Cli::read([&["tcp-monitor"], arguments].concat()).map(|cli| cli.monitor)
 }
 
 /// The message that `arguments` are refused with, or the empty string if they are not.
@@ -33,7 +33,7 @@ fn defaults_are_what_the_help_says() -> Result<(), clap::Error> {
     assert_eq!(monitor.report.color, ColorMode::Auto);
     assert_eq!(monitor.listen.to_string(), "127.0.0.1:9899");
     assert_eq!(monitor.ring_size.bytes(), 4 * 1024 * 1024);
-    assert_eq!((monitor.report.count, monitor.duration), (None, None));
+    assert_eq!((monitor.report.count, monitor.duration, monitor.write), (None, None, None));
     assert!(!monitor.bpf_stats && !monitor.kernel_log && !monitor.force_clsact);
     Ok(())
 }
@@ -59,6 +59,9 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["--netns", ".."], &["--netns"]),
         (&["--max-ports", "0"], &["--max-ports", "1..=4096"]),
         (&["--max-ports", "4097"], &["--max-ports", "1..=4096"]),
+        (&["-w", "-"], &["--write", "--output none"]),
+        (&["-w", "-", "-o", "json"], &["--write", "--output none"]),
+        (&["-w"], &["--write"]),
         (&["-o", "xml"], &["--output", "text, json, none"]),
         (&["--color", "sometimes"], &["auto, always, never"]),
         (&["--listen", "9899"], &["--listen", "127.0.0.1:9899", "none"]),

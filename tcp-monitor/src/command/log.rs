@@ -11,9 +11,10 @@ use std::vec::{self, Drain};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::recording::{Recorded, Recording};
 use super::report::Report;
 use crate::lifecycle::event::Stuck;
-use crate::lifecycle::{Event, Input, Time, Tracker};
+use crate::lifecycle::{Event, InferFrom, Input, Options, Time, Tracker};
 use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::source::diag::Found;
 use crate::source::kernel::decode::{Clock, decode};
@@ -30,13 +31,14 @@ pub(super) struct Log {
     /// Sockets that are found to be stuck.
     stuck: Receiver<Stuck>,
     report: Report,
+    recording: Option<Recording>,
     clock: Clock,
     clock_set: Instant,
     written: Written,
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Written {
     /// Events written.
     pub(super) events: u64,
@@ -44,6 +46,8 @@ pub(super) struct Written {
     pub(super) lost: u64,
     /// Records that could not be understood; any is a bug.
     pub(super) malformed: u64,
+    /// What came of the recording, if there was one.
+    pub(super) recorded: Option<Recorded>,
 }
 
 /// Why the log ended early.
@@ -59,14 +63,20 @@ pub(super) enum LogError {
 
 impl Log {
     /// `found` are the sockets that were there when the records began, in order of time.
-    pub(super) fn new(report: Report, found: Vec<Found>, stuck: Receiver<Stuck>) -> Self {
+    pub(super) fn new(
+        report: Report,
+        recording: Option<Recording>,
+        found: Vec<Found>,
+        stuck: Receiver<Stuck>,
+    ) -> Self {
         Self {
-            tracker: Tracker::new(),
+            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() }),
             stats: Arc::default(),
             queue: Queue::default(),
             found: found.into_iter().peekable(),
             stuck,
             report,
+            recording,
             clock: read_clock(),
             clock_set: Instant::now(),
             written: Written::default(),
@@ -75,7 +85,11 @@ impl Log {
 
     /// The size of the tracker, as of each look at the records; `None` if nothing is written, and so nothing tracked.
     pub(super) fn tracker_stats(&self) -> Option<Arc<TrackerStats>> {
-        self.report.is_wanted().then(|| Arc::clone(&self.stats))
+        (self.report.is_wanted() || self.recording.is_some()).then(|| Arc::clone(&self.stats))
+    }
+
+    fn writes_to_stdout(&self) -> bool {
+        self.report.is_wanted() || self.recording.as_ref().is_some_and(Recording::is_stdout)
     }
 
     /// Reads and writes until the source is stopped, the limit is reached or nobody reads any more.
@@ -97,6 +111,7 @@ impl Log {
         }
         // What did not get through must not be tried again when the buffer is dropped.
         let (_, _) = out.into_parts();
+        self.written.recorded = self.recording.take().map(Recording::finish);
         match failure {
             None => Ok(self.written),
             // The reader has seen enough, as `head` does.
@@ -143,9 +158,13 @@ impl Log {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });
-        let more = self.write(self.tracker.first_untold(time), out)?;
+        let untold = self.tracker.first_untold(time);
+        let more = self.write(untold, out)?;
         out.flush()?;
-        if self.report.is_wanted() && nobody_reads(out.get_ref()) {
+        if let Some(recording) = &mut self.recording {
+            recording.flush(untold.unwrap_or(time).min(time));
+        }
+        if self.writes_to_stdout() && nobody_reads(out.get_ref()) {
             // With nothing to write it would show only at the next event, which may be hours away.
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -161,7 +180,13 @@ impl Log {
 
     /// Writes the events that come before `untold`.
     fn write(&mut self, untold: Option<Time>, out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
-        let more = self.report.write(self.queue.take(untold), out)?;
+        let recording = &mut self.recording;
+        let events = self.queue.take(untold).inspect(|event| {
+            if let Some(recording) = recording {
+                recording.take(event);
+            }
+        });
+        let more = self.report.write(events, out)?;
         self.written.events = self.report.written();
         Ok(more)
     }

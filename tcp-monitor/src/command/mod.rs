@@ -6,6 +6,7 @@ use std::io::{self, Write};
 mod log;
 pub mod monitor;
 pub mod read;
+mod recording;
 mod report;
 
 /// Writes a line to standard error. Nothing is to be done, and nothing ends, if nobody reads it.

@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time;
 
 use super::log::{Log, LogError, Written};
+use super::recording::{Destination, Recording};
 use super::report::Report;
 use super::say;
 use crate::cli::{Listen, Monitor, Netns, Output};
@@ -38,13 +39,15 @@ pub fn run(options: &Monitor) -> Result<()> {
 }
 
 async fn monitor(options: &Monitor) -> Result<()> {
-    // In this order: an address in use is found before anything is attached, and no signal can leave anything behind.
+    // In this order: an address in use or a file that cannot be written is found before anything is attached, and no signal can
+    // leave anything behind.
     let listener = match options.listen {
         Listen::At(address) => Some(http::bind(address)?),
         Listen::Off => None,
     };
     // With port 0 the kernel chose one.
     let address = listener.as_ref().map(TcpListener::local_addr).transpose().context("no metrics address")?;
+    let destination = options.write.as_deref().map(Destination::open).transpose()?;
     let mut signals = Signals::new().context("cannot handle signals")?;
     let (tell_stuck, stuck) = mpsc::sync_channel(STUCK_AT_ONCE);
     let sockets = SocketDiag::start(diag_options(options), tell_stuck).context("sockets cannot be listed")?;
@@ -52,14 +55,17 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let mut source = kernel::start(&source_options(options, sockets.service_ports()))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
+    let interface_name = || {
+        let interfaces = source.interfaces();
+        move |netns, ifindex| interfaces.interface_name(netns, ifindex)
+    };
+    let recording = destination.map(|file| Recording::start(file, interface_name())).transpose()?;
     say(banner(&source.attached(), address));
 
-    let interfaces = source.interfaces();
-    let report =
-        Report::new(&options.report, move |netns, ifindex| interfaces.interface_name(netns, ifindex));
+    let report = Report::new(&options.report, interface_name());
     // Records wait meanwhile: only what is found after they begin leaves no gap.
-    let found = if report.is_wanted() { sockets.found() } else { Vec::new() };
-    let log = Log::new(report, found, stuck);
+    let found = if wants_records(options) { sockets.found() } else { Vec::new() };
+    let log = Log::new(report, recording, found, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
@@ -82,6 +88,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
         () = signals.next() => {}
         () = elapse(options.duration) => {}
         () = log.ended() => {}
+        () = expire_requests(&counters) => {}
     }
 
     let served = async {
@@ -95,10 +102,13 @@ async fn monitor(options: &Monitor) -> Result<()> {
     };
     served.await?;
     let written = finish(source, log, &mut signals).await?;
-    say(summary(written, started.elapsed()));
+    say(summary(&written, started.elapsed()));
     if options.bpf_stats {
         let snapshot = counters.snapshot().context("the cost of the kernel programs cannot be read")?;
         say(cost_table(&snapshot.programs));
+    }
+    if written.recorded.is_some_and(|recorded| recorded.failed) {
+        bail!("not all was recorded");
     }
     Ok(())
 }
@@ -110,7 +120,7 @@ async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals)
         () = log.ended() => {}
         () = signals.insist() => bail!("stopped by a second signal; the end of the log was not written"),
         () = time::sleep(LAST_WRITES) => {
-            bail!("nobody reads standard output; the end of the log was not written")
+            bail!("nobody reads the output; its end was not written")
         }
     }
     log.join()
@@ -197,6 +207,22 @@ async fn elapse(duration: Option<Duration>) {
     }
 }
 
+/// Looks each second for half-open requests that were given up. Never ends.
+async fn expire_requests(counters: &Counters) {
+    let mut interval = time::interval(EXPIRY_INTERVAL);
+    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if let Err(error) = counters.expire_requests() {
+            log::warn!("{error}");
+        }
+    }
+}
+
+fn wants_records(options: &Monitor) -> bool {
+    options.report.output != Output::None || options.write.is_some()
+}
+
 fn netns(options: &Monitor) -> NetnsSelection {
     match &options.netns {
         Netns::All => NetnsSelection::All,
@@ -219,7 +245,7 @@ fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
             InterfaceSelection::Only(options.interfaces.iter().map(|name| name.as_str().to_owned()).collect())
         },
         ring_size: options.ring_size.bytes(),
-        records: options.report.output != Output::None,
+        records: wants_records(options),
         bpf_stats: options.bpf_stats,
         max_ports: options.max_ports,
         used_ports,
@@ -273,7 +299,7 @@ fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
     )
 }
 
-fn summary(written: Written, elapsed: Duration) -> String {
+fn summary(written: &Written, elapsed: Duration) -> String {
     let mut text = format!(
         "stopped after {:.1} s: {} events written, {} records lost",
         elapsed.as_secs_f64(),
@@ -282,6 +308,12 @@ fn summary(written: Written, elapsed: Duration) -> String {
     );
     if written.lost > 0 {
         text += " (a larger --ring-size loses fewer; metrics lose none)";
+    }
+    if let Some(recorded) = &written.recorded {
+        text += &format!(", {} packets recorded", recorded.packets);
+        if recorded.dropped > 0 {
+            text += &format!(", {} left out", recorded.dropped);
+        }
     }
     if written.malformed > 0 {
         text += &format!(", {} records not understood (please report this)", written.malformed);
@@ -299,6 +331,8 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
     table
 }
 
+/// How often half-open requests are looked through.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const BANNER_INTERFACES: usize = 8;
 /// Events of stuck sockets that wait to be written; more wait for a later look.
 const STUCK_AT_ONCE: usize = 1024;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use super::report::Report;
 use super::say;
 use crate::cli::Read;
-use crate::lifecycle::{Event, Input, Options, SegmentInput, Tracker};
+use crate::lifecycle::{Event, InferFrom, Input, Options, SegmentInput, Tracker};
 use crate::ports::PortSet;
 use crate::source::capture::{Capture, CaptureError, Packet};
 
@@ -63,7 +63,7 @@ struct Reading {
 impl Reading {
     fn new(options: &Read) -> Self {
         Self {
-            tracker: Tracker::with(Options { inference: true, ..Options::default() }),
+            tracker: Tracker::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() }),
             ports: options.port_set(),
             report: Report::new(&options.report, |_, _| None),
             out: BufWriter::new(io::stdout().lock()),

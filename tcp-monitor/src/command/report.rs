@@ -53,13 +53,16 @@ impl Report {
         self.written
     }
 
-    /// Writes `events` until there are as many as asked for.
+    /// Takes `events` out, and writes them until there are as many as asked for.
     pub(super) fn write(
         &mut self,
         events: impl Iterator<Item = Event>,
         out: &mut dyn Write,
     ) -> io::Result<ControlFlow<()>> {
-        let Some(sink) = &mut self.sink else { return Ok(ControlFlow::Continue(())) };
+        let Some(sink) = &mut self.sink else {
+            events.for_each(drop);
+            return Ok(ControlFlow::Continue(()));
+        };
         for event in events {
             self.lines.clear();
             sink.write(&event, &mut self.lines)?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
+pub use tcp_monitor_common::counters::ClosedBy;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
@@ -286,41 +287,6 @@ pub struct Closed {
     pub partial: bool,
     /// Time spent in each state whose beginning and end were seen.
     pub states: Vec<(TcpState, Duration)>,
-}
-
-/// Who or what ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClosedBy {
-    /// This end sent the first FIN.
-    Local,
-    /// The peer sent the first FIN.
-    Remote,
-    /// Both sent a FIN before they saw the other's.
-    Both,
-    /// This end sent a RST.
-    LocalReset,
-    /// The peer sent a RST.
-    RemoteReset,
-    /// The peer did not answer any more.
-    TimedOut,
-    /// An administrator destroyed the socket (`ss -K`).
-    Killed,
-}
-
-impl ClosedBy {
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::Both => "both",
-            Self::LocalReset => "local_reset",
-            Self::RemoteReset => "remote_reset",
-            Self::TimedOut => "timed_out",
-            Self::Killed => "killed",
-        }
-    }
 }
 
 /// A connection that the peer has closed, and the process here has not, for long.

@@ -10,7 +10,7 @@ use super::input::SegmentInput;
 use super::segment::Flags;
 use super::table::Table;
 use super::time::Time;
-use super::transition::is_synchronized;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// The flows of every network namespace.
 #[derive(Debug)]
@@ -152,6 +152,11 @@ impl FlowKey {
 
     pub(super) fn netns(&self) -> u32 {
         self.netns
+    }
+
+    /// The flow with the same addresses in another network namespace.
+    pub(super) fn in_netns(&self, netns: u32) -> Self {
+        Self { netns, ..*self }
     }
 }
 

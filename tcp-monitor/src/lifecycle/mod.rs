@@ -13,14 +13,13 @@ mod spent;
 mod table;
 mod time;
 mod tracker;
-mod transition;
 mod waiting;
 
 pub use event::Event;
 pub use input::{Input, PresentSocket, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
-pub use tracker::{Options, Tracker};
+pub use tracker::{InferFrom, Options, Tracker};
 
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,12 @@ impl Flags {
         Self(byte as u16)
     }
 
+    /// All nine, as in bytes 12 and 13 of the header.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
     /// Whether every bit of `other` is set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

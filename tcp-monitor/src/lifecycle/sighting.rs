@@ -29,19 +29,29 @@ pub(super) enum Verdict {
     Copy,
 }
 
+/// A segment as it was seen at one vantage point, among all that see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) verdict: Verdict,
+    /// Who saw it first, this time that it was sent.
+    pub(super) first: Vantage,
+    /// It leaves a network namespace that it came into: it is forwarded.
+    pub(super) is_forwarded: bool,
+}
+
 impl Sightings {
     pub(super) fn new(limit: usize) -> Self {
         Self { table: Table::new(limit) }
     }
 
-    pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Verdict {
-        let (identity, now) = (Identity::of(segment, step), segment.time);
+    pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Seen {
+        let (identity, vantage, now) = (Identity::of(segment, step), segment.vantage(), segment.time);
         match self.table.touch(&identity, now) {
-            Some(sighting) => sighting.see(segment.vantage(), now),
+            Some(sighting) => sighting.see(vantage, now),
             None => {
-                let sighting = Sighting { sent: 1, last_sent: now, vantages: vec![(segment.vantage(), 1)] };
+                let sighting = Sighting { sent: 1, last_sent: now, vantages: vec![(vantage, 1)] };
                 self.table.insert(identity, sighting, now);
-                Verdict::First
+                Seen { verdict: Verdict::First, first: vantage, is_forwarded: false }
             }
         }
     }
@@ -98,7 +108,7 @@ impl SegmentInput {
 }
 
 impl Sighting {
-    fn see(&mut self, vantage: Vantage, now: Time) -> Verdict {
+    fn see(&mut self, vantage: Vantage, now: Time) -> Seen {
         let known = self.vantages.iter().position(|(known, _)| *known == vantage);
         let seen_here = known.map_or(1, |at| self.vantages[at].1.saturating_add(1));
         // The route may have changed since: what a new interface sees much later was sent again.
@@ -113,7 +123,18 @@ impl Sighting {
             None if self.vantages.len() < MAX_VANTAGES => self.vantages.push((vantage, seen_here)),
             None => {}
         }
-        if sent_again { Verdict::Again } else { Verdict::Copy }
+        if sent_again {
+            return Seen { verdict: Verdict::Again, first: vantage, is_forwarded: false };
+        }
+        let mut others = self.vantages.iter().filter(|(other, seen)| *other != vantage && *seen == self.sent);
+        let came_in =
+            |other: Vantage| (other.netns, other.direction) == (vantage.netns, Some(Direction::Ingress));
+        Seen {
+            verdict: Verdict::Copy,
+            first: others.clone().next().map_or(vantage, |(first, _)| *first),
+            is_forwarded: vantage.direction == Some(Direction::Egress)
+                && others.any(|(other, _)| came_in(*other)),
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
 use super::input::{PresentSocket, Process, SocketInput, TcpSock};
 use super::spent::Spent;
 use super::time::Time;
-use super::transition::is_synchronized;
 use super::waiting::Addresses;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
 #[derive(Clone, Debug)]
@@ -159,6 +159,12 @@ impl Socket {
             process: self.caller.take(),
             spent,
         }
+    }
+
+    /// It is told already to be in SYN_RECV, since then.
+    pub(super) fn resume_syn_recv(&mut self, since: Time) {
+        self.state = TcpState::SynRecv;
+        self.since = Some(since);
     }
 
     pub(super) fn addresses(&self) -> Addresses {

@@ -2,6 +2,7 @@
 
 mod handshakes;
 mod inference;
+mod live;
 mod present;
 mod random;
 mod script;

@@ -103,6 +103,17 @@ impl Waiting {
         Some(minisocket)
     }
 
+    /// TIME_WAIT begins anew (RFC 9293, section 3.10.7.4, eighth).
+    pub(super) fn restart(&mut self, key: &Addresses, now: Time) {
+        let in_time_wait =
+            self.minisockets.get_mut(key).filter(|waiting| waiting.substate == Substate::TimeWait);
+        if let Some(minisocket) = in_time_wait {
+            self.deadlines.remove(&(minisocket.deadline, *key));
+            minisocket.deadline = now + TIME_WAIT;
+            self.deadlines.insert((minisocket.deadline, *key));
+        }
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }

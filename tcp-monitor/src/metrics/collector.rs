@@ -6,7 +6,8 @@ use prometheus::core::{self, Desc};
 use prometheus::proto::MetricFamily;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
-    HandshakeFailure, InterfaceCounters, PortCounters, SegmentKind, reset_reason_label,
+    ClosedBy, HandshakeFailure, InterfaceCounters, PortCounters, Scale, SegmentKind, TIMED_STATES,
+    reset_reason_label,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role, UNKNOWN_REASON};
 use thiserror::Error;
@@ -62,6 +63,7 @@ impl Collector {
     pub fn gather(&self) -> Result<Vec<MetricFamily>, ScrapeError> {
         let snapshot = (self.read)().map_err(ScrapeError)?;
         let ports = sorted_ports(&snapshot);
+        let timed = if snapshot.durations_known { ports.as_slice() } else { &[] };
         let with_bpf_stats = if snapshot.bpf_stats { snapshot.programs.as_slice() } else { &[] };
         let families = [
             handshakes(&ports),
@@ -70,6 +72,13 @@ impl Collector {
             resets(&ports, snapshot.reasons_known),
             state_transitions(&ports),
             retransmits(&ports),
+            handshake_durations(timed),
+            syn_cookies(&ports),
+            accept_queue_overflows(&ports),
+            connections_closed(&ports),
+            connection_durations(timed),
+            state_durations(timed),
+            bytes(&ports),
             segments(&snapshot.interfaces),
             records(&families::EVENTS, &snapshot.records.sent),
             records(&families::EVENTS_LOST, &snapshot.records.lost),
@@ -187,6 +196,76 @@ fn retransmits(ports: &[Port<'_>]) -> Option<MetricFamily> {
     let mut samples = families::RETRANSMITS.samples();
     for (port, counters) in ports {
         samples.push_count([port], counters.retransmits);
+    }
+    samples.finish()
+}
+
+fn handshake_durations(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::HANDSHAKE_DURATION.samples();
+    for (port, counters) in ports {
+        for (role, durations) in Role::ALL.into_iter().zip(&counters.handshake_durations) {
+            samples.push_durations([role.label(), port], Scale::HANDSHAKE, durations);
+        }
+    }
+    samples.finish()
+}
+
+fn syn_cookies(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::SYN_COOKIES.samples();
+    for (port, counters) in ports {
+        for (result, &count) in ["sent", "accepted"].into_iter().zip(&counters.syn_cookies) {
+            samples.push_count([port, result], count);
+        }
+    }
+    samples.finish()
+}
+
+fn accept_queue_overflows(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::ACCEPT_QUEUE_OVERFLOWS.samples();
+    for (port, counters) in ports {
+        samples.push_count([port], counters.accept_queue_overflows);
+    }
+    samples.finish()
+}
+
+fn connections_closed(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::CONNECTIONS_CLOSED.samples();
+    for (port, counters) in ports {
+        for (role, counts) in Role::ALL.into_iter().zip(&counters.closed) {
+            for (closed_by, &count) in ClosedBy::ALL.into_iter().zip(counts) {
+                samples.push_count([port, role.label(), closed_by.label()], count);
+            }
+        }
+    }
+    samples.finish()
+}
+
+fn connection_durations(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::CONNECTION_DURATION.samples();
+    for (port, counters) in ports {
+        for (role, durations) in Role::ALL.into_iter().zip(&counters.connection_durations) {
+            samples.push_durations([port, role.label()], Scale::LIFE, durations);
+        }
+    }
+    samples.finish()
+}
+
+fn state_durations(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::STATE_DURATION.samples();
+    for (port, counters) in ports {
+        for (state, durations) in TIMED_STATES.into_iter().zip(&counters.state_durations) {
+            samples.push_durations([port, state.label()], Scale::LIFE, durations);
+        }
+    }
+    samples.finish()
+}
+
+fn bytes(ports: &[Port<'_>]) -> Option<MetricFamily> {
+    let mut samples = families::BYTES.samples();
+    for (port, counters) in ports {
+        for (direction, &count) in ["sent", "received"].into_iter().zip(&counters.bytes) {
+            samples.push_count([port, direction], count);
+        }
     }
     samples.finish()
 }

@@ -1,7 +1,8 @@
 //! Every metric: its name, type, labels and help.
 
 use prometheus::core::Desc;
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{self, Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use tcp_monitor_common::counters::{Histogram, Scale};
 
 /// The declaration of a metric with `N` labels.
 pub(super) struct Family<const N: usize> {
@@ -33,13 +34,7 @@ pub(super) struct Samples<const N: usize> {
 impl<const N: usize> Samples<N> {
     /// Adds one, with the values of the labels in the order of their declaration.
     pub(super) fn push(&mut self, labels: [&str; N], value: f64) {
-        let pair = |(name, value): (&&str, &str)| {
-            let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value(value.to_owned());
-            pair
-        };
-        let mut metric = Metric::from_label(self.family.labels.iter().zip(labels).map(pair).collect());
+        let mut metric = self.metric(labels);
         match self.family.kind {
             MetricType::GAUGE => {
                 let mut gauge = Gauge::default();
@@ -53,6 +48,37 @@ impl<const N: usize> Samples<N> {
             }
         }
         self.metrics.push(metric);
+    }
+
+    /// Adds a histogram of durations, in seconds.
+    pub(super) fn push_durations(&mut self, labels: [&str; N], scale: Scale, durations: &Histogram) {
+        let mut histogram = proto::Histogram::default();
+        let (mut count, mut bound) = (0, scale.first);
+        let mut buckets = Vec::with_capacity(scale.bounds);
+        for in_bucket in &durations.buckets[..scale.bounds] {
+            count += in_bucket;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(seconds(bound));
+            bucket.set_cumulative_count(count);
+            buckets.push(bucket);
+            bound *= 4;
+        }
+        histogram.set_sample_count(count + durations.buckets[scale.bounds]);
+        histogram.set_sample_sum(seconds(durations.sum));
+        histogram.set_bucket(buckets);
+        let mut metric = self.metric(labels);
+        metric.set_histogram(histogram);
+        self.metrics.push(metric);
+    }
+
+    fn metric(&self, labels: [&str; N]) -> Metric {
+        let pair = |(name, value): (&&str, &str)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value(value.to_owned());
+            pair
+        };
+        Metric::from_label(self.family.labels.iter().zip(labels).map(pair).collect())
     }
 
     /// Adds a count. Above 2^53 it is rounded, as every number in Prometheus is.
@@ -74,6 +100,10 @@ impl<const N: usize> Samples<N> {
     }
 }
 
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
 /// The description of every metric.
 ///
 /// # Errors
@@ -87,6 +117,13 @@ pub(super) fn describe_all() -> prometheus::Result<Vec<Desc>> {
         RESETS.describe()?,
         STATE_TRANSITIONS.describe()?,
         RETRANSMITS.describe()?,
+        HANDSHAKE_DURATION.describe()?,
+        SYN_COOKIES.describe()?,
+        ACCEPT_QUEUE_OVERFLOWS.describe()?,
+        CONNECTIONS_CLOSED.describe()?,
+        CONNECTION_DURATION.describe()?,
+        STATE_DURATION.describe()?,
+        BYTES.describe()?,
         SEGMENTS.describe()?,
         EVENTS.describe()?,
         EVENTS_LOST.describe()?,
@@ -116,9 +153,10 @@ pub(super) static HANDSHAKE_FAILURES: Family<3> = Family {
     name: "tcp_monitor_handshake_failures_total",
     kind: MetricType::COUNTER,
     labels: ["role", "port", "reason"],
-    help: "Handshakes begun and not completed, once each. Client: what connect() reported, or aborted if the \
-           application closed the socket first. Of a server only sockets that were accepted before the handshake was \
-           complete (fast open) can be seen to fail; half-open requests that fail are not counted.",
+    help: "Handshakes begun and not completed. Client: what connect() reported, or aborted if the application closed the \
+           socket first. Server: reset, the peer answered the SYN-ACK with a RST; timed_out, it did not answer (found by \
+           the agent, up to 3 s late); accept_queue_full and syn_dropped, a listener dropped the SYN, each SYN counting; \
+           no_listener, a RST answered the SYN.",
 };
 
 pub(super) static SYN_RETRANSMITS: Family<2> = Family {
@@ -154,6 +192,60 @@ pub(super) static RETRANSMITS: Family<1> = Family {
     labels: ["port"],
     help: "Segments of data, or of a FIN, sent again: RetransSegs of /proc/net/snmp less syn_retransmits_total \
            and attempts that failed on this host.",
+};
+
+pub(super) static HANDSHAKE_DURATION: Family<2> = Family {
+    name: "tcp_monitor_handshake_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    labels: ["role", "port"],
+    help: "Time from the first SYN to ESTABLISHED, of completed handshakes whose SYN was seen; those by SYN cookie have none.",
+};
+
+pub(super) static SYN_COOKIES: Family<2> = Family {
+    name: "tcp_monitor_syn_cookies_total",
+    kind: MetricType::COUNTER,
+    labels: ["port", "result"],
+    help: "SYNs answered with a SYN cookie (result=sent), and connections that began with one (result=accepted): \
+           SyncookiesSent and SyncookiesRecv of /proc/net/netstat.",
+};
+
+pub(super) static ACCEPT_QUEUE_OVERFLOWS: Family<1> = Family {
+    name: "tcp_monitor_accept_queue_overflows_total",
+    kind: MetricType::COUNTER,
+    labels: ["port"],
+    help: "SYNs, and last ACKs of handshakes, that a listener dropped because its accept queue was full: ListenOverflows \
+           of /proc/net/netstat.",
+};
+
+pub(super) static CONNECTIONS_CLOSED: Family<3> = Family {
+    name: "tcp_monitor_connections_closed_total",
+    kind: MetricType::COUNTER,
+    labels: ["port", "role", "closed_by"],
+    help: "Connections that ended, on entry to TIME_WAIT or CLOSE. closed_by=local: this end sent the first FIN; remote: the \
+           peer did; both: at once; local_reset, remote_reset: by a RST; timed_out; killed: by an administrator (ss -K).",
+};
+
+pub(super) static CONNECTION_DURATION: Family<2> = Family {
+    name: "tcp_monitor_connection_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    labels: ["port", "role"],
+    help: "Time from ESTABLISHED to the end, of connections that ended and whose beginning was seen.",
+};
+
+pub(super) static STATE_DURATION: Family<2> = Family {
+    name: "tcp_monitor_state_duration_seconds",
+    kind: MetricType::HISTOGRAM,
+    labels: ["port", "state"],
+    help: "Time spent in a state, counted when it is left. fin_wait2 ends with the socket: what a TIME_WAIT socket that \
+           stands in for it still waits for the peer's FIN is not in it.",
+};
+
+pub(super) static BYTES: Family<2> = Family {
+    name: "tcp_monitor_bytes_total",
+    kind: MetricType::COUNTER,
+    labels: ["port", "direction"],
+    help: "Payload of connections that ended: acknowledged by the peer (direction=sent), and received in order \
+           (direction=received).",
 };
 
 pub(super) static SEGMENTS: Family<3> = Family {

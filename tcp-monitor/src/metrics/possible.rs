@@ -33,16 +33,26 @@ pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> b
             | HandshakeFailure::Aborted
             | HandshakeFailure::Other,
         ) => true,
-        (Role::Client, HandshakeFailure::Reset)
+        (
+            Role::Server,
+            HandshakeFailure::Reset
+            | HandshakeFailure::TimedOut
+            | HandshakeFailure::AcceptQueueFull
+            | HandshakeFailure::SynDropped
+            | HandshakeFailure::NoListener
+            | HandshakeFailure::Aborted
+            | HandshakeFailure::Other,
+        ) => true,
+        (
+            Role::Client,
+            HandshakeFailure::Reset
+            | HandshakeFailure::AcceptQueueFull
+            | HandshakeFailure::SynDropped
+            | HandshakeFailure::NoListener,
+        )
         | (
             Role::Server,
-            HandshakeFailure::Refused
-            | HandshakeFailure::TimedOut
-            | HandshakeFailure::HostUnreachable
-            | HandshakeFailure::NetUnreachable
-            | HandshakeFailure::Aborted
-            | HandshakeFailure::Other
-            | HandshakeFailure::Reset,
+            HandshakeFailure::Refused | HandshakeFailure::HostUnreachable | HandshakeFailure::NetUnreachable,
         ) => false,
     }
 }

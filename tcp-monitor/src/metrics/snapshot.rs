@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub programs: Vec<ProgramRuns>,
     /// The kernel says why it sends a RST, and reports those that no full socket sends (6.12 and later).
     pub reasons_known: bool,
+    /// Sockets carry the times of their lives (5.11 and later), so that durations are counted.
+    pub durations_known: bool,
     /// The kernel measures runs and run times of programs, so that those of [`Self::programs`] mean something.
     pub bpf_stats: bool,
 }

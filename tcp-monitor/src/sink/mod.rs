@@ -1,4 +1,4 @@
-//! Where events go: a text log, JSON lines.
+//! Where events go: a text log, JSON lines, packets with comments.
 
 use std::io;
 
@@ -6,9 +6,11 @@ use crate::lifecycle::Event;
 
 mod human;
 mod json;
+mod pcapng;
 mod text;
 
 pub use json::Json;
+pub use pcapng::{Annotated, Pcapng};
 pub use text::Text;
 
 /// Writes events in a format of its own. Buffering and flushing are the caller's.

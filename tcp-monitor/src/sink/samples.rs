@@ -19,7 +19,7 @@ use crate::lifecycle::{TcpHeader, Time};
 pub(super) fn connection() -> Vec<Event> {
     let ack = Flags::ACK;
     vec![
-        Event::Segment(Segment { header: header(Flags::SYN, 303_234_858, 0), ..segment(123_456, Step::Syn) }),
+        Event::Segment(syn()),
         Event::Segment(Segment {
             src: server(),
             dst: client(),
@@ -95,6 +95,11 @@ pub(super) fn connection() -> Vec<Event> {
         }),
         Event::Lost(Lost { time: at(9_000_000), kind: Kind::Segment, count: 12 }),
     ]
+}
+
+/// The segment that the connection begins with.
+pub(super) fn syn() -> Segment {
+    Segment { header: header(Flags::SYN, 303_234_858, 0), ..segment(123_456, Step::Syn) }
 }
 
 /// Of a connection that was open before the monitor.

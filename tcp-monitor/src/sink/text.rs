@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::Sink;
@@ -24,6 +25,8 @@ use crate::lifecycle::segment::Flags;
 pub struct Text {
     color: bool,
     time_zone: TimeZone,
+    /// Whether lines are for reading one below the other: they begin with the time, and the details are in one column.
+    columns: bool,
     /// Width of the column of addresses: that of the widest so far.
     width: usize,
     /// The state left by the transition that ended a handshake, which the next event tells of.
@@ -38,11 +41,19 @@ impl Text {
     }
 
     fn in_time_zone(color: bool, time_zone: TimeZone) -> Self {
-        Self { color, time_zone, width: 0, handshake_left: None }
+        Self { color, time_zone, columns: true, width: 0, handshake_left: None }
+    }
+
+    /// Lines that each stand alone, beside a time.
+    pub(super) fn without_columns() -> Self {
+        Self { columns: false, ..Self::in_time_zone(false, TimeZone::UTC) }
     }
 
     /// One line. The label and the addresses are columns.
     fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
+        if !self.columns {
+            return format!("{} {addresses}  {detail}\n", label.name());
+        }
         let width = addresses.chars().count();
         if !detail.is_empty() {
             self.width = self.width.max(width.min(MAX_WIDTH));
@@ -107,8 +118,12 @@ impl Text {
             Role::Server => TcpState::SynRecv,
             Role::Client => TcpState::SynSent,
         });
-        let mut detail = Detail(format!("{from} → {to}"));
-        detail.gap();
+        let mut detail = Detail(String::new());
+        // Where nobody listens there is no state.
+        if handshake.result != Err(HandshakeFailure::NoListener) {
+            detail.add(format_args!("{from} → {to}"));
+            detail.gap();
+        }
         match (handshake.result, handshake.duration.map(Human)) {
             (Ok(()), Some(duration)) => detail.add(format_args!("handshake {duration}")),
             (Ok(()), None) => {}

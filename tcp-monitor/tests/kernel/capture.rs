@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Read,
     net::{Ipv4Addr, UdpSocket},
+    path::Path,
     process::{Command, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -18,6 +19,14 @@ use crate::{
     namespace::Namespace,
     packet::{self, Packet},
 };
+
+/// What passed.
+pub(crate) struct Captured {
+    /// The TCP packets.
+    pub(crate) packets: Vec<Packet>,
+    /// The capture file; besides those packets it has the datagram that came last.
+    pub(crate) file: Vec<u8>,
+}
 
 /// A running tcpdump.
 pub(crate) struct Capture {
@@ -59,10 +68,10 @@ impl Capture {
         Ok(Self { namespace: Arc::clone(namespace), beyond, job, messages, written })
     }
 
-    /// The TCP packets that passed until now.
+    /// What passed until now.
     ///
     /// tcpdump may have packets unread when it is stopped, so a datagram that it has to see goes last.
-    pub(crate) fn finish(mut self) -> Result<Vec<Packet>> {
+    pub(crate) fn finish(mut self) -> Result<Captured> {
         let beyond = self.beyond;
         self.namespace.enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -70,7 +79,7 @@ impl Capture {
             socket.send_to(MARKER, (beyond, MARKER_PORT))?;
             Ok(())
         })?;
-        let bytes = self.written.await_marker()?;
+        let file = self.written.await_marker()?;
         self.job.signal(Signal::INT)?;
         self.job.wait()?;
         let messages = self.messages.to_end()?;
@@ -81,16 +90,21 @@ impl Capture {
 
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("capture.pcap");
-        fs::write(&path, bytes)?;
-        let table = output(
-            Command::new("tshark")
-                .args(["-n", "-r"])
-                .arg(&path)
-                .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
-                .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
-        )?;
-        table.lines().map(Packet::parse).collect()
+        fs::write(&path, &file)?;
+        Ok(Captured { packets: packets(&path)?, file })
     }
+}
+
+/// The TCP packets of a capture file.
+pub(crate) fn packets(path: &Path) -> Result<Vec<Packet>> {
+    let table = output(
+        Command::new("tshark")
+            .args(["-n", "-r"])
+            .arg(path)
+            .args(["-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"])
+            .args(packet::FIELDS.iter().flat_map(|field| ["-e", field])),
+    )?;
+    table.lines().map(Packet::parse).collect()
 }
 
 /// The capture file, as far as tcpdump has written it.

@@ -7,7 +7,9 @@ use crate::{
     agent::{Agent, Event, Report, Watch},
     capture::Capture,
     namespace::Namespace,
-    peer::Peer,
+    offline,
+    peer::{Peer, connected},
+    recording,
     scrape::{Samples, samples},
     segments::{Checksum, compare},
     steps::{Step, lifecycles, steps},
@@ -28,8 +30,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn simultaneous_close() -> Result<()> {
     let wire = Wire::new()?;
-    let watched = Watched::start(&wire, Side::Client)?;
-    let (mut server, mut client) = connected_pair(&wire)?;
+    let watched = Watched::start("simultaneous_close", &wire, Side::Client)?;
+    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
     wire.hold();
     client.close()?;
     server.close()?;
@@ -53,7 +55,7 @@ fn simultaneous_close() -> Result<()> {
 
 fn lost_syn() -> Result<()> {
     let wire = Wire::new()?;
-    let watched = Watched::start(&wire, Side::Client)?;
+    let watched = Watched::start("lost_syn", &wire, Side::Client)?;
     let mut server = Peer::spawn(&wire.server, "server")?;
     let mut client = Peer::spawn(&wire.client, "client")?;
     server.listen(wire.address(PORT))?;
@@ -80,7 +82,7 @@ fn lost_syn() -> Result<()> {
 
 fn lost_handshake_ack() -> Result<()> {
     let wire = Wire::new()?;
-    let watched = Watched::start(&wire, Side::Server)?;
+    let watched = Watched::start("lost_handshake_ack", &wire, Side::Server)?;
     let mut server = Peer::spawn(&wire.server, "server")?;
     let mut client = Peer::spawn(&wire.client, "client")?;
     server.listen(wire.address(PORT))?;
@@ -98,8 +100,8 @@ fn lost_handshake_ack() -> Result<()> {
 
 fn lost_fin() -> Result<()> {
     let wire = Wire::new()?;
-    let watched = Watched::start(&wire, Side::Client)?;
-    let (mut server, mut client) = connected_pair(&wire)?;
+    let watched = Watched::start("lost_fin", &wire, Side::Client)?;
+    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
     wire.lose(Loss { way: Way::ToServer, flags: FIN, data: false });
     client.close()?;
     wire.await_loss()?;
@@ -113,8 +115,8 @@ fn lost_fin() -> Result<()> {
 
 fn lost_data() -> Result<()> {
     let wire = Wire::new()?;
-    let watched = Watched::start(&wire, Side::Client)?;
-    let (mut server, mut client) = connected_pair(&wire)?;
+    let watched = Watched::start("lost_data", &wire, Side::Client)?;
+    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
     wire.lose(Loss { way: Way::ToServer, flags: 0, data: true });
     client.send(10)?;
     wire.await_loss()?;
@@ -132,15 +134,6 @@ fn lost_data() -> Result<()> {
 
 const PORT: u16 = 8899;
 
-fn connected_pair(wire: &Wire) -> Result<(Peer, Peer)> {
-    let mut server = Peer::spawn(&wire.server, "server")?;
-    let mut client = Peer::spawn(&wire.client, "client")?;
-    server.listen(wire.address(PORT))?;
-    client.connect(wire.address(PORT))?;
-    server.accept()?;
-    Ok((server, client))
-}
-
 /// At which end of the cable agent and tcpdump are.
 #[derive(Clone, Copy)]
 enum Side {
@@ -150,6 +143,8 @@ enum Side {
 
 /// A cable under observation.
 struct Watched<'a> {
+    /// As in the name of its capture.
+    scenario: &'static str,
     wire: &'a Wire,
     side: Side,
     agent: Agent,
@@ -165,14 +160,14 @@ struct Outcome {
 }
 
 impl<'a> Watched<'a> {
-    fn start(wire: &'a Wire, side: Side) -> Result<Self> {
+    fn start(scenario: &'static str, wire: &'a Wire, side: Side) -> Result<Self> {
         let (namespace, beyond) = match side {
             Side::Client => (&wire.client, SERVER),
             Side::Server => (&wire.server, CLIENT),
         };
         let agent = Agent::start(Watch::Inside(namespace), &format!("--port {PORT}"))?;
         let capture = Capture::start(namespace, DEVICE, beyond)?;
-        Ok(Self { wire, side, agent, capture })
+        Ok(Self { scenario, wire, side, agent, capture })
     }
 
     fn finish(self) -> Result<Outcome> {
@@ -181,12 +176,19 @@ impl<'a> Watched<'a> {
             Side::Client => &self.wire.client,
             Side::Server => &self.wire.server,
         };
-        let steps = steps(&self.capture.finish()?);
+        let captured = self.capture.finish()?;
+        let steps = steps(&captured.packets);
         // Before the scrape, which is TCP in this namespace too.
         let kernel = namespace.tcp_counters()?;
         let samples = samples(namespace)?;
         let report = self.agent.stop()?;
         compare(&steps, &report.events, Checksum::CompletedBetween)?;
+        recording::keep(self.scenario, &captured)?;
+        let address = match self.side {
+            Side::Client => CLIENT,
+            Side::Server => SERVER,
+        };
+        offline::agrees(&report, &captured.file, &steps, |local| local.ip() == address)?;
         Ok(Outcome { steps, report, samples, kernel })
     }
 }

@@ -3,13 +3,17 @@
 //!
 //! Run it as root: `cargo test --test kernel`. A trial that cannot run on this machine is ignored and says why. With
 //! `KERNEL_SUITE_CAPTURE_ONLY=1` and the filter `tshark`, traffic and capture are tried without the agent; with
-//! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built.
+//! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built. With `KERNEL_SUITE_RECORD=directory`,
+//! the captures of the scenarios are kept there.
 
 mod agent;
+mod agreement;
 mod capture;
 mod crossing;
 mod crowd;
+mod failures;
 mod feed;
+mod inferred;
 mod interfaces;
 mod job;
 mod leftovers;
@@ -18,10 +22,15 @@ mod matrix;
 mod metrics;
 mod namespace;
 mod numbers;
+mod offline;
+mod opening;
 mod packet;
+mod pcapng;
 mod peer;
 mod ports;
 mod processes;
+mod recording;
+mod reuse;
 mod scrape;
 mod segments;
 mod selfcheck;
@@ -29,6 +38,7 @@ mod sockets;
 mod stall;
 mod states;
 mod steps;
+mod timewait;
 mod topology;
 mod traffic;
 mod trial;
@@ -62,12 +72,18 @@ fn main() -> ExitCode {
 fn run_trials() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
+    let (whole_closes, their_ends) = timewait::trials();
     let trials = [
+        vec![whole_closes],
         selfcheck::trials(),
         matrix::trials(),
         numbers::trials(),
         crossing::trials(),
         states::trials(),
+        reuse::trials(),
+        failures::trials(),
+        opening::trials(),
+        inferred::trials(),
         ports::trials(),
         processes::trials(),
         metrics::trials(),
@@ -76,7 +92,9 @@ fn run_trials() -> ExitCode {
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),
+        pcapng::trials(),
         usage::trials(),
+        vec![their_ends],
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }

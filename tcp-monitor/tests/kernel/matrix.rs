@@ -1,5 +1,5 @@
 //! Every kind of traffic on every topology: each segment that the agent prints is one that tshark shows, and the other way
-//! round; and the sockets' lives are told right.
+//! round; the sockets' lives are told right, and the same of a capture.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +13,7 @@ use libtest_mimic::Trial;
 use crate::{
     agent::{Agent, Event, Report, Watch},
     capture::Capture,
+    offline, recording,
     segments::{Checksum, compare},
     steps::{Step, steps},
     topology::{Network, Topology},
@@ -52,8 +53,12 @@ fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
     let capture = Capture::start(&network.client, network.interface, network.beyond)?;
     (traffic.script)(&network, port)?;
     network.await_rest(port)?;
-    let steps = steps(&capture.finish()?);
+    let captured = capture.finish()?;
+    let steps = steps(&captured.packets);
     traffic.check_capture(&steps, port)?;
+    if let Some(kind) = topology.file() {
+        recording::keep(&format!("{}_{kind}", traffic.file), &captured)?;
+    }
 
     if let Some(agent) = agent {
         let report = agent.stop()?;
@@ -69,6 +74,9 @@ fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
             None if roles.contains(&"client") => check_refusal(&report)?,
             None => {}
         }
+        offline::agrees(&report, &captured.file, &steps, |local| {
+            roles.contains(if local.port() == port { &"server" } else { &"client" })
+        })?;
     }
     Ok(())
 }

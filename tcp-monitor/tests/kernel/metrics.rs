@@ -163,7 +163,7 @@ fn counters_equal_the_kernels() -> Result<()> {
     traffic::refused_port(&network, PORT)?;
     traffic::client_resets(&network, PORT)?;
     network.await_rest(PORT)?;
-    let steps = steps(&capture.finish()?);
+    let steps = steps(&capture.finish()?.packets);
     // Before the scrape, which is TCP in this namespace too.
     let kernel = network.server.tcp_counters()?;
     let kernel = |name: &str| kernel.get(name).copied().with_context(|| format!("the kernel has no {name}"));

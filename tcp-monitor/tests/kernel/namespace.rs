@@ -39,6 +39,15 @@ impl Namespace {
         output(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
     }
 
+    /// Changes a setting: a file in `/proc/sys`.
+    pub(crate) fn set(&self, setting: &str, value: &str) -> Result<()> {
+        // /proc/sys/net is that of the thread which opens it.
+        self.enter(|| {
+            let path = format!("/proc/sys/{setting}");
+            fs::write(&path, value).with_context(|| format!("cannot set {path} to {value}"))
+        })
+    }
+
     /// A command that will run in this namespace, with the pid of the child that is spawned.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
@@ -59,9 +68,13 @@ impl Namespace {
 
     /// The sockets that have `port` at either end, listeners left out, as `ss` shows them.
     pub(crate) fn sockets(&self, port: u16) -> Result<Vec<SocketRow>> {
+        Ok(self.all_sockets()?.into_iter().filter(|row| row.is_of(port) && row.state != "listen").collect())
+    }
+
+    /// Everything that `ss` shows.
+    pub(crate) fn all_sockets(&self) -> Result<Vec<SocketRow>> {
         let table = output(self.command("ss").args(["-tanH"]))?;
-        let rows = table.lines().map(SocketRow::parse).collect::<Result<Vec<_>>>()?;
-        Ok(rows.into_iter().filter(|row| row.is_of(port) && row.state != "listen").collect())
+        table.lines().map(SocketRow::parse).collect()
     }
 
     /// Awaits a state of the socket table.

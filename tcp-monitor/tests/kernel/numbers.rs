@@ -25,7 +25,7 @@ fn numbers_of_a_greeting_add_up() -> Result<()> {
     let capture = Capture::start(&network.client, network.interface, network.beyond)?;
     traffic::greeting(&network, PORT)?;
     network.await_rest(PORT)?;
-    let packets = capture.finish()?;
+    let packets = capture.finish()?.packets;
     let report = agent.stop()?;
 
     let from_server = |event: &Event| event["src"].as_str().is_some_and(|src| src.ends_with(":12345"));

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     feed::Feed,
@@ -78,6 +78,11 @@ impl Peer {
     /// Lets the peer call connect() without awaiting its outcome.
     pub(crate) fn begin_connect(&mut self, address: SocketAddr) -> Result<()> {
         self.tell(&format!("connect {address}"))
+    }
+
+    /// The same from a port of its choice, which another connection may have had a moment ago (SO_REUSEADDR).
+    pub(crate) fn begin_connect_from(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<()> {
+        self.tell(&format!("connect_from {local} {remote}"))
     }
 
     pub(crate) fn end_connect(&mut self) -> Result<Ends> {
@@ -160,6 +165,15 @@ impl Peer {
     }
 }
 
+/// A server that listens on `address` and a client that is connected to it.
+pub(crate) fn connected(server: &Namespace, client: &Namespace, address: SocketAddr) -> Result<(Peer, Peer)> {
+    let (mut server, mut client) = (Peer::spawn(server, "server")?, Peer::spawn(client, "client")?);
+    server.listen(address)?;
+    client.connect(address)?;
+    server.accept()?;
+    Ok((server, client))
+}
+
 fn ends(answer: &str) -> Result<Ends> {
     let (local, remote) = answer.split_once(' ').context("two addresses expected")?;
     Ok(Ends { local: canonical(local.parse()?), remote: canonical(remote.parse()?) })
@@ -195,6 +209,14 @@ impl Process {
             "listen" => self.listener = Some(TcpListener::bind(operand()?.parse::<SocketAddr>()?)?),
             "connect" => {
                 return self.hold(TcpStream::connect(operand()?.parse::<SocketAddr>()?)?);
+            }
+            "connect_from" => {
+                let (local, remote) = (operand()?.parse::<SocketAddr>()?, operand()?.parse::<SocketAddr>()?);
+                let socket = Socket::new(Domain::for_address(local), Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&local.into())?;
+                socket.connect(&remote.into())?;
+                return self.hold(socket.into());
             }
             "accept" => {
                 let (connection, _) = self.listener()?.accept()?;

@@ -33,7 +33,7 @@ fn two_ports_and_a_range() -> Result<()> {
         network.await_rest(port)?;
         traffic::refused_port(&network, port)?;
     }
-    let packets = capture.finish()?;
+    let packets = capture.finish()?.packets;
     let samples = samples(&network.server)?;
     let report = agent.stop()?;
 

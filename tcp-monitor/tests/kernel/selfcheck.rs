@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     agent::Event,
     capture::Capture,
+    offline,
     packet::ACK,
     segments::{Checksum, compare},
     steps::{Step, steps},
@@ -16,11 +17,18 @@ use crate::{
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "a segment that is missing, too many or wrong in one number is noticed",
-        &[trial::AGENT, trial::CAPTURE],
-        faults_are_noticed,
-    )]
+    vec![
+        trial(
+            "a segment that is missing, too many or wrong in one number is noticed",
+            &[trial::AGENT, trial::CAPTURE],
+            faults_are_noticed,
+        ),
+        trial(
+            "a judgement that differs between agent and capture is noticed",
+            &[trial::AGENT, trial::CAPTURE],
+            differences_are_noticed,
+        ),
+    ]
 }
 
 fn faults_are_noticed() -> Result<()> {
@@ -28,7 +36,7 @@ fn faults_are_noticed() -> Result<()> {
     let capture = Capture::start(&network.client, network.interface, network.beyond)?;
     traffic::greeting(&network, PORT)?;
     network.await_rest(PORT)?;
-    let packets = capture.finish()?;
+    let packets = capture.finish()?.packets;
     let steps = steps(&packets);
     let right: Vec<Event> = steps.iter().map(as_event).collect();
     compare(&steps, &right, Checksum::Same)?;
@@ -44,6 +52,33 @@ fn faults_are_noticed() -> Result<()> {
             let mut wrong = right.clone();
             wrong[i][name] = json!(1_234_567);
             ensure!(compare(&steps, &wrong, Checksum::Same).is_err(), "{name} of {} may be wrong", right[i]);
+        }
+    }
+    Ok(())
+}
+
+fn differences_are_noticed() -> Result<()> {
+    let network = Network::new(Topology::LoopbackV6)?;
+    let capture = Capture::start(&network.client, network.interface, network.beyond)?;
+    traffic::greeting(&network, PORT)?;
+    traffic::client_resets(&network, PORT)?;
+    network.await_rest(PORT)?;
+    let told = offline::read(&capture.finish()?.file)?.events;
+    offline::judge_alike(&told, &told, |_| true)?;
+
+    for (kind, fields) in offline::COMPARED {
+        for (i, event) in told.iter().enumerate().filter(|(_, event)| event["event"] == kind) {
+            let mut missing = told.clone();
+            missing.remove(i);
+            ensure!(offline::judge_alike(&missing, &told, |_| true).is_err(), "{event} may be missing");
+            for field in fields {
+                let mut wrong = told.clone();
+                wrong[i][field] = json!("wrong");
+                ensure!(
+                    offline::judge_alike(&wrong, &told, |_| true).is_err(),
+                    "{field} may differ in {event}"
+                );
+            }
         }
     }
     Ok(())

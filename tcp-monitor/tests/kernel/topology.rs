@@ -32,6 +32,15 @@ impl Topology {
             Self::VethV6 => "between two namespaces over IPv6",
         }
     }
+
+    /// As in the name of a capture; of several topologies on which packets look the same, one is recorded.
+    pub(crate) fn file(self) -> Option<&'static str> {
+        match self {
+            Self::LoopbackV4 => Some("v4"),
+            Self::VethV6 => Some("v6"),
+            Self::LoopbackV6 | Self::LoopbackMapped | Self::VethV4 => None,
+        }
+    }
 }
 
 /// Where a client finds a server.

@@ -12,6 +12,8 @@ use crate::{
 pub(crate) struct Traffic {
     /// As in the name of a trial.
     pub(crate) phrase: &'static str,
+    /// As in the name of its capture.
+    pub(crate) file: &'static str,
     pub(crate) port: u16,
     pub(crate) script: fn(&Network, u16) -> Result<()>,
     pub(crate) connections: usize,
@@ -42,6 +44,7 @@ const PASSIVE_CLOSE: &str = "close_wait last_ack";
 pub(crate) const ALL: &[Traffic] = &[
     Traffic {
         phrase: "five clients of an echo server that forks",
+        file: "five_clients",
         port: 8899,
         script: five_clients_of_a_forking_echo_server,
         connections: 5,
@@ -54,6 +57,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a server that says hello and closes first",
+        file: "server_closes_first",
         port: 12345,
         script: greeting,
         connections: 1,
@@ -66,6 +70,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a client that closes first",
+        file: "client_closes_first",
         port: 8899,
         script: client_closes_first,
         connections: 1,
@@ -78,6 +83,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a server whose FIN also acknowledges the client's",
+        file: "fin_acknowledges_fin",
         port: 8899,
         script: server_closes_at_once_after_the_client,
         connections: 3,
@@ -93,6 +99,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a half-closed connection with data still to come",
+        file: "half_close",
         port: 8899,
         script: half_close,
         connections: 1,
@@ -105,6 +112,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a request to a server that is gone",
+        file: "request_to_closed_server",
         port: 8899,
         script: request_to_a_server_that_is_gone,
         connections: 1,
@@ -129,6 +137,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a refused port",
+        file: "refused",
         port: 8899,
         script: refused_port,
         connections: 1,
@@ -138,6 +147,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a client that resets instead of closing",
+        file: "client_resets",
         port: 8899,
         script: client_resets,
         connections: 1,
@@ -150,6 +160,7 @@ pub(crate) const ALL: &[Traffic] = &[
     },
     Traffic {
         phrase: "a client killed with data unread",
+        file: "client_killed",
         port: 8899,
         script: client_killed_with_data_unread,
         connections: 1,

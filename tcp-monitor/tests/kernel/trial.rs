@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Tool(&'static str),
     /// A device file.
     Device(&'static str),
+    /// A setting of the kernel: a file in `/proc/sys`.
+    Setting(&'static str),
 }
 
 /// What every trial that runs the agent needs.
@@ -42,12 +44,17 @@ pub(crate) fn trial(
 }
 
 impl Need {
+    pub(crate) fn is_met(self) -> bool {
+        self.lacking().is_none()
+    }
+
     /// What is missing, in words.
     fn lacking(self) -> Option<String> {
         match self {
             Self::Root => (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned()),
             Self::Btf => lacking_file("/sys/kernel/btf/vmlinux"),
             Self::Device(path) => lacking_file(path),
+            Self::Setting(name) => lacking_file(&format!("/proc/sys/{name}")),
             Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs {name} in the PATH")),
         }
     }

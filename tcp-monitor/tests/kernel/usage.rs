@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::{
     agent::{Watch, agent_path, run_to_end},
@@ -27,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("an interface that does not exist is named", &[trial::AGENT], unknown_interface),
         trial("a namespace that does not exist is named", &[trial::AGENT], unknown_namespace),
         trial("a port that is none is a usage error", &[], bad_port),
+        trial("a file that cannot be written is named before anything is attached", &[], unwritable_file),
     ]
 }
 
@@ -69,6 +71,19 @@ fn bad_port() -> Result<()> {
     for port in ["99999", "0", "20-10", "http", "1-", ""] {
         let mut command = Command::new(agent_path());
         fails(command.args(["--listen", "none", &format!("--port={port}")]), &[2], &["--port"])?;
+    }
+    Ok(())
+}
+
+fn unwritable_file() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (missing, fifo) = (directory.path().join("missing/a.pcapng"), directory.path().join("fifo"));
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+    for (path, what) in [(missing, "No such file"), (fifo, "nobody has opened this pipe")] {
+        let mut command = Command::new(agent_path());
+        // Were it after that, the cause would be the lack of this namespace.
+        command.args(["--listen", "none", "--netns", "nosuchns", "--write"]).arg(&path);
+        fails(&mut command, &[1], &[&path.display().to_string(), what])?;
     }
     Ok(())
 }

@@ -85,13 +85,16 @@ impl Wire {
         self.shared.lock().holding = true;
     }
 
+    /// Delivers what was held until now; what comes from now on is held.
+    pub(crate) fn deliver_held(&self) {
+        self.shared.deliver_held(&mut self.shared.lock());
+    }
+
     /// Delivers what was held, and everything from now on.
     pub(crate) fn release(&self) {
         let mut state = self.shared.lock();
         state.holding = false;
-        while let Some((way, packet)) = state.held.pop_front() {
-            self.shared.deliver(way, &packet);
-        }
+        self.shared.deliver_held(&mut state);
     }
 
     /// The next segment that is like this is lost.
@@ -160,6 +163,12 @@ impl Shared {
             state.held.push_back((way, packet.to_vec()));
         } else {
             self.deliver(way, packet);
+        }
+    }
+
+    fn deliver_held(&self, state: &mut State) {
+        for (way, packet) in state.held.drain(..) {
+            self.deliver(way, &packet);
         }
     }
 

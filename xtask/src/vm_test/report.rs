@@ -123,7 +123,8 @@ impl<'a> Report<'a> {
             ("server handshakes are counted", "handshakes_total", r#"role="server""#, 2),
             ("client handshakes are counted", "handshakes_total", r#"role="client""#, 2),
             ("the refused handshake is counted", "handshake_failures_total", r#"reason="refused""#, 1),
-            ("no other handshake failed", "handshake_failures_total", "", 1),
+            ("the SYN to a closed port is counted", "handshake_failures_total", r#"reason="no_listener""#, 1),
+            ("no other handshake failed", "handshake_failures_total", "", 2),
             ("the RSTs received are counted", "resets_total", r#"direction="received""#, 2),
             (
                 "the RST of the abort is counted",

@@ -6,18 +6,23 @@ use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
 use super::endpoint::Endpoint;
-use super::sign::{Way, next, signs};
+use super::sight::Sight;
+use super::sign::{Sign, Way, next, signs};
 use super::stream::Novelty;
-use super::telling::Cause;
+use super::telling::{Cause, is_handshake};
 use crate::lifecycle::event::{Event, Retransmit, Unexpected};
 use crate::lifecycle::flow::{FlowKey, Relative};
 use crate::lifecycle::input::{RetransmitKind, SegmentInput};
 use crate::lifecycle::segment::Flags;
+use crate::lifecycle::time::Time;
 
 #[derive(Debug)]
 pub(super) struct Connection {
     /// In the order of [`FlowKey`].
     pub(super) ends: [Endpoint; 2],
+    pub(super) sight: Sight,
+    /// When its last segment was seen.
+    pub(super) heard: Time,
 }
 
 /// A segment on its way from one end to the other, and where to tell what follows from it.
@@ -40,14 +45,16 @@ pub(super) struct Acks {
 }
 
 impl Connection {
-    /// A connection of which no segment was seen.
-    pub(super) fn new() -> Self {
-        Self { ends: [Endpoint::listening(), Endpoint::listening()] }
+    /// A connection of which no segment was seen. `is_whole` says whether all will be.
+    pub(super) fn new(is_whole: bool) -> Self {
+        let ends = [Endpoint::listening(), Endpoint::listening()];
+        Self { ends, sight: Sight::new(is_whole), heard: Time::default() }
     }
 
     /// Takes a segment in. Returns what is unexpected of it, if anything is.
     pub(super) fn take(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         self.note_kernel(passage);
+        self.heard = self.heard.max(passage.segment.time);
         let flags = passage.segment.header.flags;
         let unexpected = if flags.contains(Flags::RST) {
             self.reset(passage)
@@ -55,8 +62,10 @@ impl Connection {
             self.answer(passage)
         } else if flags.contains(Flags::SYN) {
             self.open(passage)
-        } else if flags.contains(Flags::ACK) {
+        } else if flags.contains(Flags::ACK) && self.sight.is_whole {
             self.proceed(passage)
+        } else if flags.contains(Flags::ACK) {
+            self.skip(passage)
         } else {
             Some(Unexpected::State)
         };
@@ -124,6 +133,33 @@ impl Connection {
         unexpected
     }
 
+    /// A segment with ACK, and without SYN and RST, between which and the last there may have been any number of others: nothing
+    /// of it is unexpected.
+    fn skip(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+        let Passage { from, to, segment, .. } = *passage;
+        let header = &segment.header;
+        self.meet_midway(passage);
+        if self.ends[from].state == TcpState::Close {
+            // A straggler.
+            return None;
+        }
+        let acked = self.ends[to].stream.skip_to_ack(header.ack);
+        if is_handshake(self.ends[to].state) && acked < 1 {
+            return None;
+        }
+        let is_fin = header.flags.contains(Flags::FIN);
+        let space = segment.payload_len.saturating_add(u32::from(is_fin));
+        let stream = &mut self.ends[from].stream;
+        let position = stream.skip_to(header.seq, space, is_fin);
+        if is_fin && stream.fin().is_none() {
+            self.ends[from].fin_answers = acked_fin(&self.ends[to], acked);
+        }
+        self.count(passage, position);
+        self.acknowledge(passage, acked);
+        self.apply(passage, acked);
+        None
+    }
+
     /// Ends of which no segment was seen before this one, which can be of an open connection only.
     fn meet_midway(&mut self, passage: &Passage<'_>) {
         let Passage { from, to, segment, .. } = *passage;
@@ -154,7 +190,12 @@ impl Connection {
         }
         // Who answers a SYN with his own sends it again, but with an ACK.
         let opens_too = syn && flags.contains(Flags::ACK) && sender.state == TcpState::SynSent;
-        let novelty = sender.stream.send(position, space, is_fin, segment.vantage());
+        let control = match (syn, fin) {
+            (true, _) => Flags::SYN,
+            (false, true) => Flags::FIN,
+            (false, false) => Flags::default(),
+        };
+        let novelty = sender.stream.send(position, space, control, segment.vantage());
         if novelty != Novelty::Again || opens_too {
             return;
         }
@@ -165,13 +206,13 @@ impl Connection {
             (false, true) => RetransmitKind::Fin,
             (false, false) => RetransmitKind::Data,
         };
-        if !sender.told_by_kernel {
+        if self.is_told_alone(passage.from) {
             passage.out.push(Event::Retransmit(Retransmit {
                 time: segment.time,
                 local: segment.src,
                 remote: segment.dst,
                 kind,
-                state: sender.state,
+                state: self.ends[passage.from].state,
             }));
         }
     }
@@ -215,6 +256,10 @@ impl Connection {
         let acks_fin = acked_fin(&self.ends[passage.to], acked);
         for (end, way) in [(passage.from, Way::Sent), (passage.to, Way::Received)] {
             for sign in signs(flags, acked >= 1, acks_fin) {
+                if (way, sign) == (Way::Received, Sign::AckOfSyn) && self.awaits_kernel(end) {
+                    self.ends[end].answered.get_or_insert(passage.segment.time);
+                    continue;
+                }
                 let state = next(self.ends[end].state, way, sign);
                 self.enter(end, state, Cause::Segment(way, sign), passage);
             }

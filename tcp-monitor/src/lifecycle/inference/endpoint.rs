@@ -1,5 +1,7 @@
 //! One end of a connection as its segments show it: one life, from its first segment to CLOSE.
 
+use std::time::Duration;
+
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
@@ -28,6 +30,13 @@ pub(super) struct Endpoint {
     pub(super) partial: bool,
     /// The kernel tells of its socket: nothing is told from here, in all of this life.
     pub(super) told_by_kernel: bool,
+    /// The state that was told last or, if none was, in which it was met.
+    pub(super) told: TcpState,
+    pub(super) was_told: bool,
+    /// When the answer to its SYN-ACK came in, if that does not show whether it was taken.
+    pub(super) answered: Option<Time>,
+    /// It sent its SYN-ACK again after that.
+    pub(super) ignored_answer: bool,
     /// Segments it sent again.
     pub(super) retransmits: u32,
     /// Its SYN-ACK, or its FIN, awaits the acknowledgment that is told.
@@ -56,6 +65,10 @@ impl Endpoint {
             established: None,
             partial: false,
             told_by_kernel: false,
+            told: TcpState::Listen,
+            was_told: false,
+            answered: None,
+            ignored_answer: false,
             retransmits: 0,
             awaits_ack_of_syn_ack: false,
             awaits_ack_of_fin: false,
@@ -72,12 +85,44 @@ impl Endpoint {
         if seen.is_none() {
             stream.acknowledge(1);
         }
-        Self { state, role: Role::Client, stream, opened: seen, ..Self::listening() }
+        Self { state, told: state, role: Role::Client, stream, opened: seen, ..Self::listening() }
     }
 
     /// An end that was established before it was met.
     pub(super) fn met_midway(role: Role) -> Self {
-        Self { state: TcpState::Established, role, partial: true, ..Self::listening() }
+        let state = TcpState::Established;
+        Self { state, told: state, role, partial: true, ..Self::listening() }
+    }
+
+    /// The answer to its SYN-ACK came in, and was not asked for again.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.is_some() && !self.ignored_answer
+    }
+
+    /// How long after the last segment, at `heard`, it gives up, if its SYN-ACKs show that. Linux sends a SYN-ACK again after 1, 2,
+    /// 4 … s: each pause is as long as all before it together, and a second longer. Without another at the end of the
+    /// pause it has given up.
+    pub(super) fn gives_up_after(&self, heard: Time) -> Option<Duration> {
+        let sends_again = self.retransmits > 0 && self.role == Role::Server;
+        let pause = heard.since(self.since.filter(|_| sends_again)?) + FIRST_PAUSE;
+        match self.state {
+            TcpState::SynRecv | TcpState::NewSynRecv => {
+                let doubling = (1..).map(|times| FIRST_PAUSE * (1 << times));
+                // Kernel timers may be late by an eighth.
+                let due = doubling.take(7).find(|due| *due + *due / 8 >= pause)?;
+                Some(due + due / 4)
+            }
+            TcpState::Established
+            | TcpState::SynSent
+            | TcpState::FinWait1
+            | TcpState::FinWait2
+            | TcpState::TimeWait
+            | TcpState::Close
+            | TcpState::CloseWait
+            | TcpState::LastAck
+            | TcpState::Listen
+            | TcpState::Closing => None,
+        }
     }
 
     /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent. After the handshake some of
@@ -101,6 +146,8 @@ impl Endpoint {
     }
 }
 
+/// Kernel: `TCP_TIMEOUT_INIT`.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// What a server may send before its handshake is complete.
 const UNSCALED_WINDOW: i64 = 1 << 16;
 /// RFC 7323, section 2.2: a window of 16 bits, scaled by 14.

@@ -1,22 +1,30 @@
-//! Connections explained from their segments alone: those of capture files, and those that pass through this host.
+//! Connections explained from their segments alone: those of capture files and, on a running agent, those that pass through this
+//! host and requests that are half open.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::Direction;
 
 use super::event::{Event, Unexpected};
 use super::flow::{FlowKey, Relative};
 use super::input::SegmentInput;
 use super::queues::Queues;
 use super::segment::Flags;
+use super::sighting::{Seen, Verdict};
 use super::time::Time;
 use connection::{Acks, Connection, Passage};
-use telling::Cause;
+use elsewhere::{Elsewhere, Opener};
+use endpoint::Endpoint;
+use telling::{Cause, is_handshake};
 
 mod connection;
+mod elsewhere;
 mod endpoint;
 mod opening;
 mod reset;
+mod sight;
 mod sign;
 mod stream;
 mod telling;
@@ -24,10 +32,15 @@ mod telling;
 /// The connections whose segments are seen.
 #[derive(Debug)]
 pub(super) struct Inference {
-    connections: Queues<FlowKey, Connection, { Class::ALL.len() }>,
+    connections: Connections,
+    /// All their segments are seen, each once; not only those of handshakes and teardowns, each wherever it passes.
+    is_whole: bool,
+    elsewhere: Elsewhere,
     /// The latest time that was told; inputs may go back a little.
     now: Time,
 }
+
+type Connections = Queues<FlowKey, Connection, { Class::ALL.len() }>;
 
 /// What was read from a segment with what is known of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +51,14 @@ pub(super) struct Reading {
 
 impl Inference {
     /// Knows at most `limit` connections.
-    pub(super) fn new(limit: usize) -> Self {
-        Self { connections: Queues::new(limit), now: Time::default() }
+    pub(super) fn new(is_whole: bool, limit: usize) -> Self {
+        let (connections, elsewhere) = (Queues::new(limit), Elsewhere::new(limit));
+        Self { connections, is_whole, elsewhere, now: Time::default() }
+    }
+
+    /// Whether plain data and all acknowledgments are seen.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// How many connections are known, those closed a moment ago included.
@@ -79,7 +98,7 @@ impl Inference {
         let place = match self.connections.find(&key) {
             Some(place) => place,
             None if is_of_connection(segment) => {
-                self.connections.insert(key, Connection::new(), Class::Closed as usize, self.now)
+                self.connections.insert(key, Connection::new(true), Class::Closed as usize, self.now)
             }
             None => return Reading::default(),
         };
@@ -87,16 +106,104 @@ impl Inference {
         let unexpected = connection.take(&mut Passage { key, from, to, segment, told_by_kernel, out });
         let relative = connection.relative(from, to, segment);
         let class = Class::of(connection);
-        // A FIN sent again begins TIME_WAIT again (RFC 9293, section 3.10.7.4, eighth).
-        let restarts = segment.header.flags.contains(Flags::FIN) && unexpected.is_none();
-        let at_least = match class {
-            Class::Open => ORDERED_TO,
-            Class::HalfOpen | Class::Closing => Duration::ZERO,
-            Class::TimeWait if restarts => Duration::ZERO,
-            Class::TimeWait | Class::Closed => Duration::MAX,
-        };
-        self.connections.queue(place, class as usize, self.now, at_least);
+        self.connections.queue(place, class as usize, self.now, class.stays(segment, unexpected));
         Reading { relative, unexpected }
+    }
+
+    /// Takes in that a segment of a handshake or a teardown was seen at one of the vantage points that it passes.
+    pub(super) fn sight(
+        &mut self,
+        segment: &SegmentInput,
+        seen: &Seen,
+        told_by_kernel: [bool; 2],
+        out: &mut Vec<Event>,
+    ) {
+        let (flow, from) = FlowKey::of(segment.netns, segment.src, segment.dst);
+        let to = receiver(segment, from);
+        self.now = self.now.max(segment.time);
+        let is_copy = seen.verdict == Verdict::Copy;
+        let (connections, elsewhere) = (&mut self.connections, &mut self.elsewhere);
+        let known = elsewhere.resolve(&flow, connections);
+        let (key, place) =
+            match known.or_else(|| elsewhere.resolve(&flow.in_netns(seen.first.netns), connections)) {
+                Some(known) => known,
+                None if is_copy || !is_of_connection(segment) => return,
+                None => {
+                    (flow, connections.insert(flow, Connection::new(false), Class::Closed as usize, self.now))
+                }
+            };
+        if key != flow {
+            elsewhere.note(flow, key, self.now, connections);
+        }
+        let Some(connection) = connections.get_mut(place) else { return };
+        let passage = &mut Passage { key, from, to, segment, told_by_kernel, out };
+        connection.note_kernel(passage);
+        connection.sight.note(from, segment, seen);
+        for end in 0..connection.ends.len() {
+            connection.catch_up(end, segment.time, &key, passage.out);
+        }
+        if !is_copy {
+            connection.take(passage);
+        }
+        let class = Class::of(connection);
+        let is_answered_here = connection.sight.is_here(from);
+        let at_least = if is_copy { Duration::MAX } else { class.stays(segment, None) };
+        self.connections.queue(place, class as usize, self.now, at_least);
+        self.follow_translation(
+            segment,
+            Opener { key, end: from },
+            told_by_kernel[0],
+            is_copy,
+            is_answered_here,
+        );
+    }
+
+    /// Finds out which connections are one before and behind a translation of addresses: a SYN with the same initial sequence
+    /// number came into the namespace right before, with other addresses.
+    fn follow_translation(
+        &mut self,
+        segment: &SegmentInput,
+        sender: Opener,
+        told_by_kernel: bool,
+        is_copy: bool,
+        is_here: bool,
+    ) {
+        let flags = segment.header.flags;
+        let (netns, seq) = (segment.netns, segment.header.seq);
+        let is_syn = flags.contains(Flags::SYN) && !flags.contains(Flags::ACK) && !flags.contains(Flags::RST);
+        match segment.direction {
+            Some(Direction::Ingress) if is_syn => self.elsewhere.come_in(netns, seq, sender, self.now),
+            Some(Direction::Egress) if is_syn && !is_copy && !told_by_kernel => {
+                self.elsewhere.go_out(netns, seq, sender, self.now);
+            }
+            Some(_) | None if is_syn || is_copy => {}
+            Some(_) | None => {
+                let Some(opener) = self.elsewhere.answer(&sender.key, sender.end) else { return };
+                let Some(place) = self.connections.find(&opener.key) else { return };
+                let Some(connection) = self.connections.get_mut(place) else { return };
+                if is_here {
+                    // Its socket has the other addresses.
+                    connection.ends.iter_mut().for_each(|end| end.told_by_kernel = true);
+                } else {
+                    connection.sight.find_translated(1 - opener.end, netns);
+                }
+            }
+        }
+    }
+
+    /// From now on the kernel tells of the socket at `local`. Returns since when it is told to be in SYN_RECV, if it is.
+    pub(super) fn hand_over(&mut self, netns: u32, local: SocketAddr, remote: SocketAddr) -> Option<Time> {
+        let (flow, end) = FlowKey::of(netns, local, remote);
+        let (_, place) = self.elsewhere.resolve(&flow, &self.connections)?;
+        let connection = self.connections.get_mut(place)?;
+        let is_told = connection.is_told(end);
+        let mine = &mut connection.ends[end];
+        mine.told_by_kernel = true;
+        let class = Class::of(connection);
+        let mine = &connection.ends[end];
+        let since = mine.since.filter(|_| is_told && mine.was_told && mine.told == TcpState::SynRecv);
+        self.connections.queue(place, class as usize, self.now, Duration::MAX);
+        since
     }
 
     /// When [`Self::expire_next`] has something to do, at the earliest.
@@ -115,19 +222,23 @@ impl Inference {
         }
         // After all inputs so far, or it would have been due before them.
         self.now = self.now.max(deadline);
-        if class == Class::Closed {
+        if class == Class::Closed || class == Class::Open && !self.is_whole {
             self.connections.remove(&key);
             return;
         }
         let Some(place) = self.connections.find(&key) else { return };
         let Some(connection) = self.connections.get_mut(place) else { return };
-        connection.time_out(class, deadline, &key, out);
+        if class != Class::HalfOpen || connection.is_half_open_until() <= deadline {
+            connection.time_out(class, deadline, &key, out);
+        }
         let class = Class::of(connection);
         self.connections.queue(place, class as usize, self.now, Duration::ZERO);
     }
 
     fn deadline(&self, class: Class) -> Option<(Time, FlowKey)> {
-        self.connections.front(class as usize).map(|(queued, key)| (queued + class.timeout(), key))
+        self.connections
+            .front(class as usize)
+            .map(|(queued, key)| (queued + class.timeout(self.is_whole), key))
     }
 }
 
@@ -162,6 +273,9 @@ impl Class {
     const ALL: [Self; 5] = [Self::Closed, Self::TimeWait, Self::HalfOpen, Self::Closing, Self::Open];
 
     fn of(connection: &Connection) -> Self {
+        if !connection.matters() {
+            return Self::Closed;
+        }
         let classes = connection.ends.each_ref().map(|end| Self::of_end(end.state));
         let order = [Self::HalfOpen, Self::Closing, Self::Open, Self::TimeWait];
         order.into_iter().find(|class| classes.contains(class)).unwrap_or(Self::Closed)
@@ -178,19 +292,39 @@ impl Class {
         }
     }
 
-    /// How long a connection without segments stays in the class.
-    const fn timeout(self) -> Duration {
+    /// For how long a connection stays where it is in the queue of its class, if this segment is all that comes.
+    fn stays(self, segment: &SegmentInput, unexpected: Option<Unexpected>) -> Duration {
+        // A FIN sent again begins TIME_WAIT again (RFC 9293, section 3.10.7.4, eighth).
+        let restarts = segment.header.flags.contains(Flags::FIN) && unexpected.is_none();
+        match self {
+            Self::Open => ORDERED_TO,
+            Self::HalfOpen | Self::Closing => Duration::ZERO,
+            Self::TimeWait if restarts => Duration::ZERO,
+            Self::TimeWait | Self::Closed => Duration::MAX,
+        }
+    }
+
+    /// How long a connection without segments stays in the class; of the half-open, how long until that is looked at.
+    const fn timeout(self, is_whole: bool) -> Duration {
         match self {
             Self::Closed => STRAGGLERS,
             Self::TimeWait => TIME_WAIT,
-            Self::HalfOpen => UNANSWERED_SYN,
+            Self::HalfOpen => HALF_OPEN_CHECKED,
             Self::Closing => UNANSWERED_FIN,
-            Self::Open => IDLE,
+            Self::Open if is_whole => IDLE,
+            Self::Open => UNSEEN,
         }
     }
 }
 
 impl Connection {
+    /// When an end that awaits the answer to its SYN or SYN-ACK has given up.
+    fn is_half_open_until(&self) -> Time {
+        let is_answered = self.ends.iter().any(Endpoint::is_answered);
+        let gives_up = self.ends.iter().filter_map(|end| end.gives_up_after(self.heard)).min();
+        self.heard + gives_up.filter(|_| !is_answered).unwrap_or(UNANSWERED_SYN)
+    }
+
     /// Nothing was heard for as long as the class allows.
     fn time_out(&mut self, class: Class, deadline: Time, key: &FlowKey, out: &mut Vec<Event>) {
         for end in 0..self.ends.len() {
@@ -203,9 +337,14 @@ impl Connection {
                 Class::Closing | Class::Open => class != Class::HalfOpen,
             };
             if is_over {
-                self.change(end, TcpState::Close, Cause::Timer, deadline, key, out);
+                // What is not asked for again was taken.
+                let is_answered = is_handshake(self.ends[end].state) && self.ends[end].is_answered();
+                let state = if is_answered { TcpState::Established } else { TcpState::Close };
+                self.sight.is_given_up = true;
+                self.change(end, state, Cause::Timer, deadline, key, out);
             }
         }
+        self.sight.is_given_up = false;
     }
 }
 
@@ -213,11 +352,16 @@ impl Connection {
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Longer than the longest pause between two SYNs or SYN-ACKs that Linux sends by default, 64 s.
 const UNANSWERED_SYN: Duration = Duration::from_secs(70);
+/// Of this, both [`UNANSWERED_SYN`] and whatever [`Endpoint::gives_up_after`](endpoint::Endpoint::gives_up_after) says are multiples.
+const HALF_OPEN_CHECKED: Duration = Duration::from_millis(2500);
 /// Longer than the longest pause between two retransmissions (Linux: `TCP_RTO_MAX`, 120 s): the sender has given up.
 const UNANSWERED_FIN: Duration = Duration::from_secs(130);
 /// With keep-alives a peer that lives is heard each two hours, and one that does not is given up 11 min 15 s later (Linux:
 /// `tcp_keepalive_time`, `_intvl`, `_probes`). RFC 5382 lets a NAT forget a connection after 2 h 4 min.
 const IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
+/// Where data is not seen, an open connection may be in use however long nothing is heard of it. It is forgotten, without a
+/// word, when a firewall forgets it too (Linux: `nf_conntrack_tcp_timeout_established`).
+const UNSEEN: Duration = Duration::from_secs(5 * 24 * 3600);
 /// How long what comes after the end is known to be of the connection that ended.
 const STRAGGLERS: Duration = Duration::from_secs(5);
 /// Within this time it does not matter which of two connections was idle for longer.

@@ -66,6 +66,7 @@ impl Connection {
         self.begin_stream(passage);
         self.acknowledge(passage, acked);
         self.ends[from].awaits_ack_of_syn_ack = true;
+        self.ends[from].ignored_answer |= self.ends[from].answered.is_some();
         self.apply(passage, acked);
         None
     }

@@ -1,6 +1,7 @@
 //! What a RST does, and whether it counts.
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::counters::reset_reason_label;
 use tcp_monitor_common::record::{ResetPhase, UNKNOWN_REASON};
 
@@ -22,20 +23,26 @@ impl Connection {
         let is_of_sender = position.is_none_or(|position| sender.stream.can_be_expected(position));
         let counts = match receiver.state {
             TcpState::SynSent => answers_syn(receiver, segment),
-            TcpState::Close
-            | TcpState::Listen
-            | TcpState::SynRecv
-            | TcpState::NewSynRecv
-            | TcpState::Established
+            TcpState::Close | TcpState::Listen | TcpState::SynRecv | TcpState::NewSynRecv => {
+                is_of_sender || receiver.expects == Some(segment.header.seq)
+            }
+            // What it expects next is known only if all that came before was seen.
+            TcpState::Established
             | TcpState::FinWait1
             | TcpState::FinWait2
             | TcpState::CloseWait
             | TcpState::Closing
             | TcpState::LastAck
-            | TcpState::TimeWait => is_of_sender || receiver.expects == Some(segment.header.seq),
+            | TcpState::TimeWait => {
+                is_of_sender || receiver.expects == Some(segment.header.seq) || !self.sight.is_whole
+            }
         };
         if !counts {
             return Some(Unexpected::OutOfWindow);
+        }
+        if receiver.state == TcpState::SynSent && sender.state == TcpState::Listen && self.sight.is_here(from)
+        {
+            self.tell_no_listener(passage);
         }
         self.tell_reset(passage, from, ResetDirection::Sent);
         self.tell_reset(passage, to, ResetDirection::Received);
@@ -53,7 +60,7 @@ impl Connection {
     fn tell_reset(&self, passage: &mut Passage<'_>, end: usize, direction: ResetDirection) {
         let endpoint = &self.ends[end];
         let Some(phase) = phase(endpoint.state, direction) else { return };
-        if endpoint.told_by_kernel {
+        if !self.is_told_alone(end) {
             return;
         }
         let (local, remote) = passage.key.addresses(end);
@@ -64,9 +71,19 @@ impl Connection {
             direction,
             phase,
             reason: reset_reason_label(UNKNOWN_REASON),
-            seq: endpoint.stream.next_seq(),
-            ack: endpoint.expects,
+            seq: endpoint.stream.next_seq().filter(|_| self.sight.is_whole),
+            ack: endpoint.expects.filter(|_| self.sight.is_whole),
         }));
+    }
+
+    /// The end that a SYN went to answers with a RST: there is no socket.
+    fn tell_no_listener(&self, passage: &mut Passage<'_>) {
+        let end = passage.from;
+        if !self.ends[end].told_by_kernel && !self.sight.is_whole {
+            let result = Err(HandshakeFailure::NoListener);
+            let handshake = self.handshake(end, result, passage.segment.time, &passage.key);
+            passage.out.push(Event::Handshake(handshake));
+        }
     }
 }
 

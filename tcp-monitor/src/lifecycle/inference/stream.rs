@@ -1,6 +1,7 @@
 //! The bytes that one end sends, known by their positions: sequence numbers counted on past 32 bits. What was sent, what was
 //! acknowledged, and what was sent again.
 
+use crate::lifecycle::segment::Flags;
 use crate::lifecycle::sighting::Vantage;
 
 /// One direction of a connection. Position 0 is the SYN, 1 the first byte.
@@ -65,13 +66,37 @@ impl Stream {
         Some(self.next.saturating_add(distance.into()))
     }
 
+    /// As [`Self::position`], where segments before this one were not seen: it is behind what was, unless it is the FIN again.
+    /// `space` is its length in sequence numbers.
+    pub(super) fn skip_to(&mut self, seq: u32, space: u32, is_fin: bool) -> i64 {
+        let position = self.position(seq);
+        let before_fin = self.fin.map(|fin| fin.saturating_add(1).saturating_sub(space.into()));
+        if let Some(again) = before_fin.filter(|again| is_fin && low_bits(position ^ *again) == 0) {
+            return again;
+        }
+        let skipped = self.next_seq().map_or(0, |next| seq.wrapping_sub(next));
+        self.next = self.next.saturating_add(skipped.into());
+        self.next
+    }
+
+    /// The position of an acknowledgment number, where what it is of may not have been seen.
+    pub(super) fn skip_to_ack(&self, ack: u32) -> i64 {
+        let position = self.find(ack).unwrap_or(1);
+        match self.fin {
+            Some(fin) if low_bits(position ^ fin.saturating_add(1)) == 0 => fin.saturating_add(1),
+            Some(fin) => position.min(fin),
+            None => position,
+        }
+    }
+
     /// Takes in what a segment carries: `space` is its length in sequence numbers.
-    pub(super) fn send(&mut self, position: i64, space: u32, is_fin: bool, vantage: Vantage) -> Novelty {
+    pub(super) fn send(&mut self, position: i64, space: u32, control: Flags, vantage: Vantage) -> Novelty {
         let end = position.saturating_add(space.into());
-        if space == 0 || self.is_keep_alive(position, space) && !is_fin {
+        let is_bare = control == Flags::default();
+        if space == 0 || is_bare && self.is_keep_alive(position, space) {
             return Novelty::Nothing;
         }
-        if is_fin {
+        if control == Flags::FIN {
             self.fin.get_or_insert(end - 1);
         }
         if *self.vantage.get_or_insert(vantage) != vantage {
@@ -170,7 +195,7 @@ const MAX_HOLES: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use super::{Novelty, Stream};
+    use super::{Flags, Novelty, Stream};
     use crate::lifecycle::sighting::Vantage;
 
     const HERE: Vantage = Vantage { netns: 0, ifindex: 1, direction: None };
@@ -181,13 +206,13 @@ mod tests {
     impl Wire {
         fn new(isn: u32) -> Self {
             let mut stream = Stream::begin(isn);
-            assert_eq!(stream.send(0, 1, false, HERE), Novelty::New);
+            assert_eq!(stream.send(0, 1, Flags::SYN, HERE), Novelty::New);
             Self(stream, isn)
         }
 
         fn send(&mut self, seq: u32, len: u32) -> Novelty {
             let position = self.0.position(self.1.wrapping_add(seq));
-            self.0.send(position, len, false, HERE)
+            self.0.send(position, len, Flags::default(), HERE)
         }
 
         fn ack(&mut self, seq: u32) {
@@ -231,6 +256,28 @@ mod tests {
     }
 
     #[test]
+    fn a_syn_sent_again_after_its_acknowledgment_is_no_keep_alive() {
+        let mut wire = Wire::new(0);
+        wire.ack(1);
+        assert_eq!(wire.0.send(0, 1, Flags::SYN, HERE), Novelty::Again);
+        assert_eq!(wire.0.send(0, 1, Flags::default(), HERE), Novelty::Nothing);
+    }
+
+    #[test]
+    fn what_was_not_seen_is_skipped_and_a_fin_is_known_again() {
+        let mut wire = Wire::new(u32::MAX - 100);
+        let seq = |n: u32| (u32::MAX - 100).wrapping_add(n);
+        let fin = wire.0.skip_to(seq(3_000_000_000), 1, true);
+        assert_eq!(fin, 3_000_000_000);
+        assert_eq!(wire.0.send(fin, 1, Flags::FIN, HERE), Novelty::New);
+        // Sent again with the byte before it.
+        let again = wire.0.skip_to(seq(2_999_999_999), 2, true);
+        assert_eq!((again, wire.0.send(again, 2, Flags::FIN, HERE)), (fin - 1, Novelty::Again));
+        let acked = [seq(3_000_000_001), seq(3_000_000_000), seq(7)].map(|ack| wire.0.skip_to_ack(ack) > fin);
+        assert_eq!(acked, [true, false, false]);
+    }
+
+    #[test]
     fn acknowledged_segments_that_were_missed_count() {
         let mut wire = Wire::new(0);
         wire.ack(501);
@@ -244,7 +291,7 @@ mod tests {
         let mut stream = Stream::default();
         let position = stream.position(5_000);
         assert_eq!((position, stream.isn(), stream.payload_acked()), (1, None, None));
-        stream.send(position, 100, false, HERE);
+        stream.send(position, 100, Flags::default(), HERE);
         let acked = stream.position(5_100);
         stream.acknowledge(acked);
         assert_eq!((stream.payload_acked(), stream.next_seq()), (Some(100), Some(5_100)));
@@ -254,7 +301,7 @@ mod tests {
     fn a_segment_seen_elsewhere_too_is_counted_once() {
         let there = Vantage { ifindex: 2, ..HERE };
         let mut stream = Stream::begin(0);
-        let novelty = [HERE, there, HERE].map(|vantage| stream.send(1, 100, false, vantage));
+        let novelty = [HERE, there, HERE].map(|vantage| stream.send(1, 100, Flags::default(), vantage));
         assert_eq!(novelty, [Novelty::New, Novelty::Nothing, Novelty::Again]);
     }
 }

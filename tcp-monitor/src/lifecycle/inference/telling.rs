@@ -1,5 +1,8 @@
 //! What is told when an end changes its state: the transition, the end of its handshake, the end of its connection.
 
+use std::mem;
+use std::time::Duration;
+
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
@@ -10,7 +13,7 @@ use super::sign::{Sign, Way};
 use crate::lifecycle::event::{Closed, ClosedBy, Event, Evidence, Handshake, StateChange};
 use crate::lifecycle::flow::FlowKey;
 use crate::lifecycle::time::Time;
-use crate::lifecycle::transition::is_synchronized;
+use tcp_monitor_common::transition::is_synchronized;
 
 /// Why an end changes its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +46,20 @@ impl Connection {
         if from == to {
             return;
         }
-        let change = self.ends[end].enter(to, cause, time, key, end);
-        if self.ends[end].told_by_kernel {
+        self.catch_up(end, time, key, out);
+        let spent = self.ends[end].enter(to, time);
+        if !self.is_told(end) || self.ends[end].told == to {
             return;
         }
-        out.push(Event::State(change));
+        let evidence = match cause {
+            Cause::Segment(..) | Cause::Replaced => Evidence::Segment,
+            Cause::Timer => Evidence::Timer,
+        };
+        let spent = spent.filter(|_| self.ends[end].told == from);
+        self.tell_state(end, evidence, spent, time, key, out);
         let mine = &self.ends[end];
         if is_handshake(from) && (to == TcpState::Close || is_synchronized(to)) {
-            let result = if to == TcpState::Close { Err(failure(mine.role, cause)) } else { Ok(()) };
+            let result = if to == TcpState::Close { Err(failure(mine, cause)) } else { Ok(()) };
             out.push(Event::Handshake(self.handshake(end, result, time, key)));
         }
         let ends = matches!(to, TcpState::Close | TcpState::TimeWait);
@@ -59,7 +68,54 @@ impl Connection {
         }
     }
 
-    fn handshake(
+    /// Tells the state of an end of which it was not known until now whether it is to be told.
+    pub(super) fn catch_up(&mut self, end: usize, time: Time, key: &FlowKey, out: &mut Vec<Event>) {
+        if !self.is_told(end) || self.ends[end].told == self.ends[end].state {
+            return;
+        }
+        let mine = &mut self.ends[end];
+        let is_over = matches!(mine.state, TcpState::TimeWait | TcpState::Close);
+        if is_over && !mine.was_told {
+            // It is too late to tell how this life ended.
+            mine.told = TcpState::Close;
+        } else {
+            self.tell_state(end, Evidence::Segment, None, time, key, out);
+        }
+    }
+
+    /// Tells that an end is in its state.
+    fn tell_state(
+        &mut self,
+        end: usize,
+        evidence: Evidence,
+        spent: Option<Duration>,
+        time: Time,
+        key: &FlowKey,
+        out: &mut Vec<Event>,
+    ) {
+        let is_whole = self.sight.is_whole;
+        let netns = self.sight.netns(end).unwrap_or(key.netns());
+        let mine = &mut self.ends[end];
+        mine.was_told = true;
+        let (local, remote) = key.addresses(end);
+        out.push(Event::State(StateChange {
+            time,
+            local,
+            remote: Some(remote),
+            role: mine.role,
+            from: mem::replace(&mut mine.told, mine.state),
+            to: mine.state,
+            seq: mine.stream.next_seq().filter(|_| is_whole),
+            ack: mine.expects.filter(|_| is_whole),
+            evidence,
+            cookie: 0,
+            netns,
+            process: None,
+            spent,
+        }));
+    }
+
+    pub(super) fn handshake(
         &self,
         end: usize,
         result: Result<(), HandshakeFailure>,
@@ -72,13 +128,15 @@ impl Connection {
             Role::Server => peer.opened,
         };
         let (local, remote) = key.addresses(end);
+        // The answer may have been taken before that showed.
+        let ended = mine.answered.filter(|_| result.is_ok()).unwrap_or(time);
         Handshake {
             time,
             local,
             remote,
             role: mine.role,
             result,
-            duration: opened.map(|opened| time.since(opened)),
+            duration: opened.map(|opened| ended.since(opened)),
             // It has sent nothing else yet.
             syn_retransmits: Some(mine.retransmits),
         }
@@ -86,7 +144,7 @@ impl Connection {
 
     fn closed(&self, end: usize, cause: Cause, time: Time, key: &FlowKey) -> Closed {
         let (local, remote) = key.addresses(end);
-        let mine = &self.ends[end];
+        let (mine, is_whole) = (&self.ends[end], self.sight.is_whole);
         let peer = if local == remote { mine } else { &self.ends[1 - end] };
         Closed {
             time,
@@ -95,9 +153,9 @@ impl Connection {
             role: mine.role,
             closed_by: closed_by(mine, peer, cause),
             duration: mine.established.map(|established| time.since(established)),
-            bytes_sent: mine.stream.payload_acked(),
-            bytes_received: peer.stream.payload_acked(),
-            retransmits: Some(mine.retransmits),
+            bytes_sent: mine.stream.payload_acked().filter(|_| is_whole),
+            bytes_received: peer.stream.payload_acked().filter(|_| is_whole),
+            retransmits: Some(mine.retransmits).filter(|_| is_whole),
             rtt_us: None,
             process: None,
             partial: mine.partial,
@@ -107,7 +165,8 @@ impl Connection {
 }
 
 impl Endpoint {
-    fn enter(&mut self, to: TcpState, cause: Cause, time: Time, key: &FlowKey, end: usize) -> StateChange {
+    /// Changes its state. Returns how long it was in the one that it leaves, if that is known.
+    fn enter(&mut self, to: TcpState, time: Time) -> Option<Duration> {
         let from = self.state;
         let spent = self.since.map(|since| time.since(since));
         if let Some(spent) = spent {
@@ -116,31 +175,13 @@ impl Endpoint {
         self.state = to;
         self.since = Some(time);
         if to == TcpState::Established {
-            self.established = Some(time);
+            self.established = self.answered.or(Some(time));
         }
-        let (local, remote) = key.addresses(end);
-        StateChange {
-            time,
-            local,
-            remote: Some(remote),
-            role: self.role,
-            from,
-            to,
-            seq: self.stream.next_seq(),
-            ack: self.expects,
-            evidence: match cause {
-                Cause::Segment(..) | Cause::Replaced => Evidence::Segment,
-                Cause::Timer => Evidence::Timer,
-            },
-            cookie: 0,
-            netns: key.netns(),
-            process: None,
-            spent,
-        }
+        spent
     }
 }
 
-const fn is_handshake(state: TcpState) -> bool {
+pub(super) const fn is_handshake(state: TcpState) -> bool {
     use TcpState as S;
     match state {
         S::SynSent | S::SynRecv | S::NewSynRecv => true,
@@ -156,14 +197,15 @@ const fn is_handshake(state: TcpState) -> bool {
     }
 }
 
-/// Why a handshake failed, as the end with this role has it.
-const fn failure(role: Role, cause: Cause) -> HandshakeFailure {
+/// Why the handshake of an end failed.
+const fn failure(mine: &Endpoint, cause: Cause) -> HandshakeFailure {
     match cause {
-        Cause::Segment(Way::Received, _) => match role {
+        Cause::Segment(Way::Received, _) => match mine.role {
             Role::Client => HandshakeFailure::Refused,
             Role::Server => HandshakeFailure::Reset,
         },
         Cause::Segment(Way::Sent, _) | Cause::Replaced => HandshakeFailure::Aborted,
+        Cause::Timer if mine.ignored_answer => HandshakeFailure::AcceptQueueFull,
         Cause::Timer => HandshakeFailure::TimedOut,
     }
 }
@@ -192,7 +234,7 @@ mod tests {
     use tcp_monitor_common::counters::HandshakeFailure;
     use tcp_monitor_common::record::Role;
 
-    use super::{Cause, Sign, Way, failure};
+    use super::{Cause, Endpoint, Sign, Way, failure};
 
     #[test]
     fn a_handshake_fails_for_each_role_in_its_own_words() {
@@ -204,7 +246,10 @@ mod tests {
             (Cause::Timer, HandshakeFailure::TimedOut, HandshakeFailure::TimedOut),
             (Cause::Replaced, HandshakeFailure::Aborted, HandshakeFailure::Aborted),
         ] {
-            assert_eq!((failure(Role::Client, cause), failure(Role::Server, cause)), (client, server));
+            for (role, expected) in [(Role::Client, client), (Role::Server, server)] {
+                let end = Endpoint { role, ..Endpoint::listening() };
+                assert_eq!(failure(&end, cause), expected);
+            }
         }
     }
 }

@@ -8,7 +8,9 @@ use tcp_monitor_common::record::{Direction, Role};
 
 use crate::lifecycle::input::{Comm, Process, SocketEvent, TcpSock};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker};
+use crate::lifecycle::{
+    Event, InferFrom, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker,
+};
 
 /// A tracker, and the events it told that were not looked at yet.
 pub(super) struct Script {
@@ -23,7 +25,7 @@ impl Script {
 
     /// A tracker that infers states from segments.
     pub(super) fn inferring() -> Self {
-        Self::with(Options { inference: true, ..Options::default() })
+        Self::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() })
     }
 
     pub(super) fn with(options: Options) -> Self {

@@ -97,6 +97,20 @@ fn an_orphan_stays_in_fin_wait2_until_the_peers_fin() {
 }
 
 #[test]
+fn time_wait_begins_anew_when_the_peer_sends_its_fin_again() {
+    let mut script = awaiting_fin();
+    let fin = Flags::FIN.union(Flags::ACK);
+    script.segment(from_client(70, fin, 51, 102));
+    script.segment(from_client(50_000, fin, 51, 102));
+    script.segment(from_client(55_000, Flags::FIN, 51, 0));
+    script.events();
+    script.wait_until(109_999);
+    assert_eq!(script.told(), [""; 0]);
+    script.wait_until(110_000);
+    assert_eq!(script.told(), ["110000 10.0.0.9:8899 10.0.0.5:51920 time_wait>close timer after 109930 ms"]);
+}
+
+#[test]
 fn an_orphan_whose_peer_never_closes_is_dropped_after_fin_timeout() {
     let mut script = awaiting_fin();
     script.events();

@@ -15,8 +15,8 @@ use super::sighting::Sightings;
 use super::socket::{Socket, numbers_set_in};
 use super::table::Table;
 use super::time::Time;
-use super::transition::{Circumstances, Outcome, outcome};
 use super::waiting::{Addresses, Minisocket, Substate, Waiting};
+use tcp_monitor_common::transition::{Circumstances, Outcome, outcome};
 
 mod present;
 mod segments;
@@ -45,19 +45,30 @@ pub struct Tracker {
 /// What a tracker does, and how much it remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Connections of which no socket is known are explained from their segments, with the evidence `segment` and `timer`. That
-    /// takes all of their segments, plain data and acknowledgments included. An end whose socket the kernel tells of is
+    /// What is explained from segments, with the evidence `segment` and `timer`. An end whose socket the kernel tells of is
     /// left to the kernel.
-    pub inference: bool,
+    pub infer_from: InferFrom,
     /// How many connections are remembered, at less than 1,000 bytes each for what is inferred. With inference the closed are forgotten first, then the half-open, then those
     /// idle for longest.
     pub max_connections: usize,
 }
 
+/// From which segments what the kernel does not tell is inferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InferFrom {
+    /// From none, but for the end of TIME_WAIT.
+    Nothing,
+    /// From those that the kernel programs hand over: SYN, FIN, RST and the first acknowledgments of SYN-ACK and FIN, at each
+    /// interface that they pass. Explained are half-open requests to a server here, and connections that pass through.
+    ControlSegments,
+    /// From all, plain data and acknowledgments included, as in a capture. Both ends of every connection are explained.
+    AllSegments,
+}
+
 impl Default for Options {
     /// What the kernel tells, of up to 262,144 connections.
     fn default() -> Self {
-        Self { inference: false, max_connections: MAX_CONNECTIONS }
+        Self { infer_from: InferFrom::Nothing, max_connections: MAX_CONNECTIONS }
     }
 }
 
@@ -92,6 +103,7 @@ impl Tracker {
     /// A tracker that knows of no socket.
     #[must_use]
     pub fn with(options: Options) -> Self {
+        let infer_from = |is_whole| Some(Inference::new(is_whole, options.max_connections));
         Self {
             sockets: Table::new(options.max_connections),
             newborn: Table::new(MAX_NEWBORN),
@@ -99,7 +111,11 @@ impl Tracker {
             waiting: Waiting::new(MAX_WAITING),
             flows: Flows::new(options.max_connections),
             sightings: Sightings::new(MAX_SIGHTINGS),
-            inference: options.inference.then(|| Inference::new(options.max_connections)),
+            inference: match options.infer_from {
+                InferFrom::Nothing => None,
+                InferFrom::ControlSegments => infer_from(false),
+                InferFrom::AllSegments => infer_from(true),
+            },
         }
     }
 
@@ -244,7 +260,9 @@ impl Tracker {
         };
         match outcome(from, to, at) {
             Outcome::Continues => {
-                self.enter(&mut socket, from, to, input.time, out);
+                if !(is_birth && self.resume_half_open(&mut socket, input.time)) {
+                    self.enter(&mut socket, from, to, input.time, out);
+                }
                 self.keep(SocketKey::of(input), socket, input.time);
             }
             Outcome::Established => {
@@ -286,13 +304,30 @@ impl Tracker {
     /// A socket not known before. If it is a listener's child, its birth is told first.
     fn meet(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) -> Socket {
         let mut socket = Socket::met(input, from, to);
-        if from == TcpState::SynRecv
-            && let Some(born) = self.newborn.remove(&(input.netns, input.sk))
-        {
-            socket.role = Role::Server;
-            self.enter(&mut socket, TcpState::Listen, TcpState::SynRecv, born, out);
+        if from == TcpState::SynRecv {
+            let born = self.newborn.remove(&(input.netns, input.sk));
+            let was_told = self.resume_half_open(&mut socket, input.time);
+            if was_told || born.is_some() {
+                socket.role = Role::Server;
+            }
+            if let Some(born) = born.filter(|_| !was_told) {
+                self.enter(&mut socket, TcpState::Listen, TcpState::SynRecv, born, out);
+            }
         }
         socket
+    }
+
+    /// A listener's child takes over from the half-open request. Returns whether that is told to be in SYN_RECV: then the child
+    /// is, since as long.
+    fn resume_half_open(&mut self, socket: &mut Socket, now: Time) -> bool {
+        let Addresses { netns, local, remote } = socket.addresses();
+        let inference = self.inference.as_mut().filter(|inference| !inference.is_whole());
+        let Some(since) = inference.and_then(|inference| inference.hand_over(netns, local, remote)) else {
+            return false;
+        };
+        socket.resume_syn_recv(since);
+        self.flows.set_state(netns, local, remote, TcpState::SynRecv, now);
+        true
     }
 
     /// The socket an input is of, removed, for it may be known without its cookie. Tells its SYN_SENT if its port was

@@ -9,12 +9,13 @@ use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
 use crate::lifecycle::inference::Reading;
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::sighting::{Verdict, occupies_sequence_space};
+use crate::lifecycle::sighting::{Seen, Verdict, occupies_sequence_space};
 use crate::lifecycle::waiting::Addresses;
 
 impl Tracker {
     pub(super) fn handle_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
-        let recognized = self.inference.as_ref().map(|inference| inference.recognize(segment));
+        let inference = self.inference.as_ref().filter(|inference| inference.is_whole());
+        let recognized = inference.map(|inference| inference.recognize(segment));
         let segment = recognized.as_ref().unwrap_or(segment);
         let Some(step) = step_of(segment) else {
             self.infer(segment, out);
@@ -24,7 +25,8 @@ impl Tracker {
             self.learn_port(segment, out);
         }
         let relative = self.flows.observe(segment, step);
-        let verdict = self.sightings.see(segment, step);
+        let seen = self.sightings.see(segment, step);
+        let verdict = seen.verdict;
         if verdict != Verdict::Copy {
             // What follows from the segment is told after it.
             let place = out.len();
@@ -47,14 +49,28 @@ impl Tracker {
             out.insert(place, Event::Segment(told));
         }
         self.affect_waiting(segment, step, out);
+        self.sight(segment, step, &seen, out);
     }
 
-    /// Infers what a segment does to those of its ends whose socket the kernel does not tell of.
+    /// Infers what a segment does to those of its ends whose socket the kernel does not tell of, where all segments are seen.
     fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
-        self.inference.as_ref()?;
+        self.inference.as_ref().filter(|inference| inference.is_whole())?;
         let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
             .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
         Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
+    }
+
+    /// The same where only the segments of handshakes and teardowns are seen, each wherever it passes.
+    fn sight(&mut self, segment: &SegmentInput, step: Step, seen: &Seen, out: &mut Vec<Event>) {
+        let SegmentInput { netns, src, dst, .. } = *segment;
+        let sender_is_known = self.has_socket(netns, src, dst);
+        // It is not the minisocket that answers a SYN.
+        let receiver = Addresses { netns, local: dst, remote: src };
+        let is_of_listener = step == Step::Syn && self.waiting.get(&receiver).is_some();
+        let receiver_is_known = !is_of_listener && self.has_socket(netns, dst, src);
+        if let Some(inference) = self.inference.as_mut().filter(|inference| !inference.is_whole()) {
+            inference.sight(segment, seen, [sender_is_known, receiver_is_known], out);
+        }
     }
 
     fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
@@ -92,6 +108,9 @@ impl Tracker {
                 let awaited = self.waiting.get(&receiver).is_some_and(|waiting| waiting.awaits_fin(fin));
                 if awaited && let Some(minisocket) = self.waiting.remove(&receiver) {
                     self.receive_fin(minisocket, time, out);
+                } else if segment.header.flags.contains(Flags::ACK) {
+                    // Sent again: the acknowledgment was lost.
+                    self.waiting.restart(&receiver, time);
                 }
             }
             Step::Rst => {

@@ -5,23 +5,25 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use tcp_monitor_common::{
     config::{map, slot},
-    counters::{PortCounters, RecordCounters},
+    counters::{Histogram, PortCounters, RecordCounters},
 };
 use thiserror::Error;
 
-use super::{interfaces::InterfaceTable, programs::LoadedProgram};
+use super::{interfaces::InterfaceTable, programs::LoadedProgram, requests::Requests};
 use crate::metrics::{PortLabel, Snapshot};
 
 /// The counters of the kernel programs, to be read at any time from any thread.
 pub struct Counters {
     pub(super) slot_ports: HashMap<MapData, u32, u16>,
     pub(super) ports: PerCpuArray<MapData, PortCounters>,
+    pub(super) requests: Requests,
     pub(super) records: Arc<PerCpuArray<MapData, RecordCounters>>,
     pub(super) interfaces: Arc<InterfaceTable>,
     pub(super) programs: Vec<LoadedProgram>,
     /// Some watched port has no slot of its own, or may come to have none.
     pub(super) others: bool,
     pub(super) reasons_known: bool,
+    pub(super) durations_known: bool,
     /// The kernel measures run times as long as this is open.
     pub(super) bpf_stats: Option<OwnedFd>,
 }
@@ -57,23 +59,53 @@ impl Counters {
             tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,
+            durations_known: self.durations_known,
             bpf_stats: self.bpf_stats.is_some(),
         })
     }
 
+    /// Counts the half-open requests that were given up; to be called each second or so.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn expire_requests(&self) -> Result<(), CounterError> {
+        self.requests.expire().map_err(|cause| CounterError { map: map::HALF_OPEN, cause })
+    }
+
     fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
+        let mut labels = BTreeMap::new();
+        if self.others {
+            labels.insert(u32::from(slot::OTHER), PortLabel::Other);
+        }
+        for named in self.slot_ports.iter() {
+            let (slot, port) = named.map_err(failed(map::SLOT_PORTS))?;
+            labels.insert(slot, PortLabel::Port(port));
+        }
+        let read = || {
+            labels.keys().map(|slot| Ok((*slot, self.port(*slot)?))).collect::<Result<BTreeMap<_, _>, _>>()
+        };
+        let add_more = |slots: &mut BTreeMap<u32, PortCounters>, slot, more: &PortCounters| {
+            if let Some(total) = slots.get_mut(&slot) {
+                add(total, more);
+            }
+        };
+        let slots = self.requests.complete(read, add_more).map_err(failed(map::PORT_COUNTERS))?;
         let mut ports = BTreeMap::new();
-        let others = self.others.then_some(Ok((u32::from(slot::OTHER), PortLabel::Other)));
-        let named = self.slot_ports.iter().map(|slot| slot.map(|(slot, port)| (slot, PortLabel::Port(port))));
-        for slot in others.into_iter().chain(named) {
-            let (slot, label) = slot.map_err(failed(map::SLOT_PORTS))?;
-            let values = self.ports.get(&slot, 0).map_err(failed(map::PORT_COUNTERS))?;
-            // Two slots may be of one port, if two CPUs claimed one at the same moment.
-            let total = ports.entry(label).or_insert(PortCounters::ZERO);
-            values.iter().for_each(|value| add(total, value));
+        for (slot, counters) in slots {
+            if let Some(label) = labels.get(&slot) {
+                // Two slots may be of one port, if two CPUs claimed one at the same moment.
+                add(ports.entry(*label).or_insert(PortCounters::ZERO), &counters);
+            }
         }
         Ok(ports)
+    }
+
+    /// The counters of a slot, of all CPUs.
+    fn port(&self, slot: u32) -> Result<PortCounters, MapError> {
+        let mut total = PortCounters::ZERO;
+        self.ports.get(&slot, 0)?.iter().for_each(|value| add(&mut total, value));
+        Ok(total)
     }
 }
 
@@ -97,6 +129,20 @@ fn add(total: &mut PortCounters, more: &PortCounters) {
     add_each(total.transitions.as_flattened_mut(), more.transitions.as_flattened());
     add_each(&mut total.resets_received, &more.resets_received);
     add_each(total.resets_sent.as_flattened_mut(), more.resets_sent.as_flattened());
+    add_each(total.closed.as_flattened_mut(), more.closed.as_flattened());
+    add_each(&mut total.bytes, &more.bytes);
+    total.accept_queue_overflows = total.accept_queue_overflows.wrapping_add(more.accept_queue_overflows);
+    add_each(&mut total.syn_cookies, &more.syn_cookies);
+    add_histograms(&mut total.handshake_durations, &more.handshake_durations);
+    add_histograms(&mut total.connection_durations, &more.connection_durations);
+    add_histograms(&mut total.state_durations, &more.state_durations);
+}
+
+fn add_histograms(total: &mut [Histogram], more: &[Histogram]) {
+    for (total, more) in total.iter_mut().zip(more) {
+        add_each(&mut total.buckets, &more.buckets);
+        total.sum = total.sum.wrapping_add(more.sum);
+    }
 }
 
 fn add_each(total: &mut [u64], more: &[u64]) {

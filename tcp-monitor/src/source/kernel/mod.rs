@@ -15,6 +15,7 @@ mod order;
 mod privilege;
 mod programs;
 mod release;
+mod requests;
 mod ring;
 mod rtnetlink;
 mod slots;
@@ -56,6 +57,7 @@ use self::{
     load::{Load, loaded_programs, take},
     privilege::{Enter, Intent},
     release::Release,
+    requests::Requests,
     slots::Slots,
     stop::StopSignal,
     watch::{Plan, Scope, Watcher},
@@ -174,11 +176,13 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let counters = Arc::new(Counters {
         slot_ports: take(&mut ebpf, map::SLOT_PORTS)?,
         ports: take(&mut ebpf, map::PORT_COUNTERS)?,
+        requests: Requests::new(take(&mut ebpf, map::HALF_OPEN)?, take(&mut ebpf, map::UNDECIDED)?),
         records,
         interfaces: Arc::clone(&interfaces),
         programs: loaded_programs(&ebpf),
         others: slots.others,
         reasons_known: layout.send_reset_has_reason != 0,
+        durations_known: layout.has_socket_storage != 0,
         bpf_stats: if options.bpf_stats { measure_runs() } else { None },
     });
     let programs = match watched.interfaces {

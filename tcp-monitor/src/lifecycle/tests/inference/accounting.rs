@@ -2,7 +2,7 @@
 
 use super::wire::{ACK, FIN, RST, SYN, SYN_ACK, Wire};
 use crate::lifecycle::tests::script::{from_client, from_server};
-use crate::lifecycle::{Event, Options, SegmentInput};
+use crate::lifecycle::{Event, InferFrom, Options, SegmentInput};
 
 fn closed(wire: &mut Wire) -> Vec<crate::lifecycle::event::Closed> {
     let events = wire.events();
@@ -153,7 +153,7 @@ fn a_straggler_is_no_new_connection() {
 
 #[test]
 fn a_full_table_forgets_the_closed_first_then_the_half_open() {
-    let mut wire = Wire::with(Options { inference: true, max_connections: 3 });
+    let mut wire = Wire::with(Options { infer_from: InferFrom::AllSegments, max_connections: 3 });
     let syn = |port: u16| {
         let mut segment = from_client(0, SYN, 0, 0);
         segment.src.set_port(port);

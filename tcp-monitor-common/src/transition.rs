@@ -1,14 +1,12 @@
 //! What a transition that the kernel reported means: one table over all pairs of states.
 
-use tcp_monitor_common::TcpState;
-use tcp_monitor_common::counters::HandshakeFailure;
-use tcp_monitor_common::record::Role;
-
-use super::event::ClosedBy;
+use crate::TcpState;
+use crate::counters::{ClosedBy, HandshakeFailure};
+use crate::record::Role;
 
 /// What a transition means for the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// It goes on in its new state.
     Continues,
     /// The handshake is complete.
@@ -27,16 +25,19 @@ pub(super) enum Outcome {
 
 /// What is known of the socket at a transition.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Circumstances {
-    pub(super) role: Role,
+pub struct Circumstances {
+    /// Which end the socket is.
+    pub role: Role,
     /// The errno the application will see, or 0.
-    pub(super) sk_err: u32,
+    pub sk_err: u32,
     /// The peer's FIN was received.
-    pub(super) peer_closed: bool,
+    pub peer_closed: bool,
 }
 
 /// What the transition from `from` to `to` means. They differ: the caller ignores a transition to the same state.
-pub(super) fn outcome(from: TcpState, to: TcpState, at: Circumstances) -> Outcome {
+#[inline(always)]
+#[must_use]
+pub const fn outcome(from: TcpState, to: TcpState, at: Circumstances) -> Outcome {
     use TcpState as S;
     match to {
         S::Established => match from {
@@ -81,7 +82,8 @@ pub(super) fn outcome(from: TcpState, to: TcpState, at: Circumstances) -> Outcom
 }
 
 /// Whether both ends agreed on sequence numbers: in ESTABLISHED and all states after it.
-pub(super) const fn is_synchronized(state: TcpState) -> bool {
+#[must_use]
+pub const fn is_synchronized(state: TcpState) -> bool {
     use TcpState as S;
     match state {
         S::Established | S::FinWait1 | S::FinWait2 | S::CloseWait | S::LastAck | S::Closing | S::TimeWait => {
@@ -117,14 +119,13 @@ const ECONNRESET: u32 = 104;
 
 #[cfg(test)]
 mod tests {
-    use tcp_monitor_common::TcpState::{
+    use crate::TcpState::{
         self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent,
     };
-    use tcp_monitor_common::counters::HandshakeFailure;
-    use tcp_monitor_common::record::Role;
+    use crate::counters::{ClosedBy, HandshakeFailure};
+    use crate::record::Role;
 
     use super::{Circumstances, Outcome, outcome};
-    use crate::lifecycle::event::ClosedBy;
 
     #[test]
     fn each_way_to_close_has_its_cause() {

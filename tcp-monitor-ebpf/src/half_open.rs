@@ -1,0 +1,347 @@
+//! The server's side of handshakes, as segments show it: requests that half open, and SYNs that come to nothing.
+//!
+//! The tracepoints begin at the last ACK. What happens before it, the kernel does at once when a segment comes in, on the
+//! CPU that it came in on. So the classifier asks beforehand who will receive the segment, notes what it would have come to
+//! if nothing followed, and takes the note back when something does.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_NOEXIST},
+    helpers::generated::bpf_get_socket_cookie,
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+};
+use tcp_monitor_common::{
+    TcpState,
+    counters::{FAILURES, HandshakeFailure, PortCounters},
+    half_open::{Fate, HALF_OPEN_LIMIT, HalfOpen, Undecided},
+    record::Role,
+};
+
+use crate::{
+    acks::{Awaited, COOKIE, Path},
+    instruction::{add, element},
+    lookup::{Receiver, Request, receiver},
+    packet::Segment,
+    ports::{Watched, counters_of},
+    socket::now,
+};
+
+#[map]
+static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(HALF_OPEN_LIMIT, 0);
+
+#[map]
+static UNDECIDED: PerCpuArray<Undecided> = PerCpuArray::with_max_entries(1, 0);
+
+/// Within this time one packet gets from a member of a bond to the bond, or from a vlan's parent to the vlan.
+const COPIES_ARRIVE_WITHIN: u64 = 1_000_000;
+
+/// A segment on its way through the classifier.
+#[derive(Clone, Copy)]
+pub(crate) struct Passing<'a> {
+    pub(crate) skb: *mut __sk_buff,
+    pub(crate) segment: &'a Segment<'a>,
+    /// From its receiver to its sender.
+    pub(crate) back: Path,
+    pub(crate) ifindex: u32,
+}
+
+/// A SYN comes in.
+#[inline(always)]
+pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
+    let fate = match receiver(passing.skb, passing.segment) {
+        Receiver::Listener(listener) if listener.crowded => Fate::SynDropped,
+        Receiver::Listener(listener) if listener.full => Fate::SynOverflowed,
+        Receiver::Listener(_) => Fate::SynTaken,
+        Receiver::Nobody => Fate::NoListener,
+        Receiver::Request(request) => {
+            let seq = passing.segment.tcp.sequence();
+            // The same SYN again is answered with the same SYN-ACK.
+            if seq != request.rcv_nxt.wrapping_sub(1) && accepts(request, seq, seq.wrapping_add(1)) {
+                end(request.cookie, HandshakeFailure::Reset);
+            }
+            return;
+        }
+        // TIME_WAIT, or a connection that answers by itself.
+        Receiver::Other => return,
+    };
+    let role = if matches!(fate, Fate::NoListener) { None } else { Some(Role::Server) };
+    note(passing, fate, watched.slot(role), 0);
+}
+
+/// An ACK comes in that answers a SYN-ACK of this host.
+#[inline(always)]
+pub(crate) fn last_ack_arrives(
+    passing: Passing<'_>,
+    watched: Watched,
+    path: Path,
+    payload_len: u32,
+    awaited: u8,
+) {
+    let number = passing.segment.tcp.acknowledgement();
+    match receiver(passing.skb, passing.segment) {
+        Receiver::Request(request) if request.full => {
+            let Some(half_open) = HALF_OPEN.get_ptr(request.cookie) else { return };
+            // SAFETY: the map's own value.
+            let slot = unsafe { (*half_open).slot };
+            if request.aborts {
+                note(passing, Fate::AckRefused, slot, request.cookie);
+            } else {
+                note(passing, Fate::AckOverflowed, slot, request.cookie);
+                // The next segment with this number tries again.
+                path.expect(number, Awaited::Request);
+            }
+        }
+        Receiver::Listener(listener) if listener.full && awaited == COOKIE => {
+            note(passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
+            path.expect(number, Awaited::Cookie);
+        }
+        // On its way to another namespace of this host.
+        Receiver::Nobody if payload_len == 0 => expect_again(path, number, awaited),
+        Receiver::Nobody | Receiver::Listener(_) | Receiver::Request(_) | Receiver::Other => {}
+    }
+}
+
+/// Leaves an ACK to whoever receives it on this host.
+#[inline(always)]
+pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
+    if awaited == COOKIE {
+        path.expect(number, Awaited::Cookie);
+    } else {
+        path.expect(number, Awaited::Request);
+    }
+}
+
+/// A RST comes in.
+#[inline(always)]
+pub(crate) fn rst_arrives(passing: Passing<'_>) {
+    if let Receiver::Request(request) = receiver(passing.skb, passing.segment) {
+        let seq = passing.segment.tcp.sequence();
+        if accepts(request, seq, seq) {
+            end(request.cookie, HandshakeFailure::Reset);
+        }
+    }
+}
+
+/// A SYN goes out. If it came in before, it was not for this namespace.
+#[inline(always)]
+pub(crate) fn syn_leaves(segment: &Segment<'_>) {
+    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe {
+        if (*undecided).fate != 0 && (*undecided).seq == segment.tcp.sequence() {
+            (*undecided).fate = 0;
+        }
+    }
+}
+
+/// A SYN-ACK goes out on its own path. Returns what its ACK is awaited by, if it is of this host.
+#[inline(always)]
+pub(crate) fn syn_ack_leaves(
+    skb: *mut __sk_buff,
+    path: Path,
+    watched: Watched,
+    netns: u32,
+    port: u16,
+) -> Option<Awaited> {
+    let answered = take_back(path);
+    // SAFETY: the context of a classifier.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        // Of a SYN-ACK with a cookie the kernel keeps nothing, not even a request.
+        let syn = answered?;
+        if let Some(counters) = counters_of(syn.slot) {
+            // SAFETY: the map's own value.
+            unsafe { add(&raw mut (*counters).syn_cookies[0], 1) };
+        }
+        return Some(Awaited::Cookie);
+    }
+    // SAFETY: not NULL.
+    let state = unsafe { (&raw const (*sk).state).read_volatile() };
+    // SAFETY: takes the context of a classifier.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    if state != TcpState::NewSynRecv as u32 {
+        return None;
+    }
+    let now = now();
+    if let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) {
+        // Sent again, or on a second interface.
+        // SAFETY: the map's own value.
+        unsafe { (*half_open).answered = now };
+        return Some(Awaited::Request);
+    }
+    let half_open = HalfOpen {
+        opened: answered.map_or(now, |syn| syn.time),
+        answered: now,
+        slot: watched.slot(Some(Role::Server)),
+        netns,
+        port,
+        ..HalfOpen::default()
+    };
+    // Full, or another CPU was faster: then nothing is to be done.
+    let _ = HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST));
+    Some(Awaited::Request)
+}
+
+/// A RST goes out on its own path.
+#[inline(always)]
+pub(crate) fn rst_leaves(path: Path) {
+    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe {
+        if (*undecided).fate == Fate::NoListener as u32 && (*undecided).path == path.hash() {
+            (*undecided).fate = 0;
+            if let Some(counters) = counters_of((*undecided).slot) {
+                count_failure(counters, HandshakeFailure::NoListener);
+            }
+        }
+    }
+}
+
+/// A SYN-ACK is sent again.
+#[inline(always)]
+pub(crate) fn syn_ack_sent_again(cookie: u64) {
+    if let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) {
+        // SAFETY: the map's own value.
+        unsafe {
+            (*half_open).answered = now();
+            (*half_open).retransmits += 1;
+        }
+    }
+}
+
+/// A listener's child is born.
+#[inline(always)]
+pub(crate) fn child_is_born() {
+    if let Some(undecided) = UNDECIDED.get_ptr_mut(0) {
+        // SAFETY: the map's own value, and only this CPU's.
+        unsafe {
+            let fate = (*undecided).fate;
+            if fate == Fate::AckOverflowed as u32 || fate == Fate::AckRefused as u32 {
+                (*undecided).fate = 0;
+            }
+        }
+    }
+}
+
+/// The request with this cookie has become a socket. Returns when its SYN came in.
+#[inline(always)]
+pub(crate) fn complete(cookie: u64) -> Option<u64> {
+    let half_open = HALF_OPEN.get_ptr(cookie)?;
+    // SAFETY: the map's own value.
+    let opened = unsafe { (*half_open).opened };
+    // Whoever else removed it has counted it as failed.
+    let _ = HALF_OPEN.remove(cookie);
+    Some(opened)
+}
+
+/// The request with this cookie has failed. It is counted once, by whoever removes it.
+#[inline(always)]
+fn end(cookie: u64, reason: HandshakeFailure) {
+    let Some(half_open) = HALF_OPEN.get_ptr(cookie) else { return };
+    // SAFETY: the map's own value.
+    let (slot, overflowed) = unsafe { ((*half_open).slot, (*half_open).overflowed != 0) };
+    if HALF_OPEN.remove(cookie).is_err() {
+        return;
+    }
+    if let Some(counters) = counters_of(slot) {
+        let reason = if overflowed { HandshakeFailure::AcceptQueueFull } else { reason };
+        // SAFETY: the map's own value.
+        unsafe { count_failure(counters, reason) };
+    }
+}
+
+/// Notes what a segment that has come in will have come to if nothing follows from it.
+#[inline(always)]
+fn note(passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
+    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+    let now = now();
+    // SAFETY: the map's own value, and only this CPU's.
+    let before = unsafe { undecided.read() };
+    let is_copy = before.path == passing.back.hash()
+        && before.ifindex != passing.ifindex
+        && now.wrapping_sub(before.time) < COPIES_ARRIVE_WITHIN;
+    if before.fate != 0 && !is_copy {
+        settle(before);
+    }
+    let noted = Undecided {
+        time: now,
+        path: passing.back.hash(),
+        cookie,
+        slot,
+        fate: fate as u32,
+        seq: passing.segment.tcp.sequence(),
+        ifindex: passing.ifindex,
+    };
+    // SAFETY: as above.
+    unsafe { undecided.write(noted) };
+}
+
+/// Nothing followed from the segment: counts what it came to.
+#[inline(always)]
+fn settle(undecided: Undecided) {
+    let Some(counters) = counters_of(undecided.slot) else { return };
+    // SAFETY: the map's own value.
+    unsafe {
+        match Fate::from_number(undecided.fate) {
+            Some(Fate::SynOverflowed) => {
+                add(&raw mut (*counters).accept_queue_overflows, 1);
+                count_failure(counters, HandshakeFailure::AcceptQueueFull);
+            }
+            Some(Fate::SynDropped) => count_failure(counters, HandshakeFailure::SynDropped),
+            Some(Fate::AckOverflowed) => {
+                add(&raw mut (*counters).accept_queue_overflows, 1);
+                if let Some(half_open) = HALF_OPEN.get_ptr_mut(undecided.cookie) {
+                    (*half_open).overflowed = 1;
+                }
+            }
+            Some(Fate::AckRefused) => {
+                add(&raw mut (*counters).accept_queue_overflows, 1);
+                if HALF_OPEN.remove(undecided.cookie).is_ok() {
+                    count_failure(counters, HandshakeFailure::AcceptQueueFull);
+                }
+            }
+            // Nothing that is known to have failed.
+            Some(Fate::NoListener | Fate::SynTaken) | None => {}
+        }
+    }
+}
+
+/// The note on the SYN that a SYN-ACK on `path` answers, taken back.
+#[inline(always)]
+fn take_back(path: Path) -> Option<Undecided> {
+    let undecided = UNDECIDED.get_ptr_mut(0)?;
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe {
+        let noted = undecided.read();
+        let is_syn = noted.fate == Fate::SynTaken as u32
+            || noted.fate == Fate::SynOverflowed as u32
+            || noted.fate == Fate::SynDropped as u32;
+        if !is_syn || noted.path != path.hash() {
+            return None;
+        }
+        (*undecided).fate = 0;
+        Some(noted)
+    }
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+unsafe fn count_failure(counters: *mut PortCounters, reason: HandshakeFailure) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let reasons = &raw mut (*counters).handshake_failures[Role::Server as usize];
+        add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
+    }
+}
+
+/// Whether a request takes a segment from `seq` to `end` (kernel: `tcp_in_window`).
+#[inline(always)]
+fn accepts(request: Request, seq: u32, end: u32) -> bool {
+    let from_start = seq.wrapping_sub(request.rcv_nxt);
+    let end_from_start = end.wrapping_sub(request.rcv_nxt);
+    from_start == 0
+        || ((end_from_start as i32) > 0 && (from_start.wrapping_sub(request.rcv_wnd) as i32) < 0)
+        || (from_start == request.rcv_wnd && seq == end)
+}

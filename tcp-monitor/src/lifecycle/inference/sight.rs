@@ -1,0 +1,123 @@
+//! Where the ends of a connection are, as the sightings of their segments show, and whose story that makes worth telling where
+//! plain data and acknowledgments are not seen: on a running agent.
+//!
+//! There the kernel tells of every socket. What it leaves out is a request that is half open, and what has no socket here: a
+//! connection that passes through. The peer of a socket here is left out too: its story is the socket's, mirrored.
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::{Direction, Role};
+
+use super::connection::Connection;
+use crate::lifecycle::input::SegmentInput;
+use crate::lifecycle::sighting::{Seen, Verdict};
+
+/// What the sightings of a connection's segments show.
+#[derive(Debug)]
+pub(super) struct Sight {
+    /// Data and all acknowledgments are seen, wherever the ends are.
+    pub(super) is_whole: bool,
+    /// Where each end is, in the order of [`FlowKey`](crate::lifecycle::flow::FlowKey), and the network namespace that sees
+    /// its segments first.
+    ends: [Option<(Location, u32)>; 2],
+    /// Segments come into a network namespace and leave it again.
+    is_forwarded: bool,
+    /// Nobody answered; it does not matter any more where the other end is.
+    pub(super) is_given_up: bool,
+}
+
+/// Where an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Location {
+    /// In a network namespace of this host: its segments were first seen on their way out.
+    Here,
+    /// Its segments come in.
+    Elsewhere,
+}
+
+impl Sight {
+    pub(super) const fn new(is_whole: bool) -> Self {
+        Self { is_whole, ends: [None; 2], is_forwarded: false, is_given_up: false }
+    }
+
+    /// Takes in that a segment of the end `from` was seen.
+    pub(super) fn note(&mut self, from: usize, segment: &SegmentInput, seen: &Seen) {
+        self.is_forwarded |= seen.is_forwarded;
+        let location = match segment.direction {
+            Some(Direction::Egress) => Location::Here,
+            Some(Direction::Ingress) => Location::Elsewhere,
+            None => return,
+        };
+        if seen.verdict != Verdict::Copy {
+            self.ends[from].get_or_insert((location, segment.netns));
+        }
+    }
+
+    /// Takes in that the end `end` was found elsewhere, though its segments leave this namespace with the addresses of this
+    /// connection: they are translated.
+    pub(super) fn find_translated(&mut self, end: usize, netns: u32) {
+        self.ends[end] = Some((Location::Elsewhere, netns));
+        self.is_forwarded = true;
+    }
+
+    pub(super) fn is_here(&self, end: usize) -> bool {
+        matches!(self.ends[end], Some((Location::Here, _)))
+    }
+
+    /// The network namespace that sees the segments of an end first.
+    pub(super) fn netns(&self, end: usize) -> Option<u32> {
+        self.ends[end].map(|(_, netns)| netns)
+    }
+
+    /// Neither end is here, and segments that come in go on.
+    fn passes_through(&self) -> bool {
+        let is_elsewhere = |end: &Option<(Location, u32)>| match end {
+            Some((location, _)) => *location == Location::Elsewhere,
+            None => self.is_given_up,
+        };
+        self.is_forwarded && self.ends.iter().all(is_elsewhere)
+    }
+}
+
+impl Connection {
+    /// Whether what happens to an end is told.
+    pub(super) fn is_told(&self, end: usize) -> bool {
+        let mine = &self.ends[end];
+        let is_half_open = self.sight.is_here(end) && mine.role == Role::Server && {
+            mine.was_told || matches!(mine.state, TcpState::SynRecv | TcpState::NewSynRecv)
+        };
+        !mine.told_by_kernel && (self.is_whole_or_passes() || is_half_open)
+    }
+
+    /// Whether the kernel tells nothing at all of an end: neither of its RSTs nor of what it sends again.
+    pub(super) fn is_told_alone(&self, end: usize) -> bool {
+        !self.ends[end].told_by_kernel && self.is_whole_or_passes()
+    }
+
+    /// Whether an answer to the SYN-ACK of an end proves nothing yet. A server here may drop it, for want of room in its accept
+    /// queue; if it does not, the kernel tells of the new socket.
+    pub(super) fn awaits_kernel(&self, end: usize) -> bool {
+        let mine = &self.ends[end];
+        self.sight.is_here(end)
+            && !self.is_whole_or_passes()
+            && mine.role == Role::Server
+            && matches!(mine.state, TcpState::SynRecv | TcpState::NewSynRecv)
+    }
+
+    /// Whether there is anything to tell of the connection, now or later.
+    pub(super) fn matters(&self) -> bool {
+        let is_begun = self.ends.iter().any(|end| end.was_told && !end.told_by_kernel);
+        let is_opening = self
+            .ends
+            .iter()
+            .any(|end| matches!(end.state, TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv));
+        let may_pass = !self.ends.iter().any(|end| end.told_by_kernel)
+            && ![0, 1].into_iter().any(|end| self.sight.is_here(end))
+            && (self.sight.is_forwarded || is_opening);
+        self.sight.is_whole || is_begun || may_pass
+    }
+
+    fn is_whole_or_passes(&self) -> bool {
+        let is_kernels = || self.ends.iter().any(|end| end.told_by_kernel);
+        self.sight.is_whole || self.sight.passes_through() && !is_kernels()
+    }
+}
