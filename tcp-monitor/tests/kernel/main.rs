@@ -13,6 +13,7 @@ mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod gauges;
 mod inferred;
 mod interfaces;
 mod job;
@@ -87,6 +88,7 @@ fn run_trials() -> ExitCode {
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        gauges::trials(),
         stall::trials(),
         crowd::trials(),
         interfaces::trials(),
