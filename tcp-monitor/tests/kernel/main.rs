@@ -13,6 +13,7 @@ mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod found;
 mod gauges;
 mod inferred;
 mod interfaces;
@@ -88,6 +89,7 @@ fn run_trials() -> ExitCode {
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        found::trials(),
         gauges::trials(),
         stall::trials(),
         crowd::trials(),
