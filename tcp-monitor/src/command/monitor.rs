@@ -60,11 +60,10 @@ async fn monitor(options: &Monitor) -> Result<()> {
         move |netns, ifindex| interfaces.interface_name(netns, ifindex)
     };
     let recording = destination.map(|file| Recording::start(file, interface_name())).transpose()?;
-    say(banner(&source.attached(), address));
-
     let report = Report::new(&options.report, interface_name());
     // Records wait meanwhile: only what is found after they begin leaves no gap.
     let found = if wants_records(options) { sockets.found() } else { Vec::new() };
+    say(banner(&source.attached(), address));
     let log = Log::new(report, recording, found, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;

@@ -126,7 +126,7 @@ fn behind_a_backlog_of_zero() -> Result<()> {
 /// The client's application has closed, and a minisocket awaits the server's FIN, which comes or does not.
 fn orphan_awaiting_the_fin() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
-    network.server.enter(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "5")?))?;
+    network.server.enter(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "10")?))?;
     let (mut server, mut client) = connected_pair(&network, PORT)?;
     let (_late_server, mut gone_client) = connected_pair(&network, OTHER_PORT)?;
     client.close()?;
@@ -154,7 +154,8 @@ fn await_closed(agent: Agent, ports: &[u16]) -> Result<Report> {
     for port in ports {
         agent
             .events
-            .wait_for("the end of the client's socket", |events| closed(events, *port, "client").map(drop))?;
+            .wait_for("the end of the client's socket", |events| closed(events, *port, "client").map(drop))
+            .with_context(|| format!("port {port}: {:#?}", agent.events.so_far()))?;
     }
     agent.stop()
 }

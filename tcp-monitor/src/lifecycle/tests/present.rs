@@ -8,10 +8,10 @@ use tcp_monitor_common::TcpState::{
 use tcp_monitor_common::record::Role;
 
 use super::script::{Script, at, client_addr, from_client, from_server, server, server_addr};
-use crate::lifecycle::SocketInput;
 use crate::lifecycle::event::{Closed, Event, Neglect, Stuck};
 use crate::lifecycle::input::{Input, Presence, PresentSocket};
 use crate::lifecycle::segment::Flags;
+use crate::lifecycle::{InferFrom, Options, SocketInput};
 
 #[test]
 fn a_connection_found_open_is_followed_to_its_end_and_partial() {
@@ -187,6 +187,30 @@ fn segments_of_a_found_connection_are_its_own() {
     let told = script.told();
     let ours: Vec<_> = told.iter().filter(|line| line.contains(" 10.0.0.9:8899 10.0.0.5:51920 ")).collect();
     assert_eq!(ours, ["5 10.0.0.9:8899 10.0.0.5:51920 established>fin_wait1 kernel"], "{told:#?}");
+}
+
+#[test]
+fn both_ends_of_a_connection_may_be_found() {
+    let options = Options { infer_from: InferFrom::ControlSegments, ..Options::default() };
+    let mut script = Script::with(options);
+    script.find(in_state(0, CloseWait));
+    script.find(PresentSocket {
+        cookie: 72,
+        role: Role::Client,
+        local: client_addr(),
+        remote: server_addr(),
+        ..waiting(0, false, 9000)
+    });
+    script.socket(server(10, CloseWait, LastAck).fin_received());
+    script.segment(from_server(11, Flags::FIN.union(Flags::ACK), 101, 52));
+    assert_eq!(
+        script.told(),
+        [
+            "10 10.0.0.9:8899 10.0.0.5:51920 close_wait>last_ack kernel",
+            "11 10.0.0.5:51920 10.0.0.9:8899 fin_wait2>time_wait segment",
+            "11 client closed by local after ?, ? out ? in",
+        ]
+    );
 }
 
 #[test]
