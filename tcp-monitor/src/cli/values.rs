@@ -22,7 +22,19 @@ pub enum Output {
     None,
 }
 
-/// When the text log is coloured.
+/// What text for people shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum View {
+    /// Each event, in a line, as it happens
+    #[default]
+    Log,
+    /// Each connection, when it is over, as a sequence diagram of its handshake and teardown
+    Ladder,
+    /// Each connection, when it is over, as tables of the segments of its handshake and teardown
+    Table,
+}
+
+/// When text is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorMode {
     /// On a terminal, unless NO_COLOR is set

@@ -106,7 +106,7 @@ impl Log {
             }
         })?;
         let ended_early = failure.is_some() || self.report.is_full();
-        if !ended_early && let Err(error) = self.write(None, &mut out).and_then(|_| out.flush()) {
+        if !ended_early && let Err(error) = self.finish(&mut out).and_then(|()| out.flush()) {
             failure = Some(error);
         }
         // What did not get through must not be tried again when the buffer is dropped.
@@ -159,7 +159,11 @@ impl Log {
             evicted: self.tracker.evicted(),
         });
         let untold = self.tracker.first_untold(time);
-        let more = self.write(untold, out)?;
+        let mut more = self.write(untold, out)?;
+        if more.is_continue() {
+            more = self.report.advance(untold.map_or(time, |untold| untold.min(time)), out)?;
+            self.written.events = self.report.written();
+        }
         out.flush()?;
         if let Some(recording) = &mut self.recording {
             recording.flush(untold.unwrap_or(time).min(time));
@@ -176,6 +180,15 @@ impl Log {
         while let Some(found) = self.found.next_if(|found| self.clock.time(found.not_before) <= time) {
             self.tracker.handle(found.input(&self.clock), &mut self.queue.events);
         }
+    }
+
+    /// Writes what is left when the source has stopped.
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.write(None, out)?.is_continue() {
+            let _ = self.report.finish(out)?;
+            self.written.events = self.report.written();
+        }
+        Ok(())
     }
 
     /// Writes the events that come before `untold`.

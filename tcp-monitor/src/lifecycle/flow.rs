@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 
-use super::event::Step;
+use super::check::{Sent, check};
+use super::event::{Check, Step};
 use super::input::SegmentInput;
 use super::segment::Flags;
 use super::table::Table;
@@ -25,6 +26,13 @@ pub(super) struct Relative {
     pub(super) ack: Option<u32>,
 }
 
+/// What the numbers of a segment are, with what is known of its flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) relative: Relative,
+    pub(super) check: Check,
+}
+
 /// What was seen of one end of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct End {
@@ -32,8 +40,8 @@ pub(super) struct End {
     pub(super) isn: Option<u32>,
     /// When its first SYN without ACK was seen.
     pub(super) syn_seen: Option<Time>,
-    /// Sequence number of its FIN.
-    pub(super) fin: Option<u32>,
+    /// What it sent that can be acknowledged.
+    pub(super) sent: Sent,
     /// It sent a RST.
     pub(super) reset: bool,
     /// State of its socket, if that is on this host and not closed.
@@ -46,14 +54,14 @@ impl Flows {
     }
 
     /// Takes a segment in.
-    pub(super) fn observe(&mut self, segment: &SegmentInput, step: Step) -> Relative {
+    pub(super) fn observe(&mut self, segment: &SegmentInput, step: Step) -> Numbers {
         let (key, sender) = FlowKey::of(segment.netns, segment.src, segment.dst);
         if self.table.get(&key).is_none() {
             self.table.insert(key, Flow::default(), segment.time);
         }
         match self.table.touch(&key, segment.time) {
             Some(flow) => flow.observe(segment, step, sender),
-            None => Relative::default(),
+            None => Numbers::default(),
         }
     }
 
@@ -166,23 +174,27 @@ struct Flow {
 }
 
 impl Flow {
-    fn observe(&mut self, segment: &SegmentInput, step: Step, sender: usize) -> Relative {
+    fn observe(&mut self, segment: &SegmentInput, step: Step, sender: usize) -> Numbers {
         let header = &segment.header;
         // A connection that connects to itself has one end.
         let receiver = if segment.src == segment.dst { sender } else { 1 - sender };
+        let check = check(segment, step, &self.ends[sender].sent, &self.ends[receiver].sent);
         match step {
             Step::Syn | Step::SynAck => self.begin(segment, step, sender, receiver),
-            Step::Fin => self.ends[sender].fin = Some(header.seq.wrapping_add(segment.payload_len)),
+            Step::Fin | Step::HandshakeAck | Step::FinAck => {
+                self.ends[sender].sent.send(segment);
+                self.ends[receiver].sent.acknowledge(segment);
+            }
             Step::Rst => self.ends[sender].reset = true,
-            Step::HandshakeAck | Step::FinAck => {}
         }
         let is_start = matches!(step, Step::Syn | Step::SynAck);
         let seq = self.ends[sender].isn.map(|isn| header.seq.wrapping_sub(isn));
         let ack = self.ends[receiver].isn.map(|isn| header.ack.wrapping_sub(isn));
-        Relative {
+        let relative = Relative {
             seq: if is_start { Some(0) } else { seq },
             ack: ack.filter(|_| header.flags.contains(Flags::ACK)),
-        }
+        };
+        Numbers { relative, check }
     }
 
     /// A SYN or SYN-ACK sets where the sender's sequence numbers begin, unless it intrudes on a living connection
@@ -206,6 +218,8 @@ impl Flow {
             self.ends[receiver].isn.get_or_insert(segment.header.ack.wrapping_sub(1));
         }
         self.ends[sender].isn = Some(isn);
+        self.ends[sender].sent.send(segment);
+        self.ends[receiver].sent.acknowledge(segment);
     }
 }
 

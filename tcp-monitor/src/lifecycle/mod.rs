@@ -1,5 +1,6 @@
 //! The state machine of connections: what happened, from socket events and segments. Pure: no I/O, no clock.
 
+mod check;
 mod connecting;
 pub mod event;
 mod flow;
@@ -16,6 +17,7 @@ mod tracker;
 mod waiting;
 
 pub use event::Event;
+pub use inference::Unfinished;
 pub use input::{Input, PresentSocket, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;

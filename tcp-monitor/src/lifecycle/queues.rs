@@ -55,6 +55,11 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
         self.places.len()
     }
 
+    /// All of them, in no order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.slots.iter().filter_map(|slot| slot.entry.as_ref()).map(|(_, value)| value)
+    }
+
     /// How many entries had to go because there were too many.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted

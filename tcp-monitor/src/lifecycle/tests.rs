@@ -1,5 +1,6 @@
 //! The tracker told scripts of what kernels do, in virtual time.
 
+mod checks;
 mod handshakes;
 mod inference;
 mod live;

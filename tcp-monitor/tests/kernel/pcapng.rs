@@ -121,6 +121,8 @@ fn check_comments(file: &Path, report: &Report) -> Result<()> {
         let (label, received) = match (event["event"].as_str(), event["result"].as_str()) {
             (Some("closed"), _) => ("CLOSED", !is_reset),
             (_, Some("completed")) => ("OPEN", true),
+            // Told by the RST that the closed port sends.
+            (_, Some("no_listener")) => ("FAILED", false),
             _ => ("FAILED", true),
         };
         let arrow = if event["role"] == "server" { "←" } else { "→" };

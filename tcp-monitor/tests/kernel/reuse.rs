@@ -122,9 +122,11 @@ fn check_lives(reuse: &Reuse, told: &[&Event]) -> Result<()> {
     let end = told[life.len()];
     ensure!(end["evidence"] == reuse.evidence, "evidence is to be {}: {end}", reuse.evidence);
     // The cookie of the minisocket is that of the socket it stands in for.
-    let [first, second] = [0, life.len() + 1].map(|at| &told[at]["cookie"]);
+    let cookie = |events: &[&Event]| events.iter().find_map(|event| event["cookie"].as_u64());
+    let (first, second) = told.split_at(life.len());
+    let [first, second] = [first, &second[1..]].map(cookie);
     ensure!(
-        end["cookie"] == *first && first != second,
+        end["cookie"].as_u64() == first && first.is_some() && second.is_some() && first != second,
         "the lives are of one socket, or TIME_WAIT of another"
     );
     Ok(())

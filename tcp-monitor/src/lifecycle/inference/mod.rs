@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
-use tcp_monitor_common::record::Direction;
+use tcp_monitor_common::record::{Direction, Role};
 
-use super::event::{Event, Unexpected};
-use super::flow::{FlowKey, Relative};
+use super::event::{Event, Step, Unexpected};
+use super::flow::{FlowKey, Numbers};
 use super::input::SegmentInput;
 use super::queues::Queues;
 use super::segment::Flags;
@@ -45,8 +45,17 @@ type Connections = Queues<FlowKey, Connection, { Class::ALL.len() }>;
 /// What was read from a segment with what is known of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    pub(super) relative: Relative,
+    pub(super) numbers: Numbers,
     pub(super) unexpected: Option<Unexpected>,
+}
+
+/// Connections whose end was not seen. Of each there is one client, but where both ends open at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// A SYN or SYN-ACK awaits its answer.
+    pub half_open: u64,
+    /// Established, and not closed yet in both directions.
+    pub open: u64,
 }
 
 impl Inference {
@@ -64,6 +73,20 @@ impl Inference {
     /// How many connections are known, those closed a moment ago included.
     pub(super) fn len(&self) -> usize {
         self.connections.len()
+    }
+
+    /// How many clients' ends are not closed.
+    pub(super) fn unfinished(&self) -> Unfinished {
+        let mut unfinished = Unfinished::default();
+        let ends = self.connections.values().flat_map(|connection| &connection.ends);
+        for end in ends.filter(|end| end.role == Role::Client) {
+            match Class::of_end(end.state) {
+                Class::HalfOpen => unfinished.half_open += 1,
+                Class::Closing | Class::Open => unfinished.open += 1,
+                Class::TimeWait | Class::Closed => {}
+            }
+        }
+        unfinished
     }
 
     /// How many had to be forgotten because there were too many.
@@ -84,11 +107,12 @@ impl Inference {
         }
     }
 
-    /// Takes a segment in, and tells what follows from it of each end whose socket the kernel does not tell of: the sender's
-    /// and the receiver's, in this order.
+    /// Takes a segment in, which is that `step` if it is one, and tells what follows from it of each end whose socket the kernel
+    /// does not tell of: the sender's and the receiver's, in this order.
     pub(super) fn take(
         &mut self,
         segment: &SegmentInput,
+        step: Option<Step>,
         told_by_kernel: [bool; 2],
         out: &mut Vec<Event>,
     ) -> Reading {
@@ -103,11 +127,16 @@ impl Inference {
             None => return Reading::default(),
         };
         let Some(connection) = self.connections.get_mut(place) else { return Reading::default() };
+        let before = step.map(|step| connection.check(from, to, segment, step)).unwrap_or_default();
         let unexpected = connection.take(&mut Passage { key, from, to, segment, told_by_kernel, out });
-        let relative = connection.relative(from, to, segment);
+        let check = match unexpected {
+            Some(Unexpected::Ack) => before.of_nothing_sent(&connection.ends[to].sent),
+            Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
+        };
+        let numbers = Numbers { relative: connection.relative(from, to, segment), check };
         let class = Class::of(connection);
         self.connections.queue(place, class as usize, self.now, class.stays(segment, unexpected));
-        Reading { relative, unexpected }
+        Reading { numbers, unexpected }
     }
 
     /// Takes in that a segment of a handshake or a teardown was seen at one of the vantage points that it passes.
@@ -124,6 +153,13 @@ impl Inference {
         let is_copy = seen.verdict == Verdict::Copy;
         let (connections, elsewhere) = (&mut self.connections, &mut self.elsewhere);
         let known = elsewhere.resolve(&flow, connections);
+        if segment.syn_cookie {
+            // There is no request, and nothing to time out. If the cookie comes back, the kernel tells of a socket.
+            if let Some((key, _)) = known {
+                connections.remove(&key);
+            }
+            return;
+        }
         let (key, place) =
             match known.or_else(|| elsewhere.resolve(&flow.in_netns(seen.first.netns), connections)) {
                 Some(known) => known,

@@ -40,8 +40,8 @@ impl Connection {
         if !counts {
             return Some(Unexpected::OutOfWindow);
         }
-        if receiver.state == TcpState::SynSent && sender.state == TcpState::Listen && self.sight.is_here(from)
-        {
+        let may_be_told = self.sight.is_whole || self.sight.is_here(from);
+        if receiver.state == TcpState::SynSent && sender.state == TcpState::Listen && may_be_told {
             self.tell_no_listener(passage);
         }
         self.tell_reset(passage, from, ResetDirection::Sent);
@@ -79,7 +79,7 @@ impl Connection {
     /// The end that a SYN went to answers with a RST: there is no socket.
     fn tell_no_listener(&self, passage: &mut Passage<'_>) {
         let end = passage.from;
-        if !self.ends[end].told_by_kernel && !self.sight.is_whole {
+        if !self.ends[end].told_by_kernel {
             let result = Err(HandshakeFailure::NoListener);
             let handshake = self.handshake(end, result, passage.segment.time, &passage.key);
             passage.out.push(Event::Handshake(handshake));

@@ -9,7 +9,7 @@ use tcp_monitor_common::record::Role;
 use super::connecting::{Connecting, PORT_KNOWN_WITHIN};
 use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
-use super::inference::Inference;
+use super::inference::{Inference, Unfinished};
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
 use super::sighting::Sightings;
 use super::socket::{Socket, numbers_set_in};
@@ -216,6 +216,12 @@ impl Tracker {
     #[must_use]
     pub fn inferred(&self) -> usize {
         self.inference.as_ref().map_or(0, Inference::len)
+    }
+
+    /// Which of them have not ended yet.
+    #[must_use]
+    pub fn unfinished(&self) -> Unfinished {
+        self.inference.as_ref().map_or_else(Unfinished::default, Inference::unfinished)
     }
 
     /// How often something had to be forgotten because a table was full.

@@ -18,33 +18,36 @@ impl Tracker {
         let recognized = inference.map(|inference| inference.recognize(segment));
         let segment = recognized.as_ref().unwrap_or(segment);
         let Some(step) = step_of(segment) else {
-            self.infer(segment, out);
+            self.infer(segment, None, out);
             return;
         };
         if step == Step::Syn {
             self.learn_port(segment, out);
         }
-        let relative = self.flows.observe(segment, step);
+        let numbers = self.flows.observe(segment, step);
         let seen = self.sightings.see(segment, step);
         let verdict = seen.verdict;
         if verdict != Verdict::Copy {
             // What follows from the segment is told after it.
             let place = out.len();
-            let reading = self.infer(segment, out).unwrap_or(Reading { relative, unexpected: None });
+            let reading =
+                self.infer(segment, Some(step), out).unwrap_or(Reading { numbers, unexpected: None });
             let told = Segment {
                 time: segment.time,
                 src: segment.src,
                 dst: segment.dst,
                 header: segment.header,
                 payload_len: segment.payload_len,
-                seq_rel: reading.relative.seq,
-                ack_rel: reading.relative.ack,
+                seq_rel: reading.numbers.relative.seq,
+                ack_rel: reading.numbers.relative.ack,
                 netns: segment.netns,
                 ifindex: segment.ifindex,
                 direction: segment.direction,
                 step,
+                syn_cookie: segment.syn_cookie,
                 retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
                 unexpected: reading.unexpected,
+                check: reading.numbers.check,
             };
             out.insert(place, Event::Segment(told));
         }
@@ -53,11 +56,11 @@ impl Tracker {
     }
 
     /// Infers what a segment does to those of its ends whose socket the kernel does not tell of, where all segments are seen.
-    fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
+    fn infer(&mut self, segment: &SegmentInput, step: Option<Step>, out: &mut Vec<Event>) -> Option<Reading> {
         self.inference.as_ref().filter(|inference| inference.is_whole())?;
         let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
             .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
-        Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
+        Some(self.inference.as_mut()?.take(segment, step, told_by_kernel, out))
     }
 
     /// The same where only the segments of handshakes and teardowns are seen, each wherever it passes.

@@ -11,7 +11,7 @@ use crate::lifecycle::waiting::{Addresses, Minisocket, Substate};
 impl Tracker {
     /// The application is gone and our FIN acknowledged; a minisocket awaits the peer's FIN.
     pub(super) fn await_fin(&mut self, socket: Socket, now: Time, out: &mut Vec<Event>) {
-        let fin = self.flows.end(socket.netns(), socket.remote, socket.local).fin;
+        let fin = self.flows.end(socket.netns(), socket.remote, socket.local).sent.fin_seq();
         let minisocket = Minisocket::new(socket, Substate::FinWait2, now);
         // It may have passed the interface already, and be processed right after this.
         if fin.is_some_and(|fin| minisocket.awaits_fin(fin)) {

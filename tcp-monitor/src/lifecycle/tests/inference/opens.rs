@@ -44,6 +44,7 @@ fn a_reset_refuses() {
     assert_eq!(
         wire.told(),
         [
+            "1 server handshake no_listener in 1 ms",
             "1 reset sent unknown",
             "1 reset received unknown",
             "1 client syn_sent>close segment after 1 ms",

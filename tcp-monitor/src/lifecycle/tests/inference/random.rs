@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Direction;
 
 use super::wire::Wire;
+use crate::lifecycle::event::Handshake;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::tests::random::Random;
 use crate::lifecycle::tests::script::{from_client, from_server};
@@ -48,6 +50,8 @@ impl Judge {
                     assert!(is_right, "{change:?}");
                     life.state = change.to;
                 }
+                // Where nobody listens there is no life.
+                Event::Handshake(Handshake { result: Err(HandshakeFailure::NoListener), .. }) => {}
                 Event::Handshake(handshake) if handshake.result.is_err() => {
                     self.end(handshake.local, handshake.remote);
                 }

@@ -18,6 +18,7 @@ use super::{
 use crate::source::capture::{
     Capture, CaptureError, LinkType, Part,
     fields::ByteOrder::{self, Big, Little},
+    open,
 };
 
 fn times(bytes: &[u8]) -> Vec<u64> {
@@ -204,8 +205,10 @@ fn what_is_no_capture_says_so() {
         error_of(b"\x28\xb5\x2f\xfd----").to_string(),
         "it is compressed by zstd: decompress it first, as in `zstd -dc FILE | tcp-monitor read -`"
     );
-    let missing = Capture::open(Path::new("/nowhere/x.pcap")).err().map(|error| error.to_string());
-    assert!(missing.is_some_and(|text| text.starts_with("/nowhere/x.pcap cannot be opened: No such file")));
+    for (path, reason) in [("/nowhere/x.pcap", "No such file"), ("/", "is a directory")] {
+        let error = open(Path::new(path)).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.starts_with(&format!("it cannot be opened: {reason}")), "{error}");
+    }
     let mut newer = pcap_of(1, &frame());
     newer[4] = 3;
     assert!(matches!(error_of(&newer), CaptureError::Version { major: 3, .. }));
