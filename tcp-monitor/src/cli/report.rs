@@ -4,8 +4,9 @@ use std::num::NonZeroU64;
 
 use clap::Args;
 
-use super::values::{ColorMode, Output, View};
-use super::{REPORT, STOP};
+use super::values::{self, ColorMode, Output, View};
+use super::{REPORT, STOP, TUNE};
+use crate::lifecycle::Options;
 
 /// What to write of the events, and how.
 #[derive(Clone, Debug, Args)]
@@ -36,6 +37,18 @@ pub struct Report {
     /// From 1 up. An event is what --output writes as one line; with --view ladder or table, a connection.
     #[arg(short, long, value_name = "N", help_heading = STOP)]
     pub count: Option<NonZeroU64>,
+
+    /// Remember at most N connections
+    ///
+    /// From 1 to 16777216. Each takes up to 700 bytes of memory, or 1.5 KiB with what a running monitor knows of both its socket
+    /// and its segments. When there are more, those that are closed or in TIME_WAIT are forgotten first, then the half-open, then
+    /// those idle for longest. What is told of a connection that was forgotten lacks what went before. Metrics lose nothing:
+    /// tcp_monitor_tracker_evicted_total says how often that happened.
+    #[arg(
+        long, value_name = "N", default_value_t = Options::MAX_CONNECTIONS,
+        value_parser = values::max_connections(), help_heading = TUNE
+    )]
+    pub max_connections: u32,
 }
 
 impl Report {

@@ -29,6 +29,7 @@ fn defaults_are_what_the_help_says() -> Result<(), clap::Error> {
     assert!(monitor.interfaces.is_empty());
     assert_eq!(monitor.netns, Netns::All);
     assert_eq!(monitor.max_ports, 256);
+    assert_eq!(monitor.report.max_connections, 262_144);
     assert_eq!(monitor.report.output, Output::Text);
     assert_eq!((monitor.report.view, monitor.report.ascii), (View::Log, false));
     assert_eq!(monitor.report.color, ColorMode::Auto);
@@ -62,6 +63,8 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["--netns", ".."], &["--netns"]),
         (&["--max-ports", "0"], &["--max-ports", "1..=4096"]),
         (&["--max-ports", "4097"], &["--max-ports", "1..=4096"]),
+        (&["--max-connections", "0"], &["--max-connections", "1..=16777216"]),
+        (&["--max-connections", "99999999"], &["--max-connections", "1..=16777216"]),
         (&["-w", "-"], &["--write", "--output none"]),
         (&["-w", "-", "-o", "json"], &["--write", "--output none"]),
         (&["-w"], &["--write"]),

@@ -257,9 +257,16 @@ pub(super) fn max_ports() -> impl TypedValueParser<Value = u16> {
     RangedI64ValueParser::<u16>::new().range(1..=MAX_PORTS)
 }
 
+/// As many connections as may be remembered.
+pub(super) fn max_connections() -> impl TypedValueParser<Value = u32> {
+    RangedI64ValueParser::<u32>::new().range(1..=MAX_CONNECTIONS)
+}
+
 const DEFAULT_PORT: u16 = 9899;
 /// The counters of as many ports take about 18 MiB per CPU.
 const MAX_PORTS: i64 = 4096;
+/// They take about 12 GiB.
+const MAX_CONNECTIONS: i64 = 1 << 24;
 /// `IFNAMSIZ` less the terminating NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 /// The page size of most machines: the kernel demands a multiple of it.

@@ -46,6 +46,8 @@ pub(super) struct Written {
     pub(super) lost: u64,
     /// Records that could not be understood; any is a bug.
     pub(super) malformed: u64,
+    /// How often something had to be forgotten because there was too much of it.
+    pub(super) evicted: u64,
     /// What came of the recording, if there was one.
     pub(super) recorded: Option<Recorded>,
 }
@@ -62,15 +64,16 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    /// `found` are the sockets that were there when the records began, in order of time.
+    /// Remembers at most `max_connections`. `found` are the sockets that were there when the records began, in order of time.
     pub(super) fn new(
         report: Report,
         recording: Option<Recording>,
+        max_connections: usize,
         found: Vec<Found>,
         stuck: Receiver<Stuck>,
     ) -> Self {
         Self {
-            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() }),
+            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections }),
             stats: Arc::default(),
             queue: Queue::default(),
             found: found.into_iter().peekable(),
@@ -111,6 +114,7 @@ impl Log {
         }
         // What did not get through must not be tried again when the buffer is dropped.
         let (_, _) = out.into_parts();
+        self.written.evicted = self.tracker.evicted();
         self.written.recorded = self.recording.take().map(Recording::finish);
         match failure {
             None => Ok(self.written),

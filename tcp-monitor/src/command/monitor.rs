@@ -63,7 +63,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
     // Records wait meanwhile: only what is found after they begin leaves no gap.
     let found = if wants_records(options) { sockets.found() } else { Vec::new() };
     say(banner(&source.attached(), address));
-    let log = Log::new(report, recording, found, stuck);
+    let log = Log::new(report, recording, options.report.max_connections as usize, found, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
@@ -274,6 +274,12 @@ fn summary(written: &Written, elapsed: Duration) -> String {
     );
     if written.lost > 0 {
         text += " (a larger --ring-size loses fewer; metrics lose none)";
+    }
+    if written.evicted > 0 {
+        text += &format!(
+            ", forgot something {} times (a larger --max-connections remembers more)",
+            written.evicted
+        );
     }
     if let Some(recorded) = &written.recorded {
         text += &format!(", {} packets recorded", recorded.packets);

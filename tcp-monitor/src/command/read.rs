@@ -106,6 +106,7 @@ enum ReadError {
 
 struct Reading {
     tracker: Tracker,
+    max_connections: usize,
     ports: PortSet,
     report: Report,
     output: Output,
@@ -128,9 +129,11 @@ impl Reading {
     fn new(options: &Read, stopped: UnixStream) -> Self {
         let interface = Arc::new(Mutex::new(Interface::default()));
         let told = Arc::clone(&interface);
+        let max_connections = options.report.max_connections as usize;
         let name = move |_, _| told.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
         Self {
-            tracker: new_tracker(),
+            tracker: new_tracker(max_connections),
+            max_connections,
             ports: options.port_set(),
             report: Report::of_capture(&options.report, name),
             output: Output::new(),
@@ -199,7 +202,7 @@ impl Reading {
             ));
             let _ = self.report.finish(&mut self.output)?;
             self.summary.add_rest(&self.tracker);
-            self.tracker = new_tracker();
+            self.tracker = new_tracker(self.max_connections);
             self.latest = begin;
         }
         Ok(())
@@ -230,8 +233,8 @@ impl Reading {
     }
 }
 
-fn new_tracker() -> Tracker {
-    Tracker::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() })
+fn new_tracker(max_connections: usize) -> Tracker {
+    Tracker::with(Options { infer_from: InferFrom::AllSegments, max_connections })
 }
 
 /// What an error of the capture means, if it is one.

@@ -1,17 +1,18 @@
 //! The state machine of connections: what happened, from socket events and segments. Pure: no I/O, no clock.
 
+mod address;
 mod check;
 mod connecting;
 pub mod event;
 mod flow;
 mod inference;
 pub mod input;
+mod newborn;
 mod queues;
 pub mod segment;
 mod sighting;
 mod socket;
 mod spent;
-mod table;
 mod time;
 mod tracker;
 mod waiting;

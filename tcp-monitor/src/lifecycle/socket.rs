@@ -1,12 +1,12 @@
 //! One socket as the tracker knows it: its state, how long it spent in each, and what it moved.
 
 use std::mem;
-use std::net::SocketAddr;
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
+use super::address::Address;
 use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
 use super::input::{PresentSocket, Process, SocketInput, TcpSock};
 use super::spent::Spent;
@@ -17,8 +17,8 @@ use tcp_monitor_common::transition::is_synchronized;
 /// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+    pub(super) local: Address,
+    pub(super) remote: Address,
     pub(super) role: Role,
     /// When it entered SYN_SENT, while that is not told because its local port is not known yet.
     pub(super) untold_syn_sent: Option<Time>,
@@ -50,8 +50,8 @@ impl Socket {
     /// A socket met at its transition from `from` to `to`, in `from` still.
     pub(super) fn met(input: &SocketInput, from: TcpState, to: TcpState) -> Self {
         let mut socket = Self {
-            local: input.local,
-            remote: input.remote,
+            local: input.local.into(),
+            remote: input.remote.into(),
             role: role_of(from, to).unwrap_or(input.role),
             untold_syn_sent: None,
             netns: input.netns,
@@ -76,8 +76,8 @@ impl Socket {
     /// A socket found in `state`: nothing is known of how it got there.
     pub(super) fn found(present: &PresentSocket, state: TcpState) -> Self {
         Self {
-            local: present.local,
-            remote: present.remote,
+            local: present.local.into(),
+            remote: present.remote.into(),
             role: role_in(state).unwrap_or(present.role),
             untold_syn_sent: None,
             netns: present.netns,
@@ -104,10 +104,10 @@ impl Socket {
             self.role = Role::Server;
         }
         if input.local.port() != 0 {
-            self.local = input.local;
+            self.local = input.local.into();
         }
         if input.remote.port() != 0 {
-            self.remote = input.remote;
+            self.remote = input.remote.into();
         }
         if input.cookie != 0 {
             self.cookie = input.cookie;
@@ -133,6 +133,7 @@ impl Socket {
         }
         self.state = to;
         self.since = Some(time);
+        self.was_found = false;
         self.fin_acked |= self.proves_fin_acked(from, to);
         if to == TcpState::SynSent {
             self.syn_sent = Some(time);
@@ -146,8 +147,8 @@ impl Socket {
         };
         StateChange {
             time,
-            local: self.local,
-            remote: Some(self.remote).filter(|remote| remote.port() != 0),
+            local: self.local.into(),
+            remote: (self.remote.port() != 0).then(|| self.remote.into()),
             role: self.role,
             from,
             to,
@@ -174,6 +175,15 @@ impl Socket {
     /// It was found, and nothing was told of it since.
     pub(super) fn was_found(&self) -> bool {
         self.was_found
+    }
+
+    /// Something was told of it.
+    pub(super) fn note_told(&mut self) {
+        self.was_found = false;
+    }
+
+    pub(super) fn state(&self) -> TcpState {
+        self.state
     }
 
     pub(super) fn netns(&self) -> u32 {
@@ -205,8 +215,8 @@ impl Socket {
         };
         Handshake {
             time,
-            local: self.local,
-            remote: self.remote,
+            local: self.local.into(),
+            remote: self.remote.into(),
             role: self.role,
             result,
             duration: begun.map(|begun| time.since(begun)),
@@ -219,8 +229,8 @@ impl Socket {
     pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
         Closed {
             time,
-            local: self.local,
-            remote: self.remote,
+            local: self.local.into(),
+            remote: self.remote.into(),
             role: self.role,
             closed_by,
             duration: self.established.map(|established| time.since(established)),

@@ -3,6 +3,7 @@
 mod checks;
 mod handshakes;
 mod inference;
+mod limits;
 mod live;
 mod present;
 mod random;

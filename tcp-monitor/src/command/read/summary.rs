@@ -88,7 +88,11 @@ impl fmt::Display for Summary {
         }
         write!(f, "\n{}", self.connections)?;
         if self.evicted > 0 {
-            write!(f, "\n{} connections were forgotten: there were too many at once", self.evicted)?;
+            write!(
+                f,
+                "\n{} connections were forgotten: there were more at once than --max-connections",
+                self.evicted
+            )?;
         }
         Ok(())
     }

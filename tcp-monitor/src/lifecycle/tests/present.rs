@@ -132,6 +132,33 @@ fn time_wait_ends_when_the_kernel_said_it_will() {
 }
 
 #[test]
+fn minisockets_found_in_any_order_end_in_order_of_time_among_others() {
+    let mut script = Script::new();
+    let from = |port: u16, left: u64| PresentSocket {
+        cookie: port.into(),
+        remote: (client_addr().ip(), port).into(),
+        ..waiting(0, true, left)
+    };
+    script.find(from(1, 50_000));
+    script.find(from(2, 10_000));
+    script.find(from(3, 60_000));
+    script.socket(server(20_000, FinWait2, Close).fin_acked().fin_received());
+    script.events();
+    script.wait_until(200_000);
+    let ends: Vec<_> = script.events().iter().map(|event| event.time()).collect();
+    assert_eq!(ends, [at(50_000), at(60_000), at(80_000)], "the first was due before the transition");
+}
+
+#[test]
+fn a_found_time_wait_that_begins_anew_lasts_for_its_whole_time() {
+    let mut script = Script::new();
+    script.find(waiting(0, true, 5_000));
+    script.segment(from_client(1_000, Flags::FIN.union(Flags::ACK), 51, 102));
+    script.wait_until(200_000);
+    assert_eq!(script.told(), ["61000 10.0.0.9:8899 10.0.0.5:51920 time_wait>close timer"]);
+}
+
+#[test]
 fn a_minisocket_that_is_late_in_going_does_not_last_for_weeks() {
     let mut script = Script::new();
     script.find(waiting(0, true, u32::MAX.into()));

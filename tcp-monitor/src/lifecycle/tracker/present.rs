@@ -12,17 +12,19 @@ impl Tracker {
     ///
     /// If anything was told of the socket, that is of later, and wins.
     pub(super) fn find(&mut self, present: &PresentSocket) {
-        let PresentSocket { time, netns, cookie, local, remote, .. } = *present;
+        let PresentSocket { time, netns, cookie, .. } = *present;
+        let addresses = Addresses::of(netns, present.local, present.remote);
         let key = SocketKey { netns, id: SocketId::Cookie(cookie) };
-        let is_known = self.sockets.get(&key).is_some()
-            || self.waiting.get(&Addresses { netns, local, remote }).is_some()
-            || self.flows.end(netns, local, remote).state.is_some();
+        let is_known = self.sockets.find(&key).is_some()
+            || self.waiting.get(&addresses).is_some()
+            || self.flows.end(&addresses).state.is_some();
         if is_known {
             return;
         }
+        self.make_room();
         match present.presence {
             Presence::Socket(state) => {
-                self.flows.find(netns, local, remote, state, time);
+                self.flows.find_socket(&addresses, state, time);
                 self.keep(key, Socket::found(present, state), time);
             }
             Presence::Waiting { peer_closed, left } => {
@@ -31,19 +33,17 @@ impl Tracker {
                 } else {
                     (TcpState::FinWait2, Substate::FinWait2)
                 };
-                self.flows.find(netns, local, remote, state, time);
-                let minisocket = Minisocket::new(Socket::found(present, state), substate, time);
-                // One that is late in going has a time left that wrapped around.
-                let deadline = minisocket.deadline.min(time + left);
-                self.add_waiting(Minisocket { deadline, ..minisocket }, time);
+                self.flows.find_socket(&addresses, state, time);
+                let minisocket = Minisocket::new(Socket::found(present, state), substate);
+                self.waiting.find(minisocket, left, time);
             }
         }
     }
 
     /// A socket is closed, to the minisocket of which what is found here was looked at a moment later.
-    pub(super) fn forget_successor(&mut self, addresses: Addresses) {
-        if self.waiting.get(&addresses).is_some_and(|minisocket| minisocket.socket.was_found()) {
-            self.waiting.remove(&addresses);
+    pub(super) fn forget_successor(&mut self, addresses: &Addresses) {
+        if self.waiting.get(addresses).is_some_and(|minisocket| minisocket.socket.was_found()) {
+            self.waiting.remove(addresses);
         }
     }
 }

@@ -6,7 +6,8 @@ use tcp_monitor_common::TcpState;
 
 use super::Tracker;
 use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
-use crate::lifecycle::inference::Reading;
+use crate::lifecycle::flow::Numbers;
+use crate::lifecycle::inference::{Inference, Reading};
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::sighting::{Seen, Verdict, occupies_sequence_space};
@@ -24,7 +25,10 @@ impl Tracker {
         if step == Step::Syn {
             self.learn_port(segment, out);
         }
-        let numbers = self.flows.observe(segment, step);
+        let is_whole = self.inference.as_ref().is_some_and(Inference::is_whole);
+        // Where all is inferred, as of a capture, only sockets need what is known of a flow, if there are any.
+        let needs_flow = !is_whole || self.sockets() > 0;
+        let numbers = if needs_flow { self.flows.observe(segment, step) } else { Numbers::default() };
         let seen = self.sightings.see(segment, step);
         let verdict = seen.verdict;
         if verdict != Verdict::Copy {
@@ -68,7 +72,7 @@ impl Tracker {
         let SegmentInput { netns, src, dst, .. } = *segment;
         let sender_is_known = self.has_socket(netns, src, dst);
         // It is not the minisocket that answers a SYN.
-        let receiver = Addresses { netns, local: dst, remote: src };
+        let receiver = Addresses::of(netns, dst, src);
         let is_of_listener = step == Step::Syn && self.waiting.get(&receiver).is_some();
         let receiver_is_known = !is_of_listener && self.has_socket(netns, dst, src);
         if let Some(inference) = self.inference.as_mut().filter(|inference| !inference.is_whole()) {
@@ -77,31 +81,36 @@ impl Tracker {
     }
 
     fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.sockets() > 0
-            && (self.flows.end(netns, local, remote).state.is_some()
-                || self.waiting.get(&Addresses { netns, local, remote }).is_some())
+        if self.sockets() == 0 {
+            return false;
+        }
+        let addresses = Addresses::of(netns, local, remote);
+        self.flows.end(&addresses).state.is_some() || self.waiting.get(&addresses).is_some()
     }
 
     /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
     fn learn_port(&mut self, syn: &SegmentInput, out: &mut Vec<Event>) {
         let Some(key) = self.connecting.sender_of(syn) else { return };
-        let sender = self.flows.end(syn.netns, syn.src, syn.dst);
+        let sender = self.flows.end(&Addresses::of(syn.netns, syn.src, syn.dst));
         let sent_before = sender.isn == Some(syn.header.seq);
         let is_other = matches!(sender.state, Some(TcpState::SynSent));
         if sent_before || is_other {
             return;
         }
         if let Some(mut socket) = self.sockets.remove(&key) {
-            self.connecting.remove(&socket, key, syn.time);
-            self.set_port(&mut socket, syn.src, syn.time, out);
+            self.connecting.remove(&socket, key);
+            self.set_port(&mut socket, syn.src.into(), syn.time, out);
             self.keep(key, socket, syn.time);
         }
     }
 
     /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
     fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
-        let sender = Addresses { netns: segment.netns, local: segment.src, remote: segment.dst };
-        let receiver = Addresses { netns: segment.netns, local: segment.dst, remote: segment.src };
+        if self.waiting.len() == 0 {
+            return;
+        }
+        let sender = Addresses::of(segment.netns, segment.src, segment.dst);
+        let receiver = sender.of_peer();
         let time = segment.time;
         match step {
             // Only a new socket answers a SYN, or sends one, from these addresses.

@@ -70,7 +70,7 @@ fn pcapng_tells_the_time_in_whatever_units_the_interface_counts() {
         (&[(9, &[127])], u64::MAX, 0),
         (&[(9, &[0x80 | 10])], 1_536, 1_500_000_000),
         (&[(9, &[0xff])], u64::MAX, 0),
-        (&[(9, &[0])], u64::MAX, u64::MAX),
+        (&[(9, &[0])], u64::MAX, u64::MAX - 1),
         (&[(2, b"eth0 "), (14, &(-2_i64).to_le_bytes())], 5_000_001, 3_000_001_000),
     ];
     for (options, ticks, nanos) in cases {
