@@ -1,12 +1,11 @@
 //! The live log: records and what else is known of sockets in, explained by the tracker, lines out on standard output.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
-use std::vec::{self, Drain};
+use std::vec::Drain;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
@@ -26,8 +25,8 @@ pub(super) struct Log {
     /// Where the size of the tracker is published.
     stats: Arc<TrackerStats>,
     queue: Queue,
-    /// The sockets that were there before, in order of time, as far as they are not handed to the tracker yet.
-    found: Peekable<vec::IntoIter<Found>>,
+    /// The sockets that were there before, latest first, as far as they are not handed to the tracker yet.
+    found: Vec<Found>,
     /// Sockets that are found to be stuck.
     stuck: Receiver<Stuck>,
     report: Report,
@@ -69,14 +68,15 @@ impl Log {
         report: Report,
         recording: Option<Recording>,
         max_connections: usize,
-        found: Vec<Found>,
+        mut found: Vec<Found>,
         stuck: Receiver<Stuck>,
     ) -> Self {
+        found.reverse();
         Self {
             tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections }),
             stats: Arc::default(),
             queue: Queue::default(),
-            found: found.into_iter().peekable(),
+            found,
             stuck,
             report,
             recording,
@@ -152,7 +152,8 @@ impl Log {
         let events = &mut self.queue.events;
         self.tracker.expire(time, events);
         for stuck in self.stuck.try_iter() {
-            self.tracker.handle(Input::Stuck(stuck), events);
+            // It was found so a moment later, of which not all is known yet.
+            self.tracker.handle(Input::Stuck(Stuck { time, ..stuck }), events);
         }
         for &(kind, count) in batch.lost {
             self.written.lost += count;
@@ -181,8 +182,12 @@ impl Log {
 
     /// Hands the tracker the sockets that were looked at until `time`.
     fn find_until(&mut self, time: Time) {
-        while let Some(found) = self.found.next_if(|found| self.clock.time(found.not_before) <= time) {
+        while let Some(found) = self.found.pop_if(|found| self.clock.time(found.not_before) <= time) {
             self.tracker.handle(found.input(&self.clock), &mut self.queue.events);
+        }
+        if self.found.is_empty() {
+            // Its memory is not needed any more.
+            self.found = Vec::new();
         }
     }
 
