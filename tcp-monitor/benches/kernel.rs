@@ -17,7 +17,10 @@ use aya::programs::{BtfTracePoint, ProgramInfo};
 use aya::{Btf, Ebpf};
 use tcp_monitor::metrics::ProgramRuns;
 use tcp_monitor::ports::PortSet;
-use tcp_monitor::source::kernel::{self, InterfaceSelection, KernelSource, NetnsSelection};
+use tcp_monitor::source::{
+    NetnsSelection,
+    kernel::{self, InterfaceSelection, KernelSource},
+};
 use tcp_monitor_common::config::program;
 
 fn main() -> Result<()> {
@@ -149,6 +152,7 @@ fn attach(port: u16, records: bool, bpf_stats: bool) -> Result<(KernelSource, Re
         records,
         bpf_stats,
         max_ports: 256,
+        used_ports: Vec::new(),
         log: false,
         force_clsact: false,
     })?;

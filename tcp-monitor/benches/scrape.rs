@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use prometheus::TextEncoder;
-use tcp_monitor::metrics::{BuildInfo, Collector, PortLabel, Snapshot};
+use tcp_monitor::metrics::{BuildInfo, Collector, PortLabel, PortSockets, Snapshot};
 use tcp_monitor_common::counters::PortCounters;
 
 fn main() -> Result<()> {
     for reasons_known in [true, false] {
-        let ports = (1..=PORTS).map(|port| (PortLabel::Port(port), PortCounters::ZERO)).collect();
-        let snapshot = Snapshot { ports, reasons_known, ..Snapshot::default() };
+        let labels = || (1..=PORTS).map(PortLabel::Port);
+        let ports = labels().map(|port| (port, PortCounters::ZERO)).collect();
+        let sockets = Some(labels().map(|port| (port, PortSockets::default())).collect());
+        let snapshot = Snapshot { ports, sockets, reasons_known, ..Snapshot::default() };
         let build = BuildInfo { version: "0".into(), kernel: "0".into() };
         let collector = Collector::new(Box::new(move || Ok(snapshot.clone())), build);
         let mut times = Vec::new();

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod command;
 pub mod lifecycle;
 pub mod metrics;
+pub mod owner;
 pub mod ports;
 pub mod sink;
 pub mod source;

@@ -27,6 +27,11 @@ impl PortSet {
         self.ranges.iter().cloned().flatten()
     }
 
+    /// The ports as ranges, ascending, that neither overlap nor touch.
+    pub fn ranges(&self) -> impl Iterator<Item = &RangeInclusive<u16>> {
+        self.ranges.iter()
+    }
+
     /// Whether the set has no port.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -45,6 +45,7 @@ fn steps(file: &Path) -> Vec<(Step, Check)> {
         | Event::Reset(_)
         | Event::Retransmit(_)
         | Event::Closed(_)
+        | Event::Stuck(_)
         | Event::Lost(_) => None,
     });
     steps.collect()

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::Path;
+use std::time::Duration;
 use std::{env, fs};
 
 use prometheus::core::Collector as _;
 use prometheus::{Registry, TextEncoder};
 use tcp_monitor::metrics::{
-    BuildInfo, Collector, PortLabel, ProgramRuns, ScrapeError, Snapshot, TrackerCounters,
+    AcceptQueue, BuildInfo, Collector, PortLabel, PortSockets, ProgramRuns, ScrapeError, Snapshot,
+    TrackerCounters,
 };
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
@@ -107,6 +109,9 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_state_duration_seconds_sum", 5),
         ("tcp_monitor_state_duration_seconds_count", 5),
         ("tcp_monitor_bytes_total", 2),
+        ("tcp_monitor_connections", 11),
+        ("tcp_monitor_half_open", 1),
+        ("tcp_monitor_close_wait_oldest_seconds", 1),
     ];
     assert_eq!(sizes, expected.map(|(name, size)| (name.to_owned(), size)).into());
     Ok(())
@@ -160,6 +165,15 @@ fn without_a_log_there_is_no_table_to_show() -> Result<(), Box<dyn Error>> {
 }
 
 #[test]
+fn sockets_that_are_not_listed_are_no_zeros() -> Result<(), Box<dyn Error>> {
+    let exposition = expose(Snapshot { sockets: None, ..sample() })?;
+    for gauge in ["connections", "half_open", "accept_queue_length", "close_wait_oldest_seconds"] {
+        assert!(!exposition.contains(&format!("tcp_monitor_{gauge}{{")), "{gauge}");
+    }
+    Ok(())
+}
+
+#[test]
 fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
     let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
     let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
@@ -199,7 +213,8 @@ fn metric(series: &str) -> String {
 
 fn at_rest(reasons_known: bool) -> Snapshot {
     let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
-    Snapshot { ports, reasons_known, ..Snapshot::default() }
+    let sockets = Some(vec![(PortLabel::Port(80), PortSockets::default())]);
+    Snapshot { ports, sockets, reasons_known, ..Snapshot::default() }
 }
 
 /// Some of everything; each number is used once where it can be.
@@ -255,6 +270,7 @@ fn sample() -> Snapshot {
     let program = |name: &str, runs, run_time_ns| ProgramRuns { name: name.to_owned(), runs, run_time_ns };
     Snapshot {
         ports: vec![(PortLabel::Other, other), (PortLabel::Port(8899), port)],
+        sockets: Some(sample_sockets()),
         interfaces: vec![
             ("lo".to_owned(), InterfaceCounters::default()),
             ("eth0".to_owned(), eth0),
@@ -279,4 +295,20 @@ fn histogram(counts: &[(usize, u64)], sum: u64) -> Histogram {
         histogram.buckets[*bucket] = *count;
     }
     histogram
+}
+
+/// A server's port, and one without a listener.
+fn sample_sockets() -> Vec<(PortLabel, PortSockets)> {
+    let mut port = PortSockets {
+        half_open: 201,
+        accept_queue: Some(AcceptQueue { length: 202, limit: 4096 }),
+        close_wait_oldest: Duration::from_millis(203_500),
+        ..PortSockets::default()
+    };
+    for (count, state) in (211..).zip(TcpState::ALL) {
+        port.states[state as usize] = count;
+    }
+    port.close_wait_stuck.insert("nginx".to_owned(), 204);
+    port.close_wait_stuck.insert("a \"name\"\\\n".to_owned(), 205);
+    vec![(PortLabel::Port(8899), port), (PortLabel::Other, PortSockets::default())]
 }

@@ -46,14 +46,25 @@ pub struct Monitor {
 
     /// Give at most N ports metrics of their own
     ///
-    /// From 1 to 4096. Ports named with --port get them lowest first, else ports get them as they are first seen; all
-    /// further ports, and without --port the ephemeral ones, are counted together under port="other". Each costs about
-    /// 4 KiB of memory per CPU, and 90 series or 8 KiB of each scrape.
+    /// From 1 to 4096. Ports named with --port get them lowest first, else those in use at the start and others as they are
+    /// first seen; all further ports, and without --port the ephemeral ones, are counted together under port="other". Each
+    /// costs about 4 KiB of memory per CPU, and 280 series or 23 KiB of each scrape.
     #[arg(
         long, value_name = "N", default_value_t = 256, value_parser = values::max_ports(),
         help_heading = WATCH
     )]
     pub max_ports: u16,
+
+    /// Tell of sockets that stay in CLOSE_WAIT for longer than this
+    ///
+    /// In seconds, or with a unit: 30, 1.5, 10s, 5m, 2h. The peer of such a socket has closed, and the process here has not, which
+    /// is most often its bug. The log tells when a socket gets so old and each time its age has doubled since; the
+    /// metric tcp_monitor_close_wait_stuck counts them by process.
+    #[arg(
+        long, value_name = "SECS", default_value = "60s", value_parser = values::parse_duration,
+        help_heading = REPORT
+    )]
+    pub stuck_after: Duration,
 
     /// What to report.
     #[command(flatten)]

@@ -1,8 +1,9 @@
-//! The live log: records in, explained by the tracker, lines out on standard output.
+//! The live log: records and what else is known of sockets in, explained by the tracker, lines out on standard output.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 use std::vec::Drain;
 
@@ -11,8 +12,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::recording::{Recorded, Recording};
 use super::report::Report;
+use crate::lifecycle::event::Stuck;
 use crate::lifecycle::{Event, InferFrom, Input, Options, Time, Tracker};
 use crate::metrics::{TrackerCounters, TrackerStats};
+use crate::source::diag::Found;
 use crate::source::kernel::decode::{Clock, decode};
 use crate::source::kernel::{Batch, ReadError, RecordReader};
 
@@ -22,6 +25,10 @@ pub(super) struct Log {
     /// Where the size of the tracker is published.
     stats: Arc<TrackerStats>,
     queue: Queue,
+    /// The sockets that were there before, latest first, as far as they are not handed to the tracker yet.
+    found: Vec<Found>,
+    /// Sockets that are found to be stuck.
+    stuck: Receiver<Stuck>,
     report: Report,
     recording: Option<Recording>,
     clock: Clock,
@@ -56,12 +63,21 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    /// Remembers at most `max_connections`.
-    pub(super) fn new(report: Report, recording: Option<Recording>, max_connections: usize) -> Self {
+    /// Remembers at most `max_connections`. `found` are the sockets that were there when the records began, in order of time.
+    pub(super) fn new(
+        report: Report,
+        recording: Option<Recording>,
+        max_connections: usize,
+        mut found: Vec<Found>,
+        stuck: Receiver<Stuck>,
+    ) -> Self {
+        found.reverse();
         Self {
             tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections }),
             stats: Arc::default(),
             queue: Queue::default(),
+            found,
+            stuck,
             report,
             recording,
             clock: read_clock(),
@@ -118,10 +134,13 @@ impl Log {
             self.clock_set = Instant::now();
         }
         self.written.malformed += batch.malformed;
-        let events = &mut self.queue.events;
         for record in batch.records.iter() {
             match decode(record, &self.clock) {
-                Ok(input) => self.tracker.handle(input, events),
+                Ok(input) => {
+                    // What was told of a socket before it was looked at must be known by then, and nothing later.
+                    self.find_until(input.time());
+                    self.tracker.handle(input, &mut self.queue.events);
+                }
                 Err(error) => {
                     self.written.malformed += 1;
                     ::log::debug!("record skipped: {error}");
@@ -129,7 +148,13 @@ impl Log {
             }
         }
         let time = self.clock.time(batch.complete_until);
+        self.find_until(time);
+        let events = &mut self.queue.events;
         self.tracker.expire(time, events);
+        for stuck in self.stuck.try_iter() {
+            // It was found so a moment later, of which not all is known yet.
+            self.tracker.handle(Input::Stuck(Stuck { time, ..stuck }), events);
+        }
         for &(kind, count) in batch.lost {
             self.written.lost += count;
             self.tracker.handle(Input::Lost { time, kind, count }, events);
@@ -153,6 +178,17 @@ impl Log {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(more)
+    }
+
+    /// Hands the tracker the sockets that were looked at until `time`.
+    fn find_until(&mut self, time: Time) {
+        while let Some(found) = self.found.pop_if(|found| self.clock.time(found.not_before) <= time) {
+            self.tracker.handle(found.input(&self.clock), &mut self.queue.events);
+        }
+        if self.found.is_empty() {
+            // Its memory is not needed any more.
+            self.found = Vec::new();
+        }
     }
 
     /// Writes what is left when the source has stopped.

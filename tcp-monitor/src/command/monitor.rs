@@ -4,6 +4,7 @@ use std::future;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,10 @@ use super::report::Report;
 use super::say;
 use super::signals::Signals;
 use crate::cli::{Listen, Monitor, Netns, Output};
-use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
-use crate::source::kernel::{
-    self, Attached, Counters, InterfaceSelection, KernelSource, NetnsSelection, RecordReader,
-};
+use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http, label_sockets};
+use crate::source::NetnsSelection;
+use crate::source::diag::{self, SocketDiag};
+use crate::source::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
 
 /// Monitors until a signal, `--count` or `--duration` ends it.
 ///
@@ -47,7 +48,10 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let address = listener.as_ref().map(TcpListener::local_addr).transpose().context("no metrics address")?;
     let destination = options.write.as_deref().map(Destination::open).transpose()?;
     let mut signals = Signals::new().context("cannot handle signals")?;
-    let mut source = kernel::start(&source_options(options))?;
+    let (tell_stuck, stuck) = mpsc::sync_channel(STUCK_AT_ONCE);
+    let sockets = SocketDiag::start(diag_options(options), tell_stuck).context("sockets cannot be listed")?;
+    let sockets = Arc::new(sockets);
+    let mut source = kernel::start(&source_options(options, sockets.service_ports()))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
     let interface_name = || {
@@ -55,16 +59,23 @@ async fn monitor(options: &Monitor) -> Result<()> {
         move |netns, ifindex| interfaces.interface_name(netns, ifindex)
     };
     let recording = destination.map(|file| Recording::start(file, interface_name())).transpose()?;
-    say(banner(&source.attached(), address));
-
     let report = Report::new(&options.report, interface_name());
-    let log = Log::new(report, recording, options.report.max_connections as usize);
+    // Records wait meanwhile: only what is found after they begin leaves no gap.
+    let found = if wants_records(options) { sockets.found() } else { Vec::new() };
+    say(banner(&source.attached(), address));
+    let log = Log::new(report, recording, options.report.max_connections as usize, found, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
     let counters = source.counters();
     let server = listener.map(|listener| {
-        let endpoint = endpoint(Arc::clone(&counters), tracker, &source.attached(), Arc::clone(&log.running));
+        let endpoint = endpoint(
+            Arc::clone(&counters),
+            Arc::clone(&sockets),
+            tracker,
+            &source.attached(),
+            Arc::clone(&log.running),
+        );
         tokio::spawn(http::serve(listener, endpoint, async move {
             // An error means that the sender is gone, which is as good a reason to stop.
             let _ = stopping.changed().await;
@@ -174,23 +185,36 @@ async fn expire_requests(counters: &Counters) {
     }
 }
 
-fn source_options(options: &Monitor) -> kernel::Options {
+fn wants_records(options: &Monitor) -> bool {
+    options.report.output != Output::None || options.write.is_some()
+}
+
+fn netns(options: &Monitor) -> NetnsSelection {
+    match &options.netns {
+        Netns::All => NetnsSelection::All,
+        Netns::Own => NetnsSelection::OwnOnly,
+        Netns::Named(name) => NetnsSelection::Named(name.clone()),
+    }
+}
+
+fn diag_options(options: &Monitor) -> diag::Options {
+    diag::Options { netns: netns(options), ports: options.port_set(), stuck_after: options.stuck_after }
+}
+
+fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
     kernel::Options {
         ports: options.port_set(),
-        netns: match &options.netns {
-            Netns::All => NetnsSelection::All,
-            Netns::Own => NetnsSelection::OwnOnly,
-            Netns::Named(name) => NetnsSelection::Named(name.clone()),
-        },
+        netns: netns(options),
         interfaces: if options.interfaces.is_empty() {
             InterfaceSelection::All
         } else {
             InterfaceSelection::Only(options.interfaces.iter().map(|name| name.as_str().to_owned()).collect())
         },
         ring_size: options.ring_size.bytes(),
-        records: options.report.output != Output::None || options.write.is_some(),
+        records: wants_records(options),
         bpf_stats: options.bpf_stats,
         max_ports: options.max_ports,
+        used_ports,
         log: options.kernel_log,
         force_clsact: options.force_clsact,
     }
@@ -198,6 +222,7 @@ fn source_options(options: &Monitor) -> kernel::Options {
 
 fn endpoint(
     counters: Arc<Counters>,
+    sockets: Arc<SocketDiag>,
     tracker: Option<Arc<TrackerStats>>,
     attached: &Attached,
     running: Arc<AtomicBool>,
@@ -207,7 +232,12 @@ fn endpoint(
         collector: Collector::new(
             Box::new(move || {
                 let snapshot = counters.snapshot().map_err(|error| error.to_string())?;
-                Ok(Snapshot { tracker: tracker.as_ref().map(|tracker| tracker.read()), ..snapshot })
+                let labels = snapshot.ports.iter().map(|(label, _)| *label);
+                Ok(Snapshot {
+                    sockets: sockets.sockets().map(|sockets| label_sockets(&sockets, labels)),
+                    tracker: tracker.as_ref().map(|tracker| tracker.read()),
+                    ..snapshot
+                })
             }),
             build,
         ),
@@ -276,5 +306,7 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
 /// How often half-open requests are looked through.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const BANNER_INTERFACES: usize = 8;
+/// Events of stuck sockets that wait to be written; more wait for a later look.
+const STUCK_AT_ONCE: usize = 1024;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);

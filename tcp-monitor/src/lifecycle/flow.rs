@@ -80,6 +80,15 @@ impl Flows {
         flow.map_or_else(End::default, |flow| flow.ends[local])
     }
 
+    /// A socket was found in `state`, the beginning of whose flow was not seen.
+    pub(super) fn find_socket(&mut self, addresses: &Addresses, state: TcpState, now: Time) {
+        let (key, _) = FlowKey::of(addresses.netns, addresses.local, addresses.remote);
+        if self.flows.find(&key).is_none() {
+            self.flows.insert(key, Flow::default(), Class::Sockless as usize, now);
+        }
+        self.set_state(addresses, state, now);
+    }
+
     /// The socket of the local end is in `state` now.
     pub(super) fn set_state(&mut self, addresses: &Addresses, state: TcpState, now: Time) {
         let (key, local) = FlowKey::of(addresses.netns, addresses.local, addresses.remote);

@@ -1,11 +1,13 @@
-//! What the tracker is told: events of sockets, segments on interfaces, and that records were lost.
+//! What the tracker is told: events of sockets, segments on interfaces, sockets found, and that records were lost.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
+use super::event::Stuck;
 use super::segment::TcpHeader;
 use super::time::Time;
 
@@ -16,6 +18,10 @@ pub enum Input {
     Socket(SocketInput),
     /// A segment of a handshake or a teardown passed an interface.
     Segment(SegmentInput),
+    /// A socket is there, from before anything was told of it.
+    Present(PresentSocket),
+    /// A socket was found that its process neglects.
+    Stuck(Stuck),
     /// The kernel programs could not hand over `count` records of this kind since the last such input.
     Lost {
         /// When the loss was noticed.
@@ -34,6 +40,8 @@ impl Input {
         match self {
             Self::Socket(socket) => socket.time,
             Self::Segment(segment) => segment.time,
+            Self::Present(present) => present.time,
+            Self::Stuck(stuck) => stuck.time,
             Self::Lost { time, .. } => *time,
         }
     }
@@ -215,4 +223,37 @@ pub struct SegmentInput {
     pub acks_fin: bool,
     /// It is a SYN-ACK with a SYN cookie of this host, which keeps nothing of it. Only the kernel programs know.
     pub syn_cookie: bool,
+}
+
+/// A socket as it was found (sock_diag).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PresentSocket {
+    /// A time before which it was not looked at: what was told of it until then shows in what was found.
+    pub time: Time,
+    /// Inode number of the socket's network namespace.
+    pub netns: u32,
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// `Server` if a socket listens on its port, else `Client`, which may be wrong.
+    pub role: Role,
+    /// Local address. A v4-mapped address is given as IPv4.
+    pub local: SocketAddr,
+    /// Remote address.
+    pub remote: SocketAddr,
+    /// What stands for it.
+    pub presence: Presence,
+}
+
+/// What stands for a connection in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// A full socket in this state.
+    Socket(TcpState),
+    /// A TIME_WAIT minisocket.
+    Waiting {
+        /// The peer's FIN has come; otherwise it is in its FIN_WAIT2 substate.
+        peer_closed: bool,
+        /// How long it will last.
+        left: Duration,
+    },
 }

@@ -19,7 +19,7 @@ mod waiting;
 
 pub use event::Event;
 pub use inference::Unfinished;
-pub use input::{Input, SegmentInput, SocketInput};
+pub use input::{Input, PresentSocket, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;
 pub use tracker::{InferFrom, Options, Tracker};

@@ -1,12 +1,14 @@
 //! One socket as the tracker knows it: its state, how long it spent in each, and what it moved.
 
+use std::mem;
+
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::address::Address;
 use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
-use super::input::{Process, SocketInput, TcpSock};
+use super::input::{PresentSocket, Process, SocketInput, TcpSock};
 use super::spent::Spent;
 use super::time::Time;
 use super::waiting::Addresses;
@@ -39,6 +41,8 @@ pub(super) struct Socket {
     peer_closed: bool,
     /// Our FIN was acknowledged.
     fin_acked: bool,
+    /// It was found, and nothing was told of it since.
+    was_found: bool,
     spent: Spent,
 }
 
@@ -62,14 +66,43 @@ impl Socket {
             tcp: None,
             peer_closed: false,
             fin_acked: false,
+            was_found: false,
             spent: Spent::default(),
         };
         socket.learn(input);
         socket
     }
 
+    /// A socket found in `state`: nothing is known of how it got there.
+    pub(super) fn found(present: &PresentSocket, state: TcpState) -> Self {
+        Self {
+            local: present.local.into(),
+            remote: present.remote.into(),
+            role: role_in(state).unwrap_or(present.role),
+            untold_syn_sent: None,
+            netns: present.netns,
+            cookie: present.cookie,
+            state,
+            since: None,
+            syn_sent: None,
+            established: None,
+            partial: is_synchronized(state),
+            process: None,
+            caller: None,
+            tcp: None,
+            peer_closed: false,
+            fin_acked: false,
+            was_found: true,
+            spent: Spent::default(),
+        }
+    }
+
     /// Takes over what an input tells besides the event itself.
     pub(super) fn learn(&mut self, input: &SocketInput) {
+        // The kernel is never wrong in this, but behind `listen(fd, 0)` it takes a server's socket for a client's.
+        if mem::take(&mut self.was_found) && input.role == Role::Server {
+            self.role = Role::Server;
+        }
         if input.local.port() != 0 {
             self.local = input.local.into();
         }
@@ -100,6 +133,7 @@ impl Socket {
         }
         self.state = to;
         self.since = Some(time);
+        self.was_found = false;
         self.fin_acked |= self.proves_fin_acked(from, to);
         if to == TcpState::SynSent {
             self.syn_sent = Some(time);
@@ -136,6 +170,16 @@ impl Socket {
 
     pub(super) fn addresses(&self) -> Addresses {
         Addresses { netns: self.netns, local: self.local, remote: self.remote }
+    }
+
+    /// It was found, and nothing was told of it since.
+    pub(super) fn was_found(&self) -> bool {
+        self.was_found
+    }
+
+    /// Something was told of it.
+    pub(super) fn note_told(&mut self) {
+        self.was_found = false;
     }
 
     pub(super) fn state(&self) -> TcpState {

@@ -6,6 +6,7 @@ mod handshakes;
 mod inference;
 mod limits;
 mod live;
+mod present;
 mod random;
 mod script;
 mod segments;

@@ -1,5 +1,6 @@
 //! TIME_WAIT minisockets, which the kernel reports nothing of: each stands in for a connection that is closed here.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::address::Address;
@@ -10,11 +11,13 @@ use super::time::Time;
 /// The minisockets of every network namespace. No two have the same addresses, as in the kernel.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    minisockets: Queues<Addresses, Minisocket, { Substate::ALL.len() }>,
+    minisockets: Queues<Addresses, Minisocket, { FOUND + 1 }>,
+    /// When those end that were there before the tracker, each at its own time; some of them may be gone.
+    found: BTreeSet<(Time, Addresses)>,
 }
 
 /// A connection as one of its ends has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Addresses {
     pub(super) netns: u32,
     pub(super) local: Address,
@@ -84,7 +87,7 @@ impl Minisocket {
 
 impl Waiting {
     pub(super) fn new(limit: usize) -> Self {
-        Self { minisockets: Queues::new(limit) }
+        Self { minisockets: Queues::new(limit), found: BTreeSet::new() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -106,6 +109,14 @@ impl Waiting {
         self.minisockets.insert(key, minisocket, class, now);
     }
 
+    /// Adds a minisocket that was found at `now` and lasts for so long, but no longer than if it had begun then: of one that is late in
+    /// going, the time left has wrapped around.
+    pub(super) fn find(&mut self, minisocket: Minisocket, left: Duration, now: Time) {
+        let key = minisocket.socket.addresses();
+        self.found.insert((now + left.min(minisocket.substate.lasts()), key));
+        self.minisockets.insert(key, minisocket, FOUND, now);
+    }
+
     pub(super) fn remove(&mut self, key: &Addresses) -> Option<Minisocket> {
         self.minisockets.remove(key)
     }
@@ -118,18 +129,32 @@ impl Waiting {
     /// TIME_WAIT begins anew (RFC 9293, section 3.10.7.4, eighth).
     pub(super) fn restart(&mut self, key: &Addresses, now: Time) {
         let Some(place) = self.minisockets.find(key) else { return };
-        if self.minisockets.get(place).is_some_and(|waiting| waiting.substate == Substate::TimeWait) {
+        let waiting =
+            self.minisockets.get_mut(place).filter(|waiting| waiting.substate == Substate::TimeWait);
+        if let Some(waiting) = waiting {
+            waiting.socket.note_told();
             self.minisockets.queue(place, Substate::TimeWait as usize, now, Duration::ZERO);
         }
     }
 
+    /// When [`Self::pop_due`] has something to do, at the earliest.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.first().map(|(deadline, _)| deadline)
+        let found = self.found.first().map(|(deadline, _)| *deadline);
+        [self.first().map(|(deadline, _)| deadline), found].into_iter().flatten().min()
     }
 
-    /// Takes the minisocket that the kernel dropped first, of those it dropped until `now`.
+    /// Takes the minisocket that the kernel dropped first, of those it dropped until `now`. `None` also if that one is gone.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<Minisocket> {
-        let (_, place) = self.first().filter(|(deadline, _)| *deadline <= now)?;
+        let first = self.first().filter(|(deadline, _)| *deadline <= now);
+        let found = self.found.first().copied().filter(|(deadline, _)| *deadline <= now);
+        if let Some((deadline, key)) = found
+            && first.is_none_or(|(first, _)| deadline <= first)
+        {
+            self.found.pop_first();
+            let is_there = self.get(&key).is_some_and(|minisocket| minisocket.socket.was_found());
+            return if is_there { self.remove(&key) } else { None };
+        }
+        let (_, place) = first?;
         self.minisockets.remove_at(place).map(|(_, minisocket)| minisocket)
     }
 
@@ -142,6 +167,8 @@ impl Waiting {
     }
 }
 
+/// The class of those that were found. They are few after a minute, and so the last to be let go of.
+const FOUND: usize = Substate::ALL.len();
 /// Kernel: `TCP_TIMEWAIT_LEN`.
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Kernel: the default of `net.ipv4.tcp_fin_timeout`.

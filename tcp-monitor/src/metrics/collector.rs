@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::families::{self, Family};
 use super::possible;
 use super::snapshot::{ProgramRuns, Snapshot};
+use super::sockets;
 
 /// Reads the counters of the kernel programs, or says why it cannot.
 pub type ReadSnapshot = Box<dyn Fn() -> Result<Snapshot, String> + Send + Sync>;
@@ -88,7 +89,8 @@ impl Collector {
             programs(&families::BPF_RUNS, with_bpf_stats, |program| program.runs as f64),
             build_info(&self.build),
         ];
-        Ok(families.into_iter().flatten().collect())
+        let gauges = snapshot.sockets.iter().flat_map(|ports| sockets::gauges(ports));
+        Ok(families.into_iter().flatten().chain(gauges).collect())
     }
 }
 

@@ -134,6 +134,12 @@ pub(super) fn describe_all() -> prometheus::Result<Vec<Desc>> {
         BPF_RUN_SECONDS.describe()?,
         BPF_RUNS.describe()?,
         BUILD_INFO.describe()?,
+        CONNECTIONS.describe()?,
+        HALF_OPEN.describe()?,
+        ACCEPT_QUEUE_LENGTH.describe()?,
+        ACCEPT_QUEUE_LIMIT.describe()?,
+        CLOSE_WAIT_OLDEST.describe()?,
+        CLOSE_WAIT_STUCK.describe()?,
     ])
 }
 
@@ -317,4 +323,51 @@ pub(super) static BUILD_INFO: Family<2> = Family {
     kind: MetricType::GAUGE,
     labels: ["version", "kernel"],
     help: "Always 1: the version of tcp-monitor and the release of the kernel it runs on.",
+};
+
+pub(super) static CONNECTIONS: Family<2> = Family {
+    name: "tcp_monitor_connections",
+    kind: MetricType::GAUGE,
+    labels: ["port", "state"],
+    help: "Sockets now, by state, as the kernel lists them to the agent (sock_diag, as `ss -tan`): listeners, half-open requests \
+           (syn_recv) and TIME_WAIT included.",
+};
+
+pub(super) static HALF_OPEN: Family<1> = Family {
+    name: "tcp_monitor_half_open",
+    kind: MetricType::GAUGE,
+    labels: ["port"],
+    help: "Requests that wait for the last ACK of the handshake now. Listed by the kernel (sock_diag).",
+};
+
+pub(super) static ACCEPT_QUEUE_LENGTH: Family<1> = Family {
+    name: "tcp_monitor_accept_queue_length",
+    kind: MetricType::GAUGE,
+    labels: ["port"],
+    help: "Connections that wait to be accepted now, of all listeners on the port: Recv-Q of `ss -ltn`. Listed by the kernel \
+           (sock_diag).",
+};
+
+pub(super) static ACCEPT_QUEUE_LIMIT: Family<1> = Family {
+    name: "tcp_monitor_accept_queue_limit",
+    kind: MetricType::GAUGE,
+    labels: ["port"],
+    help: "The backlog of all listeners on the port: Send-Q of `ss -ltn`. A queue longer than its limit drops handshakes. \
+           Listed by the kernel (sock_diag).",
+};
+
+pub(super) static CLOSE_WAIT_OLDEST: Family<1> = Family {
+    name: "tcp_monitor_close_wait_oldest_seconds",
+    kind: MetricType::GAUGE,
+    labels: ["port"],
+    help: "How long the oldest socket in CLOSE_WAIT has been in it, 0 if none is: the peer has closed, the process here has not. \
+           Known from when the agent first saw it there, or from the peer's last acknowledgment, if that is earlier.",
+};
+
+pub(super) static CLOSE_WAIT_STUCK: Family<2> = Family {
+    name: "tcp_monitor_close_wait_stuck",
+    kind: MetricType::GAUGE,
+    labels: ["port", "process"],
+    help: "Sockets in CLOSE_WAIT for longer than --stuck-after, by the command name of a process that holds them (of the \
+           listener, if they are not accepted; unknown, if none is found). After 64 names, others are `other`.",
 };

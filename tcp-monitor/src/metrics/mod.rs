@@ -1,4 +1,4 @@
-//! Prometheus metrics: the counters of the kernel programs, read at each scrape, and the HTTP endpoint.
+//! Prometheus metrics: the counters of the kernel programs, read at each scrape, the sockets there are, and the HTTP endpoint.
 //!
 //! [`Collector`] turns a [`Snapshot`] of the counters into metric families; [`http`] serves them. Nothing is kept
 //! between scrapes.
@@ -8,8 +8,10 @@ mod families;
 pub mod http;
 mod possible;
 mod snapshot;
+mod sockets;
 mod tracker;
 
 pub use collector::{BuildInfo, Collector, ReadSnapshot, ScrapeError};
 pub use snapshot::{PortLabel, ProgramRuns, Snapshot};
+pub use sockets::{AcceptQueue, PortSockets, label_sockets};
 pub use tracker::{TrackerCounters, TrackerStats};

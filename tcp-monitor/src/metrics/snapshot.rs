@@ -4,6 +4,7 @@ use std::fmt;
 
 use tcp_monitor_common::counters::{InterfaceCounters, PortCounters, RecordCounters, TableCounters};
 
+use super::sockets::PortSockets;
 use super::tracker::TrackerCounters;
 
 /// The counters of all kernel programs, added up over the CPUs, and of the agent itself.
@@ -11,6 +12,8 @@ use super::tracker::TrackerCounters;
 pub struct Snapshot {
     /// By service port, each at most once.
     pub ports: Vec<(PortLabel, PortCounters)>,
+    /// The sockets there are now, by service port, each label at most once; `None` if the kernel does not list them.
+    pub sockets: Option<Vec<(PortLabel, PortSockets)>>,
     /// By interface name. Interfaces of different network namespaces may share a name; they are then one series.
     pub interfaces: Vec<(String, InterfaceCounters)>,
     /// Records sent to the agent, and lost.

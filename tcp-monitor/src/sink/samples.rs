@@ -8,8 +8,8 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
 use crate::lifecycle::event::{
-    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, Evidence, Handshake, Lost, Reset, Retransmit,
-    Segment, SeqCheck, StateChange, Step,
+    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, Evidence, Handshake, Lost, Neglect, Reset,
+    Retransmit, Segment, SeqCheck, StateChange, Step, Stuck,
 };
 use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
 use crate::lifecycle::segment::{Flags, Options, Timestamps};
@@ -145,6 +145,36 @@ pub(super) fn reset_of_nobody() -> Event {
         reason: "no_socket",
         seq: None,
         ack: None,
+    })
+}
+
+/// A socket that its process has read to the end and not closed.
+pub(super) fn stuck() -> Event {
+    Event::Stuck(Stuck {
+        time: at(70_000_000),
+        local: server(),
+        remote: client(),
+        role: Role::Server,
+        state: TcpState::CloseWait,
+        age: Duration::from_millis(61_250),
+        unread_bytes: 0,
+        process: Some(nginx()),
+        neglect: Neglect::Close,
+    })
+}
+
+/// A connection that waits to be accepted, with data to be read; nobody's process can be named.
+pub(super) fn stuck_unaccepted() -> Event {
+    Event::Stuck(Stuck {
+        time: at(70_000_000),
+        local: server(),
+        remote: client(),
+        role: Role::Server,
+        state: TcpState::CloseWait,
+        age: Duration::from_secs(7300),
+        unread_bytes: 2000,
+        process: None,
+        neglect: Neglect::Accept,
     })
 }
 

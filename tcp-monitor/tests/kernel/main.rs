@@ -13,6 +13,8 @@ mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod found;
+mod gauges;
 mod inferred;
 mod interfaces;
 mod job;
@@ -87,6 +89,8 @@ fn run_trials() -> ExitCode {
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        found::trials(),
+        gauges::trials(),
         stall::trials(),
         crowd::trials(),
         interfaces::trials(),

@@ -68,7 +68,8 @@ impl Judge {
                 | Event::Segment(_)
                 | Event::Reset(_)
                 | Event::Retransmit(_)
-                | Event::Lost(_) => {}
+                | Event::Lost(_)
+                | Event::Stuck(_) => {}
             }
         }
     }

@@ -60,6 +60,7 @@ impl Summary {
             | Event::State(_)
             | Event::Reset(_)
             | Event::Retransmit(_)
+            | Event::Stuck(_)
             | Event::Lost(_) => return,
         };
         *count += 1;

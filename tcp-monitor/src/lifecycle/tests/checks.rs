@@ -18,6 +18,7 @@ fn segment_of(event: &Event) -> Option<&crate::lifecycle::event::Segment> {
         | Event::Reset(_)
         | Event::Retransmit(_)
         | Event::Closed(_)
+        | Event::Stuck(_)
         | Event::Lost(_) => None,
     }
 }

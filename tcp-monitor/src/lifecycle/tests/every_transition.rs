@@ -102,7 +102,9 @@ fn told(script: &mut Script) -> Vec<String> {
             format!("{} handshake {}", handshake.role.label(), handshake.result_label())
         }
         Event::Closed(closed) => format!("{} closed by {}", closed.role.label(), closed.closed_by.label()),
-        Event::Segment(_) | Event::Reset(_) | Event::Retransmit(_) | Event::Lost(_) => format!("{event:?}"),
+        Event::Segment(_) | Event::Reset(_) | Event::Retransmit(_) | Event::Lost(_) | Event::Stuck(_) => {
+            format!("{event:?}")
+        }
     };
     script.events().into_iter().map(tell).collect()
 }

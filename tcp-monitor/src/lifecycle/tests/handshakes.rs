@@ -49,7 +49,12 @@ fn a_child_born_with_its_listeners_identity_is_told_with_its_own() {
     let cookies = events.iter().filter_map(|event| match event {
         Event::State(change) => Some(change.cookie),
         Event::Handshake(_) => None,
-        Event::Segment(_) | Event::Reset(_) | Event::Retransmit(_) | Event::Closed(_) | Event::Lost(_) => {
+        Event::Segment(_)
+        | Event::Reset(_)
+        | Event::Retransmit(_)
+        | Event::Closed(_)
+        | Event::Lost(_)
+        | Event::Stuck(_) => {
             panic!("{event:?}")
         }
     });

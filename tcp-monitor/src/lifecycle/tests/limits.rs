@@ -39,6 +39,7 @@ fn is_remembered(script: &mut Script, id: u16, ms: u64) -> bool {
         | Event::Handshake(_)
         | Event::Reset(_)
         | Event::Retransmit(_)
+        | Event::Stuck(_)
         | Event::Lost(_) => None,
     });
     closed.is_some_and(|closed| !closed.partial && closed.duration.is_some())

@@ -40,6 +40,10 @@ impl Script {
         self.tracker.handle(Input::Segment(input), &mut self.events);
     }
 
+    pub(super) fn handle(&mut self, input: Input) {
+        self.tracker.handle(input, &mut self.events);
+    }
+
     pub(super) fn wait_until(&mut self, ms: u64) {
         self.tracker.expire(at(ms), &mut self.events);
     }
@@ -256,6 +260,7 @@ pub(super) fn describe(event: &Event) -> String {
             let (role, by) = (closed.role.label(), closed.closed_by.label());
             format!("{ms} {role} closed by {by} after {duration}, {sent} out {received} in")
         }
+        Event::Stuck(stuck) => format!("{ms} stuck in {} for {}", stuck.state.label(), millis(stuck.age)),
         Event::Lost(lost) => format!("{ms} lost {} {}", lost.count, lost.kind.label()),
     }
 }

@@ -20,6 +20,7 @@ use tcp_monitor_common::transition::{Circumstances, Outcome, outcome};
 
 mod limit;
 mod options;
+mod present;
 mod segments;
 mod timewait;
 
@@ -129,6 +130,8 @@ impl Tracker {
                 }
             },
             Input::Segment(segment) => self.handle_segment(&segment, out),
+            Input::Present(present) => self.find(&present),
+            Input::Stuck(stuck) => out.push(Event::Stuck(stuck)),
             Input::Lost { time, kind, count } => out.push(Event::Lost(Lost { time, kind, count })),
         }
     }
@@ -210,6 +213,9 @@ impl Tracker {
             None => self.meet(input, from, to, out),
         };
         socket.learn(input);
+        if to == TcpState::Close {
+            self.forget_successor(&socket.addresses());
+        }
         // Two sockets never have the same addresses: this one took over from the minisocket.
         self.reuse_waiting(socket.addresses(), input.time, Evidence::Kernel, out);
         if to == TcpState::SynSent && socket.local.port() == 0 {
@@ -303,11 +309,12 @@ impl Tracker {
     fn take(&mut self, input: &SocketInput, out: &mut Vec<Event>) -> Option<Socket> {
         let mut key = SocketKey::of(input);
         let mut socket = self.sockets.remove(&key);
-        if socket.is_none() {
-            key = SocketKey { netns: input.netns, id: SocketId::Address(input.sk) };
-            let place = self.sockets.find(&key);
-            let known = place.and_then(|place| self.sockets.get(place));
+        // What was told of it wins over what was found.
+        if socket.as_ref().is_none_or(Socket::was_found) {
+            let without = SocketKey { netns: input.netns, id: SocketId::Address(input.sk) };
+            let known = self.sockets.find(&without).and_then(|place| self.sockets.get(place));
             if known.is_some_and(|socket| socket.remote == input.remote.into()) {
+                key = without;
                 socket = self.sockets.remove(&key);
             }
         }

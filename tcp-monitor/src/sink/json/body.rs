@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 use tcp_monitor_common::TcpState;
 
-use crate::lifecycle::event::{Closed, Handshake, Lost, Reset, Retransmit, StateChange};
+use crate::lifecycle::event::{Closed, Handshake, Lost, Reset, Retransmit, StateChange, Stuck};
 use crate::lifecycle::input::Process;
 
 #[derive(Serialize)]
@@ -176,6 +176,34 @@ impl<'a> ClosedBody<'a> {
             process: closed.process.as_ref().map(ProcessBody::of),
             partial: closed.partial,
             states: StatesBody(&closed.states),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct StuckBody<'a> {
+    local: SocketAddr,
+    remote: SocketAddr,
+    role: &'static str,
+    state: &'static str,
+    age_s: u64,
+    unread_bytes: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<ProcessBody<'a>>,
+    hint: &'static str,
+}
+
+impl<'a> StuckBody<'a> {
+    pub(super) fn of(stuck: &'a Stuck) -> Self {
+        Self {
+            local: stuck.local,
+            remote: stuck.remote,
+            role: stuck.role.label(),
+            state: stuck.state.label(),
+            age_s: stuck.age.as_secs(),
+            unread_bytes: stuck.unread_bytes,
+            process: stuck.process.as_ref().map(ProcessBody::of),
+            hint: stuck.neglect.hint(),
         }
     }
 }

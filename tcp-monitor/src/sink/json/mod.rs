@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use body::{ClosedBody, HandshakeBody, LostBody, ResetBody, RetransmitBody, StateBody};
+use body::{ClosedBody, HandshakeBody, LostBody, ResetBody, RetransmitBody, StateBody, StuckBody};
 use jiff::Timestamp;
 use segment::SegmentBody;
 use serde::Serialize;
@@ -46,6 +46,7 @@ impl Sink for Json {
             Event::Reset(reset) => Body::Reset(ResetBody::of(reset)),
             Event::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
             Event::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
+            Event::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
             Event::Lost(lost) => Body::Lost(LostBody::of(lost)),
         };
         self.line.clear();
@@ -72,6 +73,7 @@ enum Body<'a> {
     Reset(ResetBody),
     Retransmit(RetransmitBody),
     Closed(ClosedBody<'a>),
+    Stuck(StuckBody<'a>),
     Lost(LostBody),
 }
 
@@ -112,6 +114,12 @@ mod tests {
         assert_eq!(json(&samples::partial()), PARTIAL);
         assert_eq!(json(&samples::listening()), LISTENING);
         assert_eq!(json(&samples::reset_of_nobody()), RESET);
+        assert_eq!(json(&samples::stuck_unaccepted()), STUCK_UNACCEPTED);
+    }
+
+    #[test]
+    fn a_stuck_socket_names_its_process_and_what_to_look_at() {
+        assert_eq!(json(&samples::stuck()), STUCK);
     }
 
     #[test]
@@ -136,6 +144,19 @@ mod tests {
     const RESET: &str = concat!(
         r#"{"v":1,"time":"2026-01-01T12:00:01.000002007Z","event":"reset","local":"10.0.0.9:8899","#,
         r#""direction":"sent","phase":"no_socket","reason":"no_socket"}"#,
+        "\n"
+    );
+    const STUCK: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":61,"unread_bytes":0,"#,
+        r#""process":{"pid":812,"comm":"nginx"},"#,
+        r#""hint":"the process has read to the end and does not call close()"}"#,
+        "\n"
+    );
+    const STUCK_UNACCEPTED: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":7300,"unread_bytes":2000,"#,
+        r#""hint":"it waits in the accept queue: the process does not call accept()"}"#,
         "\n"
     );
 }

@@ -98,6 +98,8 @@ impl Pcapng {
                     self.held.note(Cause::Sent(step), (again.local, again.remote), again.time, comments);
                 }
             }
+            // No packet has to do with it.
+            Event::Stuck(_) => self.settle(),
             Event::Lost(_) => {
                 self.settle();
                 self.held.note_on_last(comments);

@@ -167,7 +167,8 @@ fn the_reader_of_captures_finds_what_was_recorded() {
             | Event::Reset(_)
             | Event::Retransmit(_)
             | Event::Closed(_)
-            | Event::Lost(_) => None,
+            | Event::Lost(_)
+            | Event::Stuck(_) => None,
         })
         .collect();
     recorded.push(v6(Time::from_unix_nanos(u64::MAX)));

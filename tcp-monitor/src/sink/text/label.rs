@@ -17,6 +17,7 @@ pub(super) enum Label {
     Closed,
     Reset,
     Again,
+    Stuck,
     Lost,
 }
 
@@ -44,6 +45,7 @@ impl Label {
             Self::Closed => "CLOSED",
             Self::Reset => "RESET",
             Self::Again => "AGAIN",
+            Self::Stuck => "STUCK",
             Self::Lost => "LOST",
         }
     }
@@ -56,7 +58,7 @@ impl Label {
             Self::Open => Color::Green,
             Self::Closed => Color::Blue,
             Self::Again => Color::Yellow,
-            Self::Rst | Self::Failed | Self::Reset | Self::Lost => Color::Red,
+            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost => Color::Red,
         }
     }
 }

@@ -17,7 +17,9 @@ use super::Sink;
 use super::human::{Bytes, Clock, Day, Human, Name, Times, ended, spaced};
 use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange};
+use crate::lifecycle::event::{
+    Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Stuck,
+};
 use crate::lifecycle::input::ResetDirection;
 
 mod label;
@@ -214,6 +216,19 @@ impl Text {
         self.line(closed.time, Label::Closed, &addresses, &detail.0)
     }
 
+    fn stuck(&mut self, stuck: &Stuck) -> String {
+        let mut detail = Phrases(format!("{} for {}", stuck.state, Human(stuck.age)));
+        if stuck.unread_bytes > 0 {
+            detail.add(format_args!("{} unread", Bytes(stuck.unread_bytes.into())));
+        }
+        if let Some(process) = stuck.process {
+            detail.add(Name(process));
+        }
+        detail.add(stuck.neglect.hint());
+        let addresses = connection(stuck.local, stuck.remote, stuck.role);
+        self.line(stuck.time, Label::Stuck, &addresses, &detail.0)
+    }
+
     fn reset(&mut self, reset: &Reset) -> String {
         let remote = reset.remote.map_or("?".into(), |remote| remote.to_string());
         let arrow = match reset.direction {
@@ -248,6 +263,7 @@ impl Sink for Text {
             Event::Reset(reset) => self.reset(reset),
             Event::Retransmit(retransmit) => self.retransmit(retransmit),
             Event::Closed(closed) => self.closed(closed),
+            Event::Stuck(stuck) => self.stuck(stuck),
             Event::Lost(lost) => {
                 let detail =
                     format!("{} {} records: no room in the ring buffer", lost.count, lost.kind.label());
@@ -324,6 +340,11 @@ mod tests {
     }
 
     #[test]
+    fn a_stuck_socket_reads_as_what_is_wrong_with_it() {
+        assert_eq!(log(PLAIN, &[samples::stuck(), samples::stuck_unaccepted()]), STUCK);
+    }
+
+    #[test]
     fn a_process_name_cannot_reach_the_terminal() {
         let line = log(PLAIN, &[samples::hostile()]);
         assert!(line.ends_with("a\\\"\\n\\u{1b}[31m\u{fffd}[1]\n"), "{line:?}");
@@ -344,6 +365,13 @@ mod tests {
 
     const PLAIN: Style = Style { color: false, ascii: false };
     const GOLDEN: &str = include_str!("../golden/connection.txt");
+    const STUCK: &str = concat!(
+        "14:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  ",
+        "CLOSE_WAIT for 61.2 s · nginx[812] · the process has read to the end and does not call close()\n",
+        "14:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  ",
+        "CLOSE_WAIT for 2 h 1 min · 1.95 KiB unread · ",
+        "it waits in the accept queue: the process does not call accept()\n",
+    );
     const UNKNOWN: &str = concat!(
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
         "reset by server · 2.38 MiB in · open before the monitor\n",

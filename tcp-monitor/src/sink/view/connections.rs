@@ -89,7 +89,7 @@ impl Connections {
                     *times = times.saturating_add(1);
                 }
             }
-            Event::Reset(_) | Event::Retransmit(_) | Event::Lost(_) => {}
+            Event::Reset(_) | Event::Retransmit(_) | Event::Stuck(_) | Event::Lost(_) => {}
         }
     }
 

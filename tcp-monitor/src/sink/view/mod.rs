@@ -7,9 +7,9 @@ use jiff::tz::TimeZone;
 use self::account::Account;
 use self::connections::{Connections, Occasion};
 use super::Sink;
-use super::human::Clock;
+use super::human::{Clock, Human, Name};
 use super::style::{Color, Style};
-use crate::lifecycle::event::Lost;
+use crate::lifecycle::event::{Lost, Stuck};
 use crate::lifecycle::{Event, Time};
 
 mod account;
@@ -70,6 +70,17 @@ impl View {
         );
         writeln!(out, "{}\n", self.style.paint(Color::Red, lost))
     }
+
+    fn show_stuck(&self, stuck: &Stuck, out: &mut dyn io::Write) -> io::Result<()> {
+        let time = Clock { time: stuck.time, time_zone: &self.time_zone };
+        let Stuck { local, remote, state, .. } = stuck;
+        let mut line = format!("{time}  {local} to {remote}: {state} for {}", Human(stuck.age));
+        if let Some(process) = stuck.process {
+            line += &format!(", {}", Name(process));
+        }
+        line += &format!(". {}.", stuck.neglect.hint());
+        writeln!(out, "{}\n", self.style.paint(Color::Red, line))
+    }
 }
 
 impl Sink for View {
@@ -77,6 +88,7 @@ impl Sink for View {
         self.connections.take(event);
         match event {
             Event::Lost(lost) => self.show_lost(lost, out),
+            Event::Stuck(stuck) => self.show_stuck(stuck, out),
             Event::Segment(_)
             | Event::State(_)
             | Event::Handshake(_)

@@ -47,6 +47,7 @@ impl Counters {
         let failed = |map| move |cause| CounterError { map, cause };
         Ok(Snapshot {
             ports: self.ports()?.into_iter().collect(),
+            sockets: None,
             interfaces: self
                 .interfaces
                 .totals()
@@ -55,7 +56,7 @@ impl Counters {
                 .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
             tables: self.tables().map_err(failed(map::TABLE_COUNTERS))?,
-            // Not of the kernel programs: whoever tracks adds it.
+            // Not of the kernel programs, as the sockets above: whoever knows adds them.
             tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,

@@ -60,7 +60,9 @@ impl Load<'_> {
         for (index, port) in (u32::from(slot::FIRST)..).zip(&self.slots.ports) {
             names.insert(index, port, 0).map_err(failed(map::SLOT_PORTS))?;
         }
-        Ok(())
+        let free = ebpf.map_mut(FREE_SLOT).ok_or((FREE_SLOT, MapError::ElementNotFound))?;
+        let mut free: Array<&mut MapData, u32> = free.try_into().map_err(failed(FREE_SLOT))?;
+        free.set(0, self.slots.ports.len() as u32, 0).map_err(failed(FREE_SLOT))
     }
 
     /// Loads the programs of tracepoints and attaches them: from here on, they count.
@@ -161,6 +163,8 @@ const LOG_LINES: usize = 12;
 /// Entries of the map of interface counters: more than are ever watched at once, since old ones go after new ones come.
 const INTERFACES: u32 = 1024;
 /// aya-log's levels.
+/// How many slots are claimed. One entry.
+const FREE_SLOT: &str = "FREE_SLOT";
 const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = 4;
 

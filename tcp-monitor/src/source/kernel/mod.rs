@@ -11,7 +11,6 @@ pub mod decode;
 mod error;
 mod interfaces;
 mod load;
-mod netns;
 mod order;
 mod privilege;
 mod programs;
@@ -42,13 +41,13 @@ use tcp_monitor_common::{
     counters::RecordCounters,
 };
 
+pub(in crate::source) use self::slots::ephemeral_ports;
 pub use self::{
     btf::BtfError,
     counters::{CounterError, Counters},
     error::KernelError,
     interfaces::InterfaceTable,
     load::OBJECT,
-    netns::NetnsSelection,
     privilege::MissingPrivilege,
     ring::{Batch, ReadError, Ready, RecordReader},
     watch::InterfaceSelection,
@@ -56,15 +55,17 @@ pub use self::{
 use self::{
     classifier::Mode,
     load::{Load, loaded_programs, take},
-    netns::Netns,
     privilege::{Enter, Intent},
     release::Release,
     requests::Requests,
-    slots::{Slots, ephemeral_ports},
+    slots::Slots,
     stop::StopSignal,
     watch::{Plan, Scope, Watcher},
 };
-use crate::ports::PortSet;
+use crate::{
+    ports::PortSet,
+    source::netns::{Netns, NetnsSelection},
+};
 
 /// What the kernel programs are to watch.
 #[derive(Clone, Debug)]
@@ -83,6 +84,8 @@ pub struct Options {
     pub bpf_stats: bool,
     /// How many ports have counters of their own; the rest is counted together.
     pub max_ports: u16,
+    /// Service ports in use, which have them from the start if all ports are watched; the first are preferred.
+    pub used_ports: Vec<u16>,
     /// The programs log to the [`log`] crate.
     pub log: bool,
     /// Attach to interfaces by clsact filters even if the kernel can do better.
@@ -137,7 +140,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let watched = Watched::choose(options, release)?;
     let layout = btf::kernel_layout(release)?;
     log::debug!("{layout:?}");
-    let slots = Slots::new(&options.ports, options.max_ports, ephemeral_ports());
+    let slots = Slots::new(&options.ports, options.max_ports, ephemeral_ports(), &options.used_ports);
     let settings = Settings {
         netns: watched.sockets,
         records: options.records.into(),
@@ -267,7 +270,12 @@ impl Watched {
         let own = || Netns::own().map_err(KernelError::system("open the network namespace"));
         let (sockets, scope) = match (&options.netns, &only) {
             (NetnsSelection::Named(name), _) => {
-                let netns = Netns::named(name)?;
+                let path = Netns::path(name);
+                let netns = Netns::open(&path).map_err(|cause| KernelError::Netns {
+                    name: name.clone(),
+                    path,
+                    cause,
+                })?;
                 (netns.inum, Scope::One(netns))
             }
             (NetnsSelection::OwnOnly, _) => {

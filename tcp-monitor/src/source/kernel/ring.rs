@@ -13,15 +13,12 @@ use std::{
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
-use rustix::{
-    buffer::spare_capacity,
-    event::epoll,
-    time::{ClockId, Timespec, clock_gettime},
-};
+use rustix::{buffer::spare_capacity, event::epoll, time::Timespec};
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 pub use super::order::Ready;
 use super::{counters::sum_records, error::with_causes, order::Reorder, stop::StopSignal};
+use crate::source::clock::monotonic_now;
 
 /// Reads the records that the kernel programs write. Made by
 /// [`KernelSource::reader`](super::KernelSource::reader).
@@ -187,12 +184,6 @@ pub enum ReadError {
     /// Waiting for the ring buffer failed.
     #[error("cannot wait for the ring buffer: {0}")]
     Wait(io::Error),
-}
-
-fn monotonic_now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    // Never negative: the clock begins at boot.
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// How long records may lie in the ring unseen.

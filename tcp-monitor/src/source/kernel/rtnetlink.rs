@@ -2,17 +2,16 @@
 
 use std::{io, os::fd::AsFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkMessage,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkExtentMask, LinkMessage, LinkMessageBuffer},
     tc::{TcAttribute, TcHandle, TcMessage},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rustix::fd::BorrowedFd;
+
+use crate::source::netlink::{BUFFER, DUMP_ATTEMPTS, Requests};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub(super) struct Interface {
 /// Two sockets in one network namespace, which they keep alive: one that hears of changes, one that asks.
 pub(super) struct Rtnetlink {
     events: Socket,
-    requests: Socket,
+    requests: Requests,
 }
 
 impl Rtnetlink {
@@ -34,10 +33,7 @@ impl Rtnetlink {
         events.bind_auto()?;
         events.add_membership(RTNLGRP_LINK)?;
         events.set_non_blocking(true)?;
-        let mut requests = Socket::new(NETLINK_ROUTE)?;
-        requests.bind_auto()?;
-        requests.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { events, requests })
+        Ok(Self { events, requests: Requests::open(NETLINK_ROUTE)? })
     }
 
     /// Readable when an interface may have changed.
@@ -107,58 +103,15 @@ impl Rtnetlink {
         &self,
         request: RouteNetlinkMessage,
         flags: u16,
-        mut each: impl FnMut(u16, &[u8]),
+        each: impl FnMut(u16, &[u8]),
     ) -> io::Result<bool> {
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | flags;
         message.finalize();
         let mut buffer = vec![0; message.buffer_len()];
         message.serialize(&mut buffer);
-        self.requests.send(&buffer, 0)?;
-        let mut whole = true;
-        let mut answer = Vec::with_capacity(BUFFER);
-        loop {
-            answer.clear();
-            self.requests.recv(&mut answer, 0)?;
-            let part = read_answer(&answer, &mut each)?;
-            whole &= part.whole;
-            if part.last {
-                return Ok(whole);
-            }
-        }
+        self.requests.ask(&buffer, each)
     }
-}
-
-/// What one datagram of an answer tells.
-#[derive(Debug, PartialEq, Eq)]
-struct Part {
-    last: bool,
-    whole: bool,
-}
-
-fn read_answer(mut datagram: &[u8], each: &mut impl FnMut(u16, &[u8])) -> io::Result<Part> {
-    let mut part = Part { last: datagram.is_empty(), whole: true };
-    while !datagram.is_empty() {
-        let message = NetlinkBuffer::new_checked(datagram).map_err(invalid)?;
-        part.whole &= message.flags() & NLM_F_DUMP_INTR == 0;
-        let payload = message.payload();
-        match message.message_type() {
-            NLMSG_DONE => part.last = true,
-            NLMSG_ERROR => {
-                part.last = true;
-                let code = payload.first_chunk().ok_or_else(|| invalid("an error without a number"))?;
-                // 0 acknowledges.
-                match i32::from_ne_bytes(*code) {
-                    0 => {}
-                    code => return Err(io::Error::from_raw_os_error(code.saturating_neg())),
-                }
-            }
-            kind => each(kind, payload),
-        }
-        let length = usize::try_from(message.length()).map_err(invalid)?.next_multiple_of(4);
-        datagram = datagram.get(length..).unwrap_or_default();
-    }
-    Ok(part)
 }
 
 /// The interface that a message is of, or `None` if it names none.
@@ -172,13 +125,6 @@ fn parse_interface(payload: &[u8]) -> Option<Interface> {
     Some(Interface { index: message.link_index(), name: String::from_utf8_lossy(name).into_owned() })
 }
 
-fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// The kernel fills up to 32 KiB for a reader that takes as much.
-const BUFFER: usize = 64 * 1024;
-const DUMP_ATTEMPTS: usize = 5;
 const ENOBUFS: i32 = 105;
 /// linux/rtnetlink.h
 const RTNLGRP_LINK: u32 = 1;
@@ -191,18 +137,8 @@ const IFLA_IFNAME: u16 = 3;
 mod tests {
     use std::io;
 
-    use super::{Interface, Part, parse_interface, read_answer};
-
-    fn message(kind: u16, flags: u16, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(16 + payload.len()).expect("short");
-        let mut bytes = length.to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend(payload);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
+    use super::{Interface, parse_interface};
+    use crate::source::netlink::{Part, read_answer, tests::message};
 
     fn link(index: u32, name: &str) -> Vec<u8> {
         let mut bytes = vec![0; 4];
@@ -235,21 +171,6 @@ mod tests {
         assert_eq!(part, Part { last: false, whole: true });
         let (_, part) = read(&message(3, 2, &[0; 4])).expect("well-formed");
         assert_eq!(part, Part { last: true, whole: true });
-    }
-
-    #[test]
-    fn an_interrupted_dump_is_not_whole() {
-        let (_, part) = read(&message(3, 2 | 16, &[0; 4])).expect("well-formed");
-        assert_eq!(part, Part { last: true, whole: false });
-    }
-
-    #[test]
-    fn errors_are_the_systems_and_zero_acknowledges() {
-        let error = read(&message(2, 0, &(-19_i32).to_ne_bytes())).expect_err("ENODEV");
-        assert_eq!(error.raw_os_error(), Some(19));
-        let (_, part) = read(&message(2, 0, &[0; 20])).expect("an acknowledgement");
-        assert!(part.last);
-        assert!(read(&message(2, 0, &[0; 2])).is_err());
     }
 
     #[test]

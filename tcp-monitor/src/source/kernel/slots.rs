@@ -20,8 +20,14 @@ pub(super) struct Slots {
 
 impl Slots {
     /// The ports in `watched`, or all if that is empty. At most `max_ports` have counters of their own: the lowest of
-    /// those that were named; of all, the first that are seen as a service port and not in `ephemeral`.
-    pub(super) fn new(watched: &PortSet, max_ports: u16, ephemeral: RangeInclusive<u16>) -> Self {
+    /// those that were named; of all, the first that are seen as a service port and not in `ephemeral`, beginning with those
+    /// that have been `seen`.
+    pub(super) fn new(
+        watched: &PortSet,
+        max_ports: u16,
+        ephemeral: RangeInclusive<u16>,
+        seen: &[u16],
+    ) -> Self {
         let mut table = zeroed_table();
         let max_ports = max_ports.min(slot::UNCLAIMED - slot::FIRST);
         if watched.is_empty() {
@@ -29,7 +35,14 @@ impl Slots {
                 table[usize::from(port)] =
                     if ephemeral.contains(&port) { slot::OTHER } else { slot::UNCLAIMED };
             }
-            return Self { table, ports: Vec::new(), count: slot::FIRST + max_ports, others: true };
+            let mut ports = Vec::new();
+            for (own, &port) in (slot::FIRST..slot::FIRST + max_ports)
+                .zip(seen.iter().filter(|port| **port != 0 && !ephemeral.contains(port)))
+            {
+                table[usize::from(port)] = own;
+                ports.push(port);
+            }
+            return Self { table, ports, count: slot::FIRST + max_ports, others: true };
         }
         let mut ports = Vec::new();
         let mut others = false;
@@ -48,7 +61,7 @@ impl Slots {
 }
 
 /// The ports that this host gives to sockets that connect without one (ip(7), `ip_local_port_range`).
-pub(super) fn ephemeral_ports() -> RangeInclusive<u16> {
+pub(in crate::source) fn ephemeral_ports() -> RangeInclusive<u16> {
     let range = fs::read_to_string(PORT_RANGE_FILE).ok().as_deref().and_then(parse_range);
     range.unwrap_or_else(|| {
         log::warn!("{PORT_RANGE_FILE} cannot be read; ports 32768 to 60999 count as ephemeral");
@@ -87,7 +100,7 @@ mod tests {
 
     #[test]
     fn named_ports_get_slots_until_there_are_none_left() {
-        let slots = Slots::new(&ports("80,443,8000-8001"), 3, 32768..=60999);
+        let slots = Slots::new(&ports("80,443,8000-8001"), 3, 32768..=60999, &[]);
         assert_eq!([80, 443, 8000, 8001].map(|port| slots.table[port]), [2, 3, 4, slot::OTHER]);
         assert_eq!(slots.ports, [80, 443, 8000]);
         assert_eq!(slots.count, 5);
@@ -97,7 +110,7 @@ mod tests {
 
     #[test]
     fn no_port_is_other_when_each_named_one_has_a_slot() {
-        let slots = Slots::new(&ports("50000"), 256, 32768..=60999);
+        let slots = Slots::new(&ports("50000"), 256, 32768..=60999, &[]);
         assert_eq!(slots.table[50000], slot::FIRST);
         assert_eq!(slots.count, 3);
         assert!(!slots.others);
@@ -105,7 +118,7 @@ mod tests {
 
     #[test]
     fn all_ports_but_ephemeral_ones_may_claim_a_slot() {
-        let slots = Slots::new(&PortSet::default(), 256, 32768..=60999);
+        let slots = Slots::new(&PortSet::default(), 256, 32768..=60999, &[]);
         let of = |port: usize| slots.table[port];
         assert_eq!(of(0), slot::UNWATCHED);
         assert_eq!([1, 80, 32767, 61000, 65535].map(of), [slot::UNCLAIMED; 5]);
@@ -115,14 +128,25 @@ mod tests {
     }
 
     #[test]
+    fn of_all_ports_those_that_are_in_use_have_a_slot_from_the_start() {
+        let seen = [443, 22, 40000, 0, 8080];
+        let slots = Slots::new(&PortSet::default(), 2, 32768..=60999, &seen);
+        assert_eq!(
+            [443, 22, 40000, 8080].map(|port| slots.table[port]),
+            [2, 3, slot::OTHER, slot::UNCLAIMED]
+        );
+        assert_eq!((slots.ports, slots.count), (vec![443, 22], 4));
+    }
+
+    #[test]
     fn without_slots_every_port_is_other() {
-        let slots = Slots::new(&ports("80"), 0, 1..=1);
+        let slots = Slots::new(&ports("80"), 0, 1..=1, &[]);
         assert_eq!((slots.table[80], slots.count, slots.others), (slot::OTHER, 2, true));
     }
 
     #[test]
     fn more_slots_than_numbers_for_them_are_not_given() {
-        let slots = Slots::new(&ports("1-65535"), u16::MAX, 1..=1);
+        let slots = Slots::new(&ports("1-65535"), u16::MAX, 1..=1, &[]);
         assert_eq!(slots.count, slot::UNCLAIMED);
         assert_eq!(slots.table[65534], slot::OTHER);
         assert_eq!(slots.table[65533], slot::UNCLAIMED - 1);

@@ -21,10 +21,10 @@ use super::{
     classifier::{AttachError, Attachment, Classifiers, Mode, remove_stale},
     error::{FILE_LIMIT, KernelError, is_transient, os_error, with_causes},
     interfaces::InterfaceTable,
-    netns::{Company, Netns, Traveller, discover},
     rtnetlink::{Interface, Rtnetlink},
     stop::StopSignal,
 };
+use crate::source::netns::{Company, Netns, Traveller, discover};
 
 /// Which interfaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ fn closed(wire: &mut Wire) -> Vec<crate::lifecycle::event::Closed> {
         | Event::Handshake(_)
         | Event::Reset(_)
         | Event::Retransmit(_)
-        | Event::Lost(_) => None,
+        | Event::Lost(_)
+        | Event::Stuck(_) => None,
     });
     closed.collect()
 }
@@ -121,7 +122,8 @@ fn a_connection_met_midway_is_partial() {
             | Event::Handshake(_)
             | Event::Reset(_)
             | Event::Retransmit(_)
-            | Event::Lost(_) => None,
+            | Event::Lost(_)
+            | Event::Stuck(_) => None,
         })
         .collect::<Vec<_>>()[..]
     else {

@@ -68,7 +68,8 @@ fn the_time_in_each_state_is_summed_up() {
         | Event::Handshake(_)
         | Event::Reset(_)
         | Event::Retransmit(_)
-        | Event::Lost(_) => None,
+        | Event::Lost(_)
+        | Event::Stuck(_) => None,
     });
     let expected = [(Established, ms(1)), (SynSent, ms(2)), (FinWait1, ms(1)), (FinWait2, ms(2))];
     assert_eq!(closed.map(|closed| closed.states), Some(expected.to_vec()));

@@ -171,7 +171,8 @@ impl Ends {
                 | Event::Reset(_)
                 | Event::Retransmit(_)
                 | Event::Closed(_)
-                | Event::Lost(_) => {}
+                | Event::Lost(_)
+                | Event::Stuck(_) => {}
             }
         }
         verdict

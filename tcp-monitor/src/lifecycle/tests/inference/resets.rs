@@ -56,7 +56,8 @@ fn client(events: &[Event]) -> (Option<TcpState>, Option<ClosedBy>) {
             | Event::Handshake(_)
             | Event::Reset(_)
             | Event::Retransmit(_)
-            | Event::Lost(_) => {}
+            | Event::Lost(_)
+            | Event::Stuck(_) => {}
         }
     }
     seen
@@ -140,7 +141,8 @@ fn a_reset_falls_into_a_phase_of_each_end() {
             | Event::Handshake(_)
             | Event::Retransmit(_)
             | Event::Closed(_)
-            | Event::Lost(_) => None,
+            | Event::Lost(_)
+            | Event::Stuck(_) => None,
         });
         resets.collect::<Vec<_>>()
     };

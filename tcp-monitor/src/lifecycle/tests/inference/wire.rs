@@ -111,7 +111,8 @@ impl Wire {
             | Event::Reset(_)
             | Event::Retransmit(_)
             | Event::Closed(_)
-            | Event::Lost(_) => None,
+            | Event::Lost(_)
+            | Event::Stuck(_) => None,
         });
         short(told.map(|line| line.trim_end().to_owned()).collect())
     }

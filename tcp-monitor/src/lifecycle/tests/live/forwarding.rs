@@ -206,7 +206,8 @@ fn a_half_open_request_in_a_container_is_told_in_its_namespace_and_once() {
             | Event::Reset(_)
             | Event::Retransmit(_)
             | Event::Closed(_)
-            | Event::Lost(_) => None,
+            | Event::Lost(_)
+            | Event::Stuck(_) => None,
         })
         .collect();
     assert_eq!(told, [(2, Listen, SynRecv)]);

@@ -19,8 +19,6 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 
-use super::error::KernelError;
-
 /// Which network namespaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsSelection {
@@ -34,24 +32,28 @@ pub enum NetnsSelection {
 
 /// An open network namespace, kept alive by being open.
 #[derive(Debug)]
-pub(super) struct Netns {
-    pub(super) inum: u32,
+pub(in crate::source) struct Netns {
+    pub(in crate::source) inum: u32,
     file: File,
 }
 
 impl Netns {
     /// The namespace of the process.
-    pub(super) fn own() -> io::Result<Self> {
-        Self::open(Path::new(OWN))
+    pub(in crate::source) fn own() -> io::Result<Self> {
+        Self::open(&Self::own_path())
     }
 
-    /// The namespace called `name`, or at that path if there is a `/` in it.
-    pub(super) fn named(name: &str) -> Result<Self, KernelError> {
-        let path = if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) };
-        Self::open(&path).map_err(|cause| KernelError::Netns { name: name.to_owned(), path, cause })
+    /// Where that is.
+    pub(in crate::source) fn own_path() -> PathBuf {
+        PathBuf::from(OWN)
     }
 
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Where the namespace called `name` is, or the one at that path if there is a `/` in it.
+    pub(in crate::source) fn path(name: &str) -> PathBuf {
+        if name.contains('/') { PathBuf::from(name) } else { Path::new(NAMED).join(name) }
+    }
+
+    pub(in crate::source) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let inum = u32::try_from(file.metadata()?.ino())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is no network namespace"))?;
@@ -62,7 +64,7 @@ impl Netns {
 /// Who else has filters in a namespace. The lock is on the namespace itself: every agent with filters there shares it, and
 /// the kernel releases it however the agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Company {
+pub(in crate::source) enum Company {
     /// No other agent: what filters there are were left by one that was killed. The lock is held alone.
     Alone,
     /// Another agent, or it is not known.
@@ -71,7 +73,7 @@ pub(super) enum Company {
 
 impl Netns {
     /// Tries to have the lock alone.
-    pub(super) fn company(&self) -> Company {
+    pub(in crate::source) fn company(&self) -> Company {
         match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Company::Alone,
             Err(error) => {
@@ -82,7 +84,7 @@ impl Netns {
     }
 
     /// Shares the lock for as long as the namespace is open.
-    pub(super) fn share(&self) {
+    pub(in crate::source) fn share(&self) {
         // Whoever has it alone cleans up, which takes a moment; whoever keeps it is no agent.
         for _ in 0..LOCK_ATTEMPTS {
             match flock(&self.file, FlockOperation::NonBlockingLockShared) {
@@ -94,7 +96,7 @@ impl Netns {
     }
 
     /// Gives up the lock.
-    pub(super) fn unlock(&self) {
+    pub(in crate::source) fn unlock(&self) {
         // It fails only if there is none.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
@@ -103,17 +105,17 @@ impl Netns {
 /// Lets the thread visit other network namespaces and return to its own.
 ///
 /// Only for a thread that does nothing else: it is in another namespace during a visit.
-pub(super) struct Traveller {
+pub(in crate::source) struct Traveller {
     home: Netns,
 }
 
 impl Traveller {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(in crate::source) fn new() -> io::Result<Self> {
         Ok(Self { home: Netns::own()? })
     }
 
     /// The namespace that the thread is in between visits.
-    pub(super) fn home(&self) -> u32 {
+    pub(in crate::source) fn home(&self) -> u32 {
         self.home.inum
     }
 
@@ -121,7 +123,7 @@ impl Traveller {
     ///
     /// # Errors
     /// If the thread cannot enter it, or not return.
-    pub(super) fn visit<T>(&self, netns: &Netns, act: impl FnOnce() -> T) -> io::Result<T> {
+    pub(in crate::source) fn visit<T>(&self, netns: &Netns, act: impl FnOnce() -> T) -> io::Result<T> {
         if netns.inum == self.home.inum {
             return Ok(act());
         }
@@ -142,7 +144,7 @@ fn enter(netns: &Netns) -> io::Result<()> {
 ///
 /// # Errors
 /// If not all can be found, for lack of descriptors or memory; nothing then follows from one not being there.
-pub(super) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
+pub(in crate::source) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

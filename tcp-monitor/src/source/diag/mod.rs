@@ -1,0 +1,111 @@
+//! The sockets that are there now, as the kernel lists them (sock_diag(7)): for gauges, for what was open before the
+//! monitor, and for sockets that their process neglects.
+//!
+//! A thread looks at them every few seconds, and when a scrape asks, but for no more than one percent of the time.
+
+mod close_wait;
+mod request;
+mod row;
+mod service;
+mod socket;
+mod survey;
+mod watch;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+pub use self::survey::Found;
+use self::watch::Watch;
+use super::NetnsSelection;
+use crate::lifecycle::event::Stuck;
+use crate::metrics::PortSockets;
+use crate::ports::PortSet;
+
+/// Which sockets to look at, and what for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The network namespaces.
+    pub netns: NetnsSelection,
+    /// The watched ports; all if empty.
+    pub ports: PortSet,
+    /// How long a socket may be in CLOSE_WAIT before it counts as stuck.
+    pub stuck_after: Duration,
+}
+
+/// The thread that looks at sockets. It ends when this is dropped.
+pub struct SocketDiag {
+    requests: Sender<Request>,
+    latest: Arc<Latest>,
+}
+
+/// What the latest look has shown; `None` if the kernel does not list sockets.
+type Latest = Mutex<Option<Arc<SocketsByPort>>>;
+
+/// Sockets by service port.
+pub type SocketsByPort = HashMap<u16, PortSockets>;
+
+/// What the thread is asked for, and who waits for it.
+enum Request {
+    /// A look now, and the connections that are there.
+    Found(Sender<Vec<Found>>),
+    /// A look, unless it would take too much time.
+    Fresh(Sender<()>),
+}
+
+impl SocketDiag {
+    /// Begins to look at sockets. Of each that is stuck, `stuck` hears.
+    ///
+    /// # Errors
+    /// If there is no thread to be had, or no network namespace to return to.
+    pub fn start(options: Options, stuck: SyncSender<Stuck>) -> io::Result<Self> {
+        let (requests, received) = mpsc::channel();
+        let latest = Arc::new(Latest::default());
+        let watch = Watch::new(options, Arc::clone(&latest), stuck)?;
+        thread::Builder::new().name("sockets".to_owned()).spawn(move || watch.run(&received))?;
+        Ok(Self { requests, latest })
+    }
+
+    /// The ports that sockets serve or connect to: first those that are listened on, each in ascending order.
+    #[must_use]
+    pub fn service_ports(&self) -> Vec<u16> {
+        let looked = self.ask(Request::Fresh).and_then(|answer| answer.recv().ok());
+        let Some(sockets) = looked.and_then(|()| self.latest()) else { return Vec::new() };
+        let mut ports: Vec<_> =
+            sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
+        ports.sort_unstable();
+        ports.into_iter().map(|(_, port)| port).collect()
+    }
+
+    /// The connections that are there now, but for half-open requests, in the order of time in which they were looked at.
+    #[must_use]
+    pub fn found(&self) -> Vec<Found> {
+        self.ask(Request::Found).and_then(|answer| answer.recv().ok()).unwrap_or_default()
+    }
+
+    /// The sockets by service port: of now if that is known within 100 ms, else of a while ago. `None` if the kernel does
+    /// not list them.
+    #[must_use]
+    pub fn sockets(&self) -> Option<Arc<SocketsByPort>> {
+        if let Some(answer) = self.ask(Request::Fresh) {
+            // After that time the latest there is will do.
+            let _ = answer.recv_timeout(PATIENCE);
+        }
+        self.latest()
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<Receiver<T>> {
+        let (reply, answer) = mpsc::channel();
+        self.requests.send(request(reply)).ok().map(|()| answer)
+    }
+
+    fn latest(&self) -> Option<Arc<SocketsByPort>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How long a scrape waits for a look.
+const PATIENCE: Duration = Duration::from_millis(100);
