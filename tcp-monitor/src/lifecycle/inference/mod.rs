@@ -226,8 +226,9 @@ impl Inference {
                 let Some(place) = self.connections.find(&opener.key) else { return };
                 let Some(connection) = self.connections.get_mut(place) else { return };
                 if is_here {
-                    // Its socket has the other addresses.
-                    connection.ends.iter_mut().for_each(|end| end.told_by_kernel = true);
+                    // Its socket has the other addresses. What was told goes on to its end.
+                    let untold = connection.ends.iter_mut().filter(|end| !end.was_told);
+                    untold.for_each(|end| end.told_by_kernel = true);
                 } else {
                     connection.sight.find_translated(1 - opener.end, netns);
                 }
