@@ -231,16 +231,19 @@ impl Scale {
     /// Of connections and of states: 1 ms to 18.6 h.
     pub const LIFE: Self = Self { first: 1_000_000, bounds: 14 };
 
-    /// The bucket for a duration.
+    /// The bucket for a duration of less than 2⁶³ ns, which is 292 years.
+    ///
+    /// It has no branch: the kernel's verifier would follow each of them to the end of the program.
     #[inline(always)]
     #[must_use]
     pub const fn bucket(self, nanoseconds: u64) -> usize {
-        let (mut bucket, mut bound) = (0, self.first);
-        while bucket < self.bounds && nanoseconds > bound {
+        let (mut bucket, mut bound, mut i) = (0, self.first, 0);
+        while i < self.bounds {
+            bucket += bound.wrapping_sub(nanoseconds) >> 63;
             bound *= 4;
-            bucket += 1;
+            i += 1;
         }
-        bucket
+        bucket as usize
     }
 }
 
@@ -431,4 +434,17 @@ mod user {
     unsafe impl aya::Pod for super::RecordCounters {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::TableCounters {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Scale;
+
+    #[test]
+    fn a_duration_is_in_the_first_bucket_whose_bound_it_does_not_pass() {
+        let bucket = |nanoseconds| Scale::HANDSHAKE.bucket(nanoseconds);
+        assert_eq!([0, 64_000, 64_001, 256_000, 256_001].map(bucket), [0, 0, 1, 1, 2]);
+        assert_eq!([268_435_456_000, 268_435_456_001, u64::MAX >> 1].map(bucket), [11, 12, 12]);
+        assert_eq!(Scale::LIFE.bucket(u64::MAX >> 1), Scale::LIFE.bounds);
+    }
 }

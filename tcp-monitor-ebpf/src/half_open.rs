@@ -231,15 +231,15 @@ pub(crate) fn child_is_born() {
     }
 }
 
-/// The request with this cookie has become a socket. Returns when its SYN came in.
+/// The request with this cookie has become a socket. Returns when its SYN came in, 0 if that is not known.
 #[inline(always)]
-pub(crate) fn complete(cookie: u64) -> Option<u64> {
-    let half_open = HALF_OPEN.get_ptr(cookie)?;
+pub(crate) fn complete(cookie: u64) -> u64 {
+    let Some(half_open) = HALF_OPEN.get_ptr(cookie) else { return 0 };
     // SAFETY: the map's own value.
     let opened = unsafe { (*half_open).opened };
     // Whoever else removed it has counted it as failed.
     let _ = HALF_OPEN.remove(cookie);
-    Some(opened)
+    opened
 }
 
 /// The request with this cookie has failed. It is counted once, by whoever removes it.

@@ -5,7 +5,6 @@ use aya_ebpf::{
     maps::Array,
     programs::BtfTracePointContext,
 };
-use aya_log_ebpf::debug;
 use tcp_monitor_common::{
     TcpState,
     config::{CLOSED_WORDS, ClosedTable},
@@ -18,7 +17,8 @@ use crate::{
     half_open,
     instruction::{add, element},
     kernel::KernelPtr,
-    lifetime, ports,
+    lifetime::{self, Effect},
+    ports,
     records::{self, Cause},
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
     turn::{Tracepoint, Turn},
@@ -66,27 +66,35 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     }
     let full = FullSocket::of(sock)?;
     let role = role(full, old, new);
-    let outcome =
-        outcome(old, new, Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() });
-    let syn_arrived = follow_request(sock, role, old, new);
-    if let Some(counters) = watched.counters(Some(role)) {
-        // SAFETY: the map's own value.
-        unsafe {
-            count(counters, full, role, (old, new), outcome);
-            lifetime::count(counters, sock, role, (old, new), outcome, syn_arrived.ok());
-            if syn_arrived == Err(Unknown::SynCookie) {
-                add(&raw mut (*counters).syn_cookies[1], 1);
-            }
-        }
-    } else {
-        debug!(turn.ctx(), "port {}: no counters, its slot is out of range", local_port);
+    // A record gives the socket a cookie if it has none.
+    let cookie = sock.known_cookie();
+    // The record first: the verifier follows each way through the counting to the end of the program.
+    if records::wanted() {
+        record(full, role, netns, old, new);
     }
     if matches!(new, TcpState::Close) {
         remember_closed(sock, local_port, old);
     }
-    if !records::wanted() {
-        return None;
+    let meaning = Meaning::of(outcome(
+        old,
+        new,
+        Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() },
+    ));
+    let counters = watched.counters(Some(role))?;
+    let syn_arrived = follow_request(cookie, role, old, new);
+    // SAFETY: the map's own value.
+    unsafe {
+        if syn_arrived == SYN_COOKIE {
+            add(&raw mut (*counters).syn_cookies[1], 1);
+        }
+        count(counters, full, role, (old, new), meaning);
+        lifetime::count(counters, sock, role, (old, new), meaning.effect, syn_arrived);
     }
+    Some(())
+}
+
+#[inline(always)]
+fn record(full: FullSocket, role: Role, netns: u32, old: TcpState, new: TcpState) -> Option<()> {
     let mut entry = records::reserve::<SocketRecord>(Kind::State, Cause::Socket)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::State, netns);
@@ -121,33 +129,49 @@ fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
     }
 }
 
-/// What becomes of the half-open request that a child was. Returns when its SYN came in.
+/// What becomes of the half-open request that a child was. Returns when its SYN came in, 0 if that is not known, or
+/// [`SYN_COOKIE`]. A number only: the compiler reads what lies in an `Option` before it knows that there is something, and kernels
+/// before 6.3 refuse that.
 #[inline(always)]
-fn follow_request(sock: Socket, role: Role, old: TcpState, new: TcpState) -> Result<u64, Unknown> {
+fn follow_request(cookie: u64, role: Role, old: TcpState, new: TcpState) -> u64 {
     match (role, old) {
         (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => {
             half_open::child_is_born();
-            Err(Unknown::NotYet)
+            0
         }
-        (Role::Server, TcpState::SynRecv) => match sock.known_cookie() {
-            // The classifier gives one to every request whose SYN-ACK it sees.
-            0 => Err(Unknown::SynCookie),
-            cookie => half_open::complete(cookie).ok_or(Unknown::NotSeen),
-        },
-        (Role::Server | Role::Client, _) => Err(Unknown::NotYet),
+        // The classifier gives a cookie to every request whose SYN-ACK it sees.
+        (Role::Server, TcpState::SynRecv) if cookie == 0 => SYN_COOKIE,
+        (Role::Server, TcpState::SynRecv) => half_open::complete(cookie),
+        (Role::Server | Role::Client, _) => 0,
     }
 }
 
-/// Why it is not known when the SYN of a connection came in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Unknown {
-    /// The handshake does not end here.
-    NotYet,
-    /// Nothing was kept of it.
-    SynCookie,
-    /// It passed no interface that is watched.
-    NotSeen,
+/// What a transition means, in numbers: an [`Outcome`] without places that hold nothing, which the compiler reads all the same and
+/// the verifier refuses.
+#[derive(Clone, Copy)]
+struct Meaning {
+    effect: Effect,
+    /// A `HandshakeFailure` or a `ClosedBy`; else 0.
+    detail: u8,
 }
+
+impl Meaning {
+    #[inline(always)]
+    fn of(outcome: Outcome) -> Self {
+        let (effect, detail) = match outcome {
+            Outcome::Continues | Outcome::ListenerClosed => (Effect::None, 0),
+            Outcome::Established => (Effect::Establishes, 0),
+            Outcome::HandshakeFailed(reason) => (Effect::Fails, reason as u8),
+            Outcome::Closed(closed_by) => (Effect::Closes, closed_by as u8),
+            Outcome::Waits(closed_by) => (Effect::Waits, closed_by as u8),
+            Outcome::AwaitsFin => (Effect::HandsOver, ClosedBy::Local as u8),
+        };
+        Self { effect, detail }
+    }
+}
+
+/// Of a connection that began with a SYN cookie no request was kept.
+const SYN_COOKIE: u64 = u64::MAX;
 
 /// # Safety
 ///
@@ -158,23 +182,23 @@ unsafe fn count(
     full: FullSocket,
     role: Role,
     (old, new): (TcpState, TcpState),
-    outcome: Outcome,
+    meaning: Meaning,
 ) {
     // CLOSE may mean "handed to a TIME_WAIT minisocket", which the tracepoint does not report.
-    let to = if matches!(outcome, Outcome::Waits(_)) { TcpState::TimeWait } else { new };
+    let to = if matches!(meaning.effect, Effect::Waits) { TcpState::TimeWait } else { new };
     // SAFETY: by the caller's word.
     unsafe {
         let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
         add(element::<_, 15, STATES>(row, to as usize), 1);
-        match outcome {
-            Outcome::Established => {
+        match meaning.effect {
+            Effect::Establishes => {
                 add(element::<_, 1, 2>(&raw mut (*counters).handshakes, role as usize), 1);
             }
-            Outcome::HandshakeFailed(reason) => {
+            Effect::Fails => {
                 let reasons = element::<_, 1, 2>(&raw mut (*counters).handshake_failures, role as usize);
-                add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
+                add(element::<_, 15, FAILURES>(reasons, meaning.detail.into()), 1);
             }
-            Outcome::Closed(closed_by) | Outcome::Waits(closed_by) => {
+            Effect::Closes | Effect::Waits | Effect::HandsOver => {
                 let fin_acked = match old {
                     TcpState::FinWait2 => true,
                     TcpState::Closing | TcpState::LastAck => full.error() == 0 && full.all_acked(),
@@ -188,10 +212,9 @@ unsafe fn count(
                     | TcpState::Listen
                     | TcpState::NewSynRecv => false,
                 };
-                count_closed(counters, full, role, closed_by, fin_acked);
+                count_closed(counters, full, role, meaning.detail, fin_acked);
             }
-            Outcome::AwaitsFin => count_closed(counters, full, role, ClosedBy::Local, true),
-            Outcome::Continues | Outcome::ListenerClosed => {}
+            Effect::Opens | Effect::None => {}
         }
     }
 }
@@ -204,13 +227,13 @@ unsafe fn count_closed(
     counters: *mut PortCounters,
     full: FullSocket,
     role: Role,
-    closed_by: ClosedBy,
+    closed_by: u8,
     fin_acked: bool,
 ) {
     // SAFETY: by the caller's word.
     unsafe {
         let ways = element::<_, 1, 2>(&raw mut (*counters).closed, role as usize);
-        add(element::<_, 7, CLOSINGS>(ways, closed_by as usize), 1);
+        add(element::<_, 7, CLOSINGS>(ways, closed_by.into()), 1);
         add(&raw mut (*counters).bytes[0], full.payload_acked(role, fin_acked));
         add(&raw mut (*counters).bytes[1], full.payload_received());
     }

@@ -2,20 +2,19 @@
 //! up with one or two cache lines. When a bucket is full, one of its sockets is forgotten, and what ends for it later is not
 //! counted.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{Array, PerCpuArray},
-};
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     TcpState,
     config::{LIFETIME_BUCKETS, LIFETIME_WAYS, Lifetime, LifetimeBucket, LifetimeTable},
     counters::{BUCKETS, Histogram, PortCounters, Scale, TIMED, Table, timed_state},
     record::Role,
-    transition::Outcome,
 };
 
 use crate::{
-    instruction::{add, difference, element},
+    instruction::{add, element},
+    kernel::read,
     socket::{Socket, now},
     tables::forgotten,
 };
@@ -23,12 +22,71 @@ use crate::{
 #[map]
 static LIFETIMES: Array<LifetimeTable> = Array::with_max_entries(1, 0);
 
-/// Where an address becomes a number: the verifier lets nobody calculate with a pointer.
-#[map]
-static SOCKET_ADDRESS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// A transition, in numbers.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Transition {
+    /// The socket's address in kernel memory.
+    socket: *const u8,
+    old: u8,
+    role: u8,
+    /// An [`Effect`].
+    effect: u8,
+    /// The socket begins its life, or its next.
+    begins: u8,
+    /// It is gone.
+    ends: u8,
+    reserved: [u8; 3],
+}
+
+/// What a transition does to a connection.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Effect {
+    None = 0,
+    /// Its first SYN is sent.
+    Opens = 1,
+    /// Its handshake fails.
+    Fails = 2,
+    Establishes = 3,
+    /// It ends, here and in the next two.
+    Closes = 4,
+    /// The socket is gone, and its minisocket is in TIME_WAIT.
+    Waits = 5,
+    /// The socket is gone, and its minisocket in the same state.
+    HandsOver = 6,
+}
+
+impl Transition {
+    #[inline(always)]
+    fn new(sock: Socket, role: Role, (old, new): (TcpState, TcpState), effect: Effect) -> Self {
+        let effect = if matches!(new, TcpState::SynSent) { Effect::Opens } else { effect };
+        let begins =
+            matches!(old, TcpState::Close) || matches!((old, role), (TcpState::SynRecv, Role::Server));
+        Self {
+            socket: sock.0.as_ptr(),
+            old: old as u8,
+            role: role as u8,
+            effect: effect as u8,
+            begins: begins.into(),
+            ends: matches!(new, TcpState::Close).into(),
+            reserved: [0; 3],
+        }
+    }
+
+    /// The same, of which the verifier knows nothing: that the address was a pointer, with which it lets nobody calculate, and
+    /// which of all cases this is, each of which it would follow to the end of the program.
+    #[inline(always)]
+    fn forget(self) -> [u64; 2] {
+        let mut place = MaybeUninit::<Self>::uninit();
+        // SAFETY: its own place. The compiler must put it there for the kernel to read.
+        unsafe { place.as_mut_ptr().write_volatile(self) };
+        read(place.as_ptr().cast())
+    }
+}
 
 /// Counts what has taken its time when a socket changes its state. `syn_arrived` is when the first SYN of a server's
-/// connection did.
+/// connection did, if it is known: neither 0 nor later than now.
 ///
 /// # Safety
 ///
@@ -39,87 +97,53 @@ pub(crate) unsafe fn count(
     sock: Socket,
     role: Role,
     (old, new): (TcpState, TcpState),
-    outcome: Outcome,
-    syn_arrived: Option<u64>,
+    effect: Effect,
+    syn_arrived: u64,
 ) {
     if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
         return;
     }
-    let Some(address) = address(sock) else { return };
+    let [address, facts] = Transition::new(sock, role, (old, new), effect).forget();
+    let [old, role, effect, begins, ends, ..] = facts.to_le_bytes();
     let Some(bucket) = bucket(address) else { return };
     let now = now();
     // SAFETY: the map's own value, and `counters` by the caller's word.
     unsafe {
-        let place = find(bucket, address);
+        let place = find(bucket, address) | (now >> 63) as usize;
         let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
-        // Another socket may have had the address, or this one an earlier life.
-        let begins =
-            matches!(old, TcpState::Close) || matches!((old, role), (TcpState::SynRecv, Role::Server));
-        if begins {
+        if begins != 0 {
+            // Another socket may have had the address, or this one an earlier life.
             lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
         }
         let since = (*lifetime).since;
         (*lifetime).since = now;
+        if effect == Effect::Opens as u8 {
+            (*lifetime).opened = now;
+        } else if effect == Effect::Establishes as u8 {
+            (*lifetime).established = now;
+            let opened = if role == Role::Client as u8 { (*lifetime).opened } else { syn_arrived };
+            if opened != 0 && opened <= now {
+                let histograms = &raw mut (*counters).handshake_durations;
+                take(element::<_, 1, 2>(histograms, role.into()), Scale::HANDSHAKE, now - opened);
+            }
+        } else if effect >= Effect::Closes as u8 {
+            let established = (*lifetime).established;
+            if established != 0 {
+                let histograms = &raw mut (*counters).connection_durations;
+                take(element::<_, 1, 2>(histograms, role.into()), Scale::LIFE, now - established);
+            }
+        }
         if since != 0
-            && !matches!(outcome, Outcome::AwaitsFin)
-            && let Some(place) = timed_state(old)
+            && effect != Effect::HandsOver as u8
+            && let Some(place) = TcpState::from_kernel(old).and_then(timed_state)
         {
             let histograms = &raw mut (*counters).state_durations;
             take(element::<_, 7, TIMED>(histograms, place), Scale::LIFE, now - since);
         }
-        match outcome {
-            Outcome::Established => {
-                (*lifetime).established = now;
-                let opened = match role {
-                    Role::Client => (*lifetime).opened,
-                    Role::Server => syn_arrived.unwrap_or(0),
-                };
-                if opened != 0 {
-                    let histograms = &raw mut (*counters).handshake_durations;
-                    take(element::<_, 1, 2>(histograms, role as usize), Scale::HANDSHAKE, now - opened);
-                }
-            }
-            Outcome::Closed(_) | Outcome::Waits(_) | Outcome::AwaitsFin => {
-                let established = (*lifetime).established;
-                if established != 0 {
-                    let histograms = &raw mut (*counters).connection_durations;
-                    take(element::<_, 1, 2>(histograms, role as usize), Scale::LIFE, now - established);
-                }
-            }
-            Outcome::Continues | Outcome::HandshakeFailed(_) | Outcome::ListenerClosed => {
-                if matches!(new, TcpState::SynSent) {
-                    (*lifetime).opened = now;
-                }
-            }
-        }
-        if matches!(new, TcpState::Close) {
+        if ends != 0 {
             *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = 0;
         }
     }
-}
-
-/// The socket's address in kernel memory.
-#[inline(always)]
-fn address(sock: Socket) -> Option<u64> {
-    let scratch = SOCKET_ADDRESS.get_ptr_mut(0)?;
-    let address = sock.0.address();
-    let mut result = 0;
-    let mut i = 0;
-    while i < 3 {
-        // SAFETY: the map's own value.
-        let number = unsafe {
-            scratch.write_volatile(address);
-            scratch.read_volatile()
-        };
-        // Not the number itself: the compiler would put the pointer it is compared with in its place.
-        result = difference(number, 0);
-        // A program that interrupted this one would have written its own.
-        if number == address {
-            break;
-        }
-        i += 1;
-    }
-    Some(result)
 }
 
 #[inline(always)]

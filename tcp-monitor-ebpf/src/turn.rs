@@ -68,12 +68,6 @@ impl<'a> Turn<'a> {
         Self { ctx, tracepoint, first: false }
     }
 
-    /// Where diagnostics go.
-    #[inline(always)]
-    pub(crate) fn ctx(&self) -> &BtfTracePointContext {
-        self.ctx
-    }
-
     /// Whether this copy is to handle the event. To be asked once, and last before the event is handled.
     #[inline(always)]
     pub(crate) fn is_ours(&self) -> bool {

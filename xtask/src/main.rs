@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod build_ebpf;
 mod debug_info;
+mod fuzz;
 mod process;
 mod setup;
 mod test;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Arguments),
     /// Measures what the kernel programs and a scrape cost, as root.
     Bench(bench::Arguments),
+    /// Looks for inputs that break a rule, with libFuzzer.
+    Fuzz(fuzz::Arguments),
     /// Tries the agent under other kernels, in virtual machines.
     VmTest(vm_test::Arguments),
     /// Makes the connections of `vm-test`, inside the machine.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Command::Test(_) => test::run(),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::VmTraffic(arguments) => vm_test::traffic::run(&arguments),
         Command::RunTest(arguments) => test::run_binary(&arguments),

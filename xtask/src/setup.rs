@@ -14,9 +14,10 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Debian's packages of a Rust compiler with LLVM 22 and `core` for BPF.
 const EBPF_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
-/// The programs that the tests compare with, and Debian's packages that have them.
-const TEST_TOOLS: [(&str, &str); 6] = [
+/// The programs that the tests compare with, and the compiler of libFuzzer; and Debian's packages that have them.
+const TEST_TOOLS: [(&str, &str); 7] = [
     ("bpftool", "bpftool"),
+    ("c++", "g++"),
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("promtool", PROMETHEUS),

@@ -1,6 +1,7 @@
 //! The tracker told scripts of what kernels do, in virtual time.
 
 mod checks;
+mod every_transition;
 mod handshakes;
 mod inference;
 mod limits;

@@ -159,7 +159,10 @@ impl Inference {
         let known = elsewhere.resolve(&flow, connections);
         if segment.syn_cookie {
             // There is no request, and nothing to time out. If the cookie comes back, the kernel tells of a socket.
-            if let Some((key, _)) = known {
+            if let Some((key, place)) = known {
+                if let Some(connection) = connections.get_mut(place) {
+                    connection.give_way(segment.time, &key, out);
+                }
                 connections.remove(&key);
             }
             return;
@@ -223,8 +226,9 @@ impl Inference {
                 let Some(place) = self.connections.find(&opener.key) else { return };
                 let Some(connection) = self.connections.get_mut(place) else { return };
                 if is_here {
-                    // Its socket has the other addresses.
-                    connection.ends.iter_mut().for_each(|end| end.told_by_kernel = true);
+                    // Its socket has the other addresses. What was told goes on to its end.
+                    let untold = connection.ends.iter_mut().filter(|end| !end.was_told);
+                    untold.for_each(|end| end.told_by_kernel = true);
                 } else {
                     connection.sight.find_translated(1 - opener.end, netns);
                 }
@@ -233,7 +237,8 @@ impl Inference {
     }
 
     /// From now on the kernel tells of the socket at the local end. Returns since when it is told to be in SYN_RECV, if it is.
-    pub(super) fn hand_over(&mut self, socket: &Addresses) -> Option<Time> {
+    pub(super) fn hand_over(&mut self, socket: &Addresses, now: Time) -> Option<Time> {
+        self.now = self.now.max(now);
         let (flow, end) = FlowKey::of(socket.netns, socket.local, socket.remote);
         let (_, place) = self.elsewhere.resolve(&flow, &self.connections)?;
         let connection = self.connections.get_mut(place)?;
@@ -361,6 +366,15 @@ impl Class {
 }
 
 impl Connection {
+    /// Ends the story of each end of which something was told.
+    fn give_way(&mut self, time: Time, key: &FlowKey, out: &mut Vec<Event>) {
+        for end in 0..self.ends.len() {
+            if self.ends[end].was_told {
+                self.change(end, TcpState::Close, Cause::Replaced, time, key, out);
+            }
+        }
+    }
+
     /// When an end that awaits the answer to its SYN or SYN-ACK has given up.
     fn is_half_open_until(&self) -> Time {
         let is_answered = self.ends.iter().any(Endpoint::is_answered);

@@ -82,10 +82,11 @@ impl Connection {
     /// Whether what happens to an end is told.
     pub(super) fn is_told(&self, end: usize) -> bool {
         let mine = &self.ends[end];
-        let is_half_open = self.sight.is_here(end) && mine.role == Role::Server && {
-            mine.was_told || matches!(mine.state, TcpState::SynRecv | TcpState::NewSynRecv)
-        };
-        !mine.told_by_kernel && (self.is_whole_or_passes() || is_half_open)
+        let is_half_open = self.sight.is_here(end)
+            && mine.role == Role::Server
+            && matches!(mine.state, TcpState::SynRecv | TcpState::NewSynRecv);
+        // A story that was begun is told to its end.
+        !mine.told_by_kernel && (mine.was_told || self.is_whole_or_passes() || is_half_open)
     }
 
     /// Whether the kernel tells nothing at all of an end: neither of its RSTs nor of what it sends again.

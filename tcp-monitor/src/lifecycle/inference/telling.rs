@@ -74,11 +74,19 @@ impl Connection {
             return;
         }
         let mine = &mut self.ends[end];
-        let is_over = matches!(mine.state, TcpState::TimeWait | TcpState::Close);
-        if is_over && !mine.was_told {
+        if mine.was_told {
+            self.tell_state(end, Evidence::Segment, None, time, key, out);
+        } else if matches!(mine.state, TcpState::TimeWait | TcpState::Close) {
             // It is too late to tell how this life ended.
             mine.told = TcpState::Close;
+        } else if is_synchronized(mine.state) && !is_one_step(mine.told, mine.state) {
+            // And here, how it began: it is met in its course.
+            (mine.told, mine.partial, mine.established) = (mine.state, true, None);
         } else {
+            if mine.told == TcpState::Close && mine.state == TcpState::SynRecv {
+                // Both ends opened at once.
+                mine.told = TcpState::SynSent;
+            }
             self.tell_state(end, Evidence::Segment, None, time, key, out);
         }
     }
@@ -227,6 +235,11 @@ fn closed_by(mine: &Endpoint, peer: &Endpoint, cause: Cause) -> ClosedBy {
             }
         }
     }
+}
+
+/// Whether an established connection begins to close with this transition.
+const fn is_one_step(from: TcpState, to: TcpState) -> bool {
+    matches!((from, to), (TcpState::Established, TcpState::FinWait1 | TcpState::CloseWait))
 }
 
 #[cfg(test)]

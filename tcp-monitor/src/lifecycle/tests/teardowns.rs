@@ -5,7 +5,7 @@ use tcp_monitor_common::TcpState::{
 };
 use tcp_monitor_common::record::ResetPhase;
 
-use super::script::{Script, at, client, from_client, from_server, server, syn, syn_ack};
+use super::script::{Script, at, client, from_client, from_server, no_addr, server, syn, syn_ack};
 use crate::lifecycle::input::{ResetDirection, SocketEvent};
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::{Event, SegmentInput, SocketInput, TcpHeader};
@@ -208,6 +208,21 @@ fn a_new_connection_from_the_same_addresses_ends_time_wait() {
     assert_eq!(script.told()[2], "1004 server handshake completed in 4 ms");
     script.wait_until(90_000);
     assert_eq!(script.told(), [""; 0], "the timer of the old connection is gone");
+}
+
+#[test]
+fn time_wait_ends_before_a_birth_that_is_told_late() {
+    // Before Linux 6.18 a child has no addresses at first; and no segment was seen.
+    let mut script = in_time_wait();
+    script.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(1003, Listen, SynRecv) });
+    script.socket(server(1004, SynRecv, Established));
+    assert_eq!(
+        script.told()[..2],
+        [
+            "1003 10.0.0.9:8899 10.0.0.5:51920 time_wait>close kernel after 978 ms",
+            "1003 10.0.0.9:8899 10.0.0.5:51920 listen>syn_recv kernel",
+        ]
+    );
 }
 
 #[test]

@@ -284,6 +284,7 @@ impl Tracker {
                 socket.role = Role::Server;
             }
             if let Some(born) = born.filter(|_| !was_told) {
+                self.reuse_waiting(socket.addresses(), born, Evidence::Kernel, out);
                 self.enter(&mut socket, TcpState::Listen, TcpState::SynRecv, born, out);
             }
         }
@@ -295,7 +296,7 @@ impl Tracker {
     fn resume_half_open(&mut self, socket: &mut Socket, now: Time) -> bool {
         let addresses = socket.addresses();
         let inference = self.inference.as_mut().filter(|inference| !inference.is_whole());
-        let Some(since) = inference.and_then(|inference| inference.hand_over(&addresses)) else {
+        let Some(since) = inference.and_then(|inference| inference.hand_over(&addresses, now)) else {
             return false;
         };
         socket.resume_syn_recv(since);

@@ -2,9 +2,11 @@
 
 mod accounting;
 mod closes;
+mod ends;
+mod every_segment;
 mod opens;
-mod random;
 mod resets;
+mod rfc9293;
 mod sockets;
 mod steps;
 pub(super) mod wire;

@@ -94,6 +94,17 @@ fn a_forwarded_syn_that_nobody_answers_is_told_when_it_has_timed_out() {
 }
 
 #[test]
+fn a_forwarded_simultaneous_open_is_told_in_legal_steps() {
+    let mut host = Host::router();
+    host.client(SYN, 0, 0);
+    // The server's SYN took another way.
+    host.client(SYN_ACK, 0, 1);
+    host.server(SYN_ACK, 0, 1);
+    let told = host.told();
+    assert_eq!(told[0], "2 client server syn_sent>syn_recv segment");
+}
+
+#[test]
 fn a_forwarded_request_that_is_refused_or_reset_is_told_of_its_ends() {
     let mut host = Host::router();
     host.client(SYN, 0, 0);

@@ -4,8 +4,8 @@ use tcp_monitor_common::TcpState::{Close, Closing, Established, FinWait1, Listen
 
 use super::host::{FIN, Host, OUT, RST, RST_ACK, SYN, SYN_ACK};
 use crate::lifecycle::event::Event;
-use crate::lifecycle::tests::script::{client, no_addr, server, syn, syn_ack};
-use crate::lifecycle::{InferFrom, Input, Options, SocketInput, Tracker};
+use crate::lifecycle::tests::script::{client, from_server, no_addr, server, syn, syn_ack};
+use crate::lifecycle::{InferFrom, Input, Options, SegmentInput, SocketInput, Tracker};
 
 /// A server that has answered a SYN, of which all is told.
 fn half_open() -> Host {
@@ -102,6 +102,20 @@ fn a_request_whose_syn_ack_is_not_sent_again_may_be_a_syn_cookie_and_lasts() {
     assert_eq!(host.told(), [""; 0]);
     host.wait_until(80_000);
     assert_eq!(host.told()[1], "70001 server handshake timed_out in 70001 ms");
+}
+
+#[test]
+fn a_syn_cookie_takes_the_place_of_a_request() {
+    let mut host = half_open();
+    host.told();
+    host.wait_until(50_000);
+    let cookie = SegmentInput { syn_cookie: true, ..from_server(0, SYN_ACK, 7_000, 1) };
+    host.see(cookie, &[(1, 2, OUT)]);
+    let told = host.told();
+    assert!(told[0].starts_with("50000 server client syn_recv>close segment after"), "{told:?}");
+    assert!(told[1].starts_with("50000 server handshake aborted"), "{told:?}");
+    host.wait_until(200_000);
+    assert_eq!((host.told().len(), host.tracker().inferred()), (0, 0));
 }
 
 #[test]

@@ -1,0 +1,46 @@
+//! The bytes are a capture file.
+
+use std::io::Cursor;
+
+use tcp_monitor::source::capture::{Capture, CaptureError, Statistics};
+
+pub(crate) fn run(data: &[u8]) {
+    // What it decompresses to can be a thousand times as much.
+    let len = if data.starts_with(&[0x1f, 0x8b]) { 1100 * data.len() } else { data.len() };
+    let mut capture = match Capture::read(Cursor::new(data.to_vec())) {
+        Ok(capture) => capture,
+        Err(error) => return describe(&error, len),
+    };
+    let (mut segments, mut number, mut offset) = (0, 0, capture.offset());
+    while let Some(packet) = capture.next() {
+        match packet {
+            Ok(packet) => {
+                assert!(packet.number > number, "packets are counted: {packet:?} after {number}");
+                assert!((20..=60).contains(&packet.header.header_len), "{packet:?}");
+                number = packet.number;
+                segments += 1;
+            }
+            Err(error) => {
+                describe(&error, len);
+                assert!(capture.next().is_none(), "nothing comes after an error");
+            }
+        }
+        assert!((offset..=len as u64).contains(&capture.offset()), "{} of {len}", capture.offset());
+        offset = capture.offset();
+    }
+    let Statistics { packets, tcp, not_tcp, later_fragments, truncated, malformed, unknown_link, untimed } =
+        capture.statistics();
+    let unknown: u64 = unknown_link.values().sum();
+    assert_eq!(
+        *packets,
+        tcp + not_tcp + later_fragments + truncated + malformed + unknown,
+        "each counts once"
+    );
+    assert!(*tcp == segments && untimed <= tcp);
+}
+
+/// An error names a place within the file.
+fn describe(error: &CaptureError, len: usize) {
+    assert!(!error.to_string().is_empty());
+    assert!(error.offset().is_none_or(|offset| offset <= len as u64), "{error} in {len} bytes");
+}
