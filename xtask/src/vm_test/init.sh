@@ -30,7 +30,14 @@ start_agent --port 8899
 echo '== traffic'
 xtask vm-traffic 127.0.0.1:8899
 echo '== metrics'
-wget -q -O - http://127.0.0.1:9899/metrics
+# Sockets are not looked at for a while after the last time, which took long on a machine this slow.
+tries=0
+until wget -q -O /metrics http://127.0.0.1:9899/metrics && grep -q '_connections{.*"time_wait"} 1' /metrics ||
+    [ $tries -ge 30 ]; do
+    tries=$((tries + 1))
+    sleep 1
+done
+cat /metrics
 kill -INT $agent
 wait $agent
 code=$?

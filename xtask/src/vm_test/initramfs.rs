@@ -12,8 +12,9 @@ use super::kernel::Kernel;
 use crate::process::{self, output};
 
 const INIT: &str = include_str!("init.sh");
-/// What kernels before 6.6 need for a classifier; from 6.6 on it is built in. They depend on no other.
-const MODULES: [&str; 2] = ["cls_bpf", "sch_ingress"];
+/// What kernels before 6.6 need for a classifier (from 6.6 on it is built in), and all to list their sockets.
+const MODULES: [(&str, &str); 4] =
+    [("sched", "cls_bpf"), ("sched", "sch_ingress"), ("ipv4", "inet_diag"), ("ipv4", "tcp_diag")];
 
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
@@ -44,9 +45,9 @@ pub(super) fn build(kernel: &Kernel, agent: &Path) -> Result<Vec<u8>> {
     for library in libraries {
         archive.add(&library, PROGRAM, &read(&library)?);
     }
-    for name in MODULES {
+    for (folder, name) in MODULES {
         let path = Path::new("lib/modules").join(&kernel.release).join(format!("{name}.ko"));
-        archive.add(&path, PROGRAM, &module(kernel, name)?);
+        archive.add(&path, PROGRAM, &module(kernel, folder, name)?);
     }
     Ok(archive.finish())
 }
@@ -57,8 +58,8 @@ fn needed_libraries(program: &Path) -> Vec<PathBuf> {
     list.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
-fn module(kernel: &Kernel, name: &str) -> Result<Vec<u8>> {
-    let folder = kernel.modules.join("kernel/net/sched");
+fn module(kernel: &Kernel, folder: &str, name: &str) -> Result<Vec<u8>> {
+    let folder = kernel.modules.join("kernel/net").join(folder);
     let plain = folder.join(format!("{name}.ko"));
     if plain.is_file() {
         return read(&plain);

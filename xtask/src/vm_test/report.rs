@@ -133,6 +133,12 @@ impl<'a> Report<'a> {
                 1,
             ),
             ("the connection in TIME_WAIT is counted", "state_transitions_total", r#"to="time_wait""#, 1),
+            (
+                "the socket in TIME_WAIT is among those that are there",
+                "connections",
+                r#"state="time_wait""#,
+                1,
+            ),
             ("segments out of lo are counted", "segments_total", r#"direction="egress""#, 9),
             ("segments into lo are counted", "segments_total", r#"direction="ingress""#, 9),
         ];

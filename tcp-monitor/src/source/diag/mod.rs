@@ -16,7 +16,7 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::survey::Found;
 use self::watch::Watch;
@@ -42,8 +42,8 @@ pub struct SocketDiag {
     latest: Arc<Latest>,
 }
 
-/// What the latest look has shown; `None` if the kernel does not list sockets.
-type Latest = Mutex<Option<Arc<SocketsByPort>>>;
+/// What the latest look has shown, and when; `None` if the kernel does not list sockets.
+type Latest = Mutex<Option<(Instant, Arc<SocketsByPort>)>>;
 
 /// Sockets by service port.
 pub type SocketsByPort = HashMap<u16, PortSockets>;
@@ -73,7 +73,7 @@ impl SocketDiag {
     #[must_use]
     pub fn service_ports(&self) -> Vec<u16> {
         let looked = self.ask(Request::Fresh).and_then(|answer| answer.recv().ok());
-        let Some(sockets) = looked.and_then(|()| self.latest()) else { return Vec::new() };
+        let Some((_, sockets)) = looked.and_then(|()| self.latest()) else { return Vec::new() };
         let mut ports: Vec<_> =
             sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
         ports.sort_unstable();
@@ -86,15 +86,20 @@ impl SocketDiag {
         self.ask(Request::Found).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 
-    /// The sockets by service port: of now if that is known within 100 ms, else of a while ago. `None` if the kernel does
-    /// not list them.
+    /// The sockets by service port: of now if that is known within 100 ms, else of a while ago, but for their age, which is that of
+    /// now. `None` if the kernel does not list them.
     #[must_use]
-    pub fn sockets(&self) -> Option<Arc<SocketsByPort>> {
+    pub fn sockets(&self) -> Option<SocketsByPort> {
         if let Some(answer) = self.ask(Request::Fresh) {
             // After that time the latest there is will do.
             let _ = answer.recv_timeout(PATIENCE);
         }
-        self.latest()
+        let (looked, sockets) = self.latest()?;
+        let mut sockets = (*sockets).clone();
+        for sockets in sockets.values_mut().filter(|sockets| !sockets.close_wait_oldest.is_zero()) {
+            sockets.close_wait_oldest += looked.elapsed();
+        }
+        Some(sockets)
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<Receiver<T>> {
@@ -102,7 +107,7 @@ impl SocketDiag {
         self.requests.send(request(reply)).ok().map(|()| answer)
     }
 
-    fn latest(&self) -> Option<Arc<SocketsByPort>> {
+    fn latest(&self) -> Option<(Instant, Arc<SocketsByPort>)> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -66,10 +66,12 @@ impl Surveyor {
         let mut outcome = Err(io::Error::from(io::ErrorKind::NotFound));
         for path in self.namespaces() {
             let looked = Netns::open(&path).and_then(|netns| {
-                if seen.insert(netns.inum) { self.look_into(&netns, want_found, &mut survey) } else { Ok(()) }
+                let is_new = seen.insert(netns.inum);
+                if is_new { self.look_into(&netns, want_found, &mut survey).map(Some) } else { Ok(None) }
             });
             match looked {
-                Ok(()) => outcome = Ok(()),
+                Ok(Some(())) => outcome = Ok(()),
+                Ok(None) => {}
                 Err(error) => {
                     log::debug!("the sockets of {} cannot be listed: {error}", path.display());
                     if outcome.is_err() {

@@ -82,9 +82,10 @@ impl Watch {
         let (sockets, found) = match self.surveyor.look(want_found) {
             Ok(mut survey) => {
                 self.failures = 0;
-                let aged = self.close_waits.age(survey.close_waits, Instant::now(), self.stuck_after);
+                let looked = Instant::now();
+                let aged = self.close_waits.age(survey.close_waits, looked, self.stuck_after);
                 self.judge(&aged, &mut survey.ports);
-                (Some(Arc::new(survey.ports)), survey.found)
+                (Some((looked, Arc::new(survey.ports))), survey.found)
             }
             Err(error) => {
                 self.tell_failure(&error);
