@@ -143,12 +143,14 @@ impl Judge {
             let before = self.lives.insert(change.local, life);
             assert!(before.is_none_or(|life| life.is_over), "no word of the end before: {change:?}");
         }
+        let is_first = !self.lives.contains_key(&change.local);
         let life = self.lives.entry(change.local).or_insert(unborn);
         assert!(!life.awaits_handshake, "no word of the handshake: {change:?}");
         if life.state == TcpState::Close {
             assert!(life.is_over, "no word of the end before: {change:?}");
             let begins = matches!(change.from, TcpState::Close | TcpState::Listen);
-            assert!(begins || change.evidence != Evidence::Kernel, "met midway: {change:?}");
+            let may_be_met = change.evidence != Evidence::Kernel || self.rules.begins_midway && is_first;
+            assert!(begins || may_be_met, "met midway: {change:?}");
             life.is_over = false;
         } else {
             assert_eq!(life.state, change.from, "{change:?}");

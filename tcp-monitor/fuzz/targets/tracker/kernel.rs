@@ -1,10 +1,11 @@
 //! Sockets as the kernel tells of them: what follows what, after `inet_sock_set_state` and those who call it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tcp_monitor::lifecycle::Time;
 use tcp_monitor::lifecycle::input::{
-    Comm, Process, ResetDirection, RetransmitKind, SocketEvent, SocketInput, TcpSock,
+    Comm, Presence, PresentSocket, Process, ResetDirection, RetransmitKind, SocketEvent, SocketInput, TcpSock,
 };
 use tcp_monitor_common::TcpState::{
     self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, NewSynRecv, SynRecv,
@@ -28,8 +29,8 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(number: u64) -> Self {
-        Self { state: Close, number, role: Role::Client, lives: 0, has_cookie: true, peer_closed: false }
+    pub(crate) fn new(number: u64, state: TcpState) -> Self {
+        Self { state, number, role: Role::Client, lives: 0, has_cookie: true, peer_closed: false }
     }
 
     /// What can happen without a change of its state.
@@ -121,6 +122,39 @@ impl Connection {
                 ..TcpSock::default()
             }),
             kind,
+        })
+    }
+
+    /// The socket of an end as sock_diag finds it; a TIME_WAIT minisocket, if that is all there is and anything goes.
+    pub(crate) fn find(
+        &self,
+        end: usize,
+        time: Time,
+        nonsense: bool,
+        script: &mut Script<'_>,
+    ) -> Option<PresentSocket> {
+        let socket = self.sockets[end].as_ref()?;
+        let details = script.byte();
+        let presence = if socket.state == SynRecv {
+            // A child is in SYN_RECV for a moment, and nobody looks in that.
+            return None;
+        } else if socket.state != Close {
+            Presence::Socket(socket.state)
+        } else if nonsense {
+            let left = Duration::from_secs(1 + u64::from(details >> 2));
+            Presence::Waiting { peer_closed: details & 1 == 1, left }
+        } else {
+            return None;
+        };
+        Some(PresentSocket {
+            time,
+            netns: self.netns,
+            // To be found gives it one, which later events do not have before Linux 5.12.
+            cookie: if socket.has_cookie { socket.cookie() } else { return None },
+            role: if details & 2 == 2 { Role::Server } else { Role::Client },
+            local: self.ends[end],
+            remote: self.ends[1 - end],
+            presence,
         })
     }
 }

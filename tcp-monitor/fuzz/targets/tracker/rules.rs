@@ -12,6 +12,8 @@ pub(crate) struct Rules {
     pub(crate) segments: bool,
     /// The kernel tells of transitions that no socket makes, too.
     pub(crate) nonsense: bool,
+    /// Sockets are established before anything is told of them.
+    pub(crate) begins_midway: bool,
     /// Time goes back now and then.
     pub(crate) time_goes_back: bool,
     /// More connections are forgotten.
@@ -33,6 +35,7 @@ impl Rules {
             sockets,
             segments,
             nonsense: byte & 8 != 0,
+            begins_midway: byte & 64 != 0,
             time_goes_back: byte & 16 != 0,
             max_connections: if byte & 32 == 0 { 1 << 18 } else { 2 },
         }

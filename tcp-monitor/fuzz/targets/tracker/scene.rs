@@ -35,12 +35,13 @@ impl Scene {
             if number == 3 { [end(1, 51920); 2] } else { [end(1, 51920), end(2, 8899)] }
         };
         let has_socket = |number: u8, end: u8| rules.sockets && (number == 0 || (number, end) == (1, 0));
+        let begin = if rules.begins_midway { TcpState::Established } else { TcpState::Close };
         let connection = |number: u8| Connection {
             netns: u32::from(number % 2) + 1,
             ends: ends(number),
             streams: [Stream::new(1_000), Stream::new(u32::MAX)],
             sockets: [0, 1]
-                .map(|end| has_socket(number, end).then(|| Socket::new(u64::from(number * 2 + end)))),
+                .map(|end| has_socket(number, end).then(|| Socket::new(u64::from(number * 2 + end), begin))),
         };
         Self { rules, now: START, connections: [0, 1, 2, 3].map(connection) }
     }
@@ -70,6 +71,9 @@ impl Scene {
         }
         let connection = &mut self.connections[number];
         let is_told = connection.sockets[end].is_some();
+        if is_told && what >= 224 {
+            return connection.find(end, time, self.rules.nonsense, script).map(Input::Present);
+        }
         if is_told && (what & 32 == 0 || !self.rules.segments) {
             return connection.happen(end, time, self.rules.nonsense, script).map(Input::Socket);
         }
