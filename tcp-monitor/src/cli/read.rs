@@ -15,8 +15,8 @@ use crate::ports::PortSet;
 pub struct Read {
     /// The captures: pcap or pcapng, compressed by gzip or not; `-` is standard input
     ///
-    /// Several are read one after the other, as the parts of one capture. A file that begins before the one before it
-    /// ended is said to, and read as a capture of its own.
+    /// Several are read one after the other, as the parts of one capture. A file that begins more than 100 ms before the
+    /// one before it ended is said to, and read as a capture of its own.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

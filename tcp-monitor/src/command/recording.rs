@@ -39,7 +39,7 @@ enum Kind {
 /// Why there can be no recording.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecordingError {
-    #[error("cannot write {name}: {source}")]
+    #[error("cannot write {name}")]
     Write { name: String, source: io::Error },
     #[error("cannot write {name}: nobody has opened this pipe to read it; start the reader first")]
     NoReader { name: String },
