@@ -34,7 +34,12 @@ impl Connection {
             | TcpState::Closing
             | TcpState::LastAck
             | TcpState::TimeWait => {
-                is_of_sender || receiver.expects == Some(segment.header.seq) || !self.sight.is_whole
+                // Ahead of what was seen but within the window, as a FIN may be: the segments before it were missed.
+                let follows_gap = position.is_some_and(|position| sender.stream.can_follow_gap(position));
+                is_of_sender
+                    || follows_gap
+                    || receiver.expects == Some(segment.header.seq)
+                    || !self.sight.is_whole
             }
         };
         if !counts {

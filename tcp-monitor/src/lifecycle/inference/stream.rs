@@ -147,6 +147,11 @@ impl Stream {
         (self.unacked.unwrap_or(0)..=self.next).contains(&position)
     }
 
+    /// Whether a segment at `position` is ahead of all that was sent, as far as it was seen, and the receiver accepts it.
+    pub(super) fn can_follow_gap(&self, position: i64) -> bool {
+        self.fin.is_none() && position > self.next && self.edge.is_some_and(|edge| position < edge)
+    }
+
     pub(super) fn fin(&self) -> Option<i64> {
         self.fin
     }
