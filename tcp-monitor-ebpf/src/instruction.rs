@@ -59,6 +59,24 @@ pub(crate) fn difference(a: u64, b: u64) -> u64 {
     }
 }
 
+/// The low half of a pointer, as a number. Calculating with a whole one is refused, and the compiler would do so to get the half.
+#[inline(always)]
+pub(crate) fn low_half(pointer: u64) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let half: u32;
+        // SAFETY: touches its own register only.
+        unsafe {
+            core::arch::asm!("{} = {}", out(wreg) half, in(wreg) pointer as u32, options(pure, nomem, nostack));
+        }
+        half
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        pointer as u32
+    }
+}
+
 /// A counter of an array whose length is `MASK` + 1.
 ///
 /// # Safety

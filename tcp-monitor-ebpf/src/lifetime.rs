@@ -13,8 +13,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    instruction::{add, element},
-    kernel::read,
+    instruction::{add, element, low_half},
     socket::{Socket, now},
     tables::forgotten,
 };
@@ -26,8 +25,6 @@ static LIFETIMES: Array<LifetimeTable> = Array::with_max_entries(1, 0);
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Transition {
-    /// The socket's address in kernel memory.
-    socket: *const u8,
     old: u8,
     role: u8,
     /// An [`Effect`].
@@ -59,12 +56,11 @@ pub(crate) enum Effect {
 
 impl Transition {
     #[inline(always)]
-    fn new(sock: Socket, role: Role, (old, new): (TcpState, TcpState), effect: Effect) -> Self {
+    fn new(role: Role, (old, new): (TcpState, TcpState), effect: Effect) -> Self {
         let effect = if matches!(new, TcpState::SynSent) { Effect::Opens } else { effect };
         let begins =
             matches!(old, TcpState::Close) || matches!((old, role), (TcpState::SynRecv, Role::Server));
         Self {
-            socket: sock.0.as_ptr(),
             old: old as u8,
             role: role as u8,
             effect: effect as u8,
@@ -74,15 +70,32 @@ impl Transition {
         }
     }
 
-    /// The same, of which the verifier knows nothing: that the address was a pointer, with which it lets nobody calculate, and
-    /// which of all cases this is, each of which it would follow to the end of the program.
+    /// The same, of which the verifier does not know which of all cases it is: it would follow each of them to the end of the
+    /// program. It loses sight of what is written in small pieces.
     #[inline(always)]
-    fn forget(self) -> [u64; 2] {
-        let mut place = MaybeUninit::<Self>::uninit();
-        // SAFETY: its own place. The compiler must put it there for the kernel to read.
-        unsafe { place.as_mut_ptr().write_volatile(self) };
-        read(place.as_ptr().cast())
+    fn forget(self) -> [u8; 8] {
+        let mut place = MaybeUninit::<u64>::uninit();
+        let pieces = place.as_mut_ptr().cast::<u8>();
+        // SAFETY: eight bytes, each of which is written before all are read.
+        unsafe {
+            pieces.write_volatile(self.old);
+            pieces.add(1).write_volatile(self.role);
+            pieces.add(2).write_volatile(self.effect);
+            pieces.add(3).write_volatile(self.begins);
+            pieces.add(4).write_volatile(self.ends);
+            pieces.add(5).write_volatile(0);
+            pieces.add(6).write_volatile(0);
+            pieces.add(7).write_volatile(0);
+            place.as_ptr().read_volatile().to_le_bytes()
+        }
     }
+}
+
+/// What tells a socket from others while it lives: the low half of its address, of which the verifier lets a number be made, and its
+/// peer's port.
+#[inline(always)]
+fn tag(sock: Socket) -> u64 {
+    u64::from(low_half(sock.0.address())) << 32 | u64::from(sock.remote_port())
 }
 
 /// Counts what has taken its time when a socket changes its state. `syn_arrived` is when the first SYN of a server's
@@ -103,8 +116,8 @@ pub(crate) unsafe fn count(
     if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
         return;
     }
-    let [address, facts] = Transition::new(sock, role, (old, new), effect).forget();
-    let [old, role, effect, begins, ends, ..] = facts.to_le_bytes();
+    let [old, role, effect, begins, ends, ..] = Transition::new(role, (old, new), effect).forget();
+    let address = tag(sock);
     let Some(bucket) = bucket(address) else { return };
     let now = now();
     // SAFETY: the map's own value, and `counters` by the caller's word.
