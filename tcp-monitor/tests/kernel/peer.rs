@@ -252,9 +252,13 @@ impl Process {
         for _ in 0..clients {
             let (connection, _) = self.listener()?.accept()?;
             let mut child = Command::new(std::env::current_exe()?);
-            child.arg(ECHO_CLIENT).stdin(OwnedFd::from(connection)).stdout(Stdio::null());
-            // Dropping the command closes the parent's copy of the connection.
+            // The child waits for the other end of its stdout to be closed.
+            let (start, hold) = io::pipe()?;
+            child.arg(ECHO_CLIENT).stdin(OwnedFd::from(connection)).stdout(OwnedFd::from(start));
             children.push(child.spawn()?);
+            // Closes the parent's copy of the connection: else the parent may be the last to close it.
+            drop(child);
+            drop(hold);
         }
         let mut pids = Vec::new();
         for mut child in children {
@@ -283,6 +287,7 @@ impl Process {
 /// Serves the connection on stdin: one read, one write, end of process.
 pub(crate) fn echo_client() -> Result<()> {
     fs::write("/proc/self/comm", ECHO_COMM)?;
+    fs::File::from(io::stdout().as_fd().try_clone_to_owned()?).read_to_end(&mut Vec::new())?;
     let mut connection = TcpStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut bytes = [0; ECHO_LIMIT];
     let count = connection.read(&mut bytes)?;
