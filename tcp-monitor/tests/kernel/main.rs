@@ -6,13 +6,19 @@
 //! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built. With `KERNEL_SUITE_RECORD=directory`,
 //! the captures of the scenarios are kept there.
 
+mod actor;
+mod acts;
 mod agent;
 mod agreement;
 mod capture;
+mod counting;
 mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod forge;
+mod forged;
+mod identities;
 mod inferred;
 mod interfaces;
 mod job;
@@ -29,21 +35,26 @@ mod pcapng;
 mod peer;
 mod ports;
 mod processes;
+mod reconcile;
 mod recording;
 mod reuse;
 mod scrape;
 mod segments;
 mod selfcheck;
 mod sockets;
+mod stage;
 mod stall;
 mod states;
 mod steps;
+mod stranger;
 mod timewait;
 mod topology;
 mod traffic;
 mod trial;
+mod tun;
 mod usage;
 mod wire;
+mod workload;
 
 use std::{env, process::ExitCode};
 
@@ -87,6 +98,7 @@ fn run_trials() -> ExitCode {
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        reconcile::trials(),
         stall::trials(),
         crowd::trials(),
         interfaces::trials(),

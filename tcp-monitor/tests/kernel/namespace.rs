@@ -84,9 +84,27 @@ impl Namespace {
         what: &str,
         reached: impl Fn(&[SocketRow]) -> bool,
     ) -> Result<Vec<SocketRow>> {
+        self.await_rows(what, || self.sockets(port), reached)
+    }
+
+    /// The same of the whole socket table.
+    pub(crate) fn await_all(
+        &self,
+        what: &str,
+        reached: impl Fn(&[SocketRow]) -> bool,
+    ) -> Result<Vec<SocketRow>> {
+        self.await_rows(what, || self.all_sockets(), reached)
+    }
+
+    fn await_rows(
+        &self,
+        what: &str,
+        rows: impl Fn() -> Result<Vec<SocketRow>>,
+        reached: impl Fn(&[SocketRow]) -> bool,
+    ) -> Result<Vec<SocketRow>> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let rows = self.sockets(port)?;
+            let rows = rows()?;
             if reached(&rows) {
                 return Ok(rows);
             }
