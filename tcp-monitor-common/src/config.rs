@@ -86,6 +86,8 @@ pub struct KernelLayout {
     pub skc_rcv_wnd: u32,
     /// `tcp_request_sock.rcv_nxt`.
     pub request_rcv_nxt: u32,
+    /// `inet_timewait_sock.tw_substate`.
+    pub tw_substate: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
     /// `net.ipv4.sysctl_tcp_abort_on_overflow`: one byte is read.
@@ -126,8 +128,6 @@ pub struct KernelLayout {
     pub task_group_leader: u32,
     /// `task_struct.comm`.
     pub task_comm: u32,
-    /// `bpf_sk_storage_get` may be called from tp_btf programs (5.11 and later).
-    pub has_socket_storage: u32,
 }
 
 impl KernelLayout {
@@ -163,6 +163,7 @@ impl KernelLayout {
         skc_listener: 0,
         skc_rcv_wnd: 0,
         request_rcv_nxt: 0,
+        tw_substate: 0,
         net_inum: 0,
         net_abort_on_overflow: 0,
         net_syncookies: 0,
@@ -183,7 +184,6 @@ impl KernelLayout {
         task_flags: 0,
         task_group_leader: 0,
         task_comm: 0,
-        has_socket_storage: 0,
     };
 }
 
@@ -197,15 +197,20 @@ pub struct Settings {
     pub records: u32,
     /// Bytes waiting in the ring buffer at which the agent is woken.
     pub wake_at: u32,
+    /// Bytes waiting in the ring buffer from which on records of mere packets are suppressed.
+    pub packets_until: u32,
     /// How many counter slots there are.
     pub slots: u32,
+    /// Unused, zero.
+    pub reserved: u32,
     /// Keeps the places of connections in [`AckTable`] from being guessed.
     pub seed: u64,
 }
 
 impl Settings {
     /// Before the agent has filled it in.
-    pub const UNSET: Self = Self { netns: 0, records: 0, wake_at: 0, slots: 0, seed: 0 };
+    pub const UNSET: Self =
+        Self { netns: 0, records: 0, wake_at: 0, packets_until: 0, reserved: 0, slots: 0, seed: 0 };
 }
 
 /// Words in [`AckTable`], a power of two.
@@ -234,6 +239,41 @@ pub struct ClosedTable {
     pub words: [u64; CLOSED_WORDS],
 }
 
+/// Buckets of a [`LifetimeTable`], a power of two.
+pub const LIFETIME_BUCKETS: usize = 1 << 15;
+/// Sockets in a bucket, at most.
+pub const LIFETIME_WAYS: usize = 4;
+
+/// When the sockets did what they did: a bucket is chosen by a socket's address in kernel memory.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LifetimeTable {
+    /// Any way of its bucket may hold a socket.
+    pub buckets: [LifetimeBucket; LIFETIME_BUCKETS],
+}
+
+/// A bucket of a [`LifetimeTable`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct LifetimeBucket {
+    /// The address of the socket whose times follow; 0 is free.
+    pub sockets: [u64; LIFETIME_WAYS],
+    /// Its times.
+    pub lifetimes: [Lifetime; LIFETIME_WAYS],
+}
+
+/// Times of a socket, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Lifetime {
+    /// The first SYN that it sent.
+    pub opened: u64,
+    /// When it was established.
+    pub established: u64,
+    /// The start of its present state.
+    pub since: u64,
+}
+
 /// Names of maps.
 pub mod map {
     /// Ring buffer of records.
@@ -248,6 +288,8 @@ pub mod map {
     pub const INTERFACE_COUNTERS: &str = "INTERFACE_COUNTERS";
     /// `PerCpuArray<RecordCounters>`, one entry.
     pub const RECORD_COUNTERS: &str = "RECORD_COUNTERS";
+    /// `PerCpuArray<TableCounters>`, one entry.
+    pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
     /// `HashMap<u64, HalfOpen>`, by cookie.
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// `PerCpuArray<Undecided>`, one entry.

@@ -372,6 +372,41 @@ impl SegmentKind {
     }
 }
 
+/// A table of the kernel programs that holds a limited number of entries; the `table` label of `table_evictions_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Table {
+    /// Acknowledgements that are awaited.
+    Acks = 0,
+    /// Times of sockets.
+    Lifetimes = 1,
+    /// Half-open requests.
+    Requests = 2,
+}
+
+impl Table {
+    /// Every table, in order of its number.
+    pub const ALL: [Self; 3] = [Self::Acks, Self::Lifetimes, Self::Requests];
+
+    /// The name in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Acks => "acks",
+            Self::Lifetimes => "lifetimes",
+            Self::Requests => "requests",
+        }
+    }
+}
+
+/// How often a full table let go of an entry, or did not take one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TableCounters {
+    /// By [`Table`].
+    pub forgotten: [u64; Table::ALL.len()],
+}
+
 /// The records made, by [`Kind`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -380,6 +415,8 @@ pub struct RecordCounters {
     pub sent: [u64; Kind::ALL.len()],
     /// Dropped because the ring buffer was full.
     pub lost: [u64; Kind::ALL.len()],
+    /// Records of mere packets, dropped to keep room for those of sockets.
+    pub suppressed: [u64; Kind::ALL.len()],
 }
 
 #[cfg(feature = "user")]
@@ -392,4 +429,6 @@ mod user {
     unsafe impl aya::Pod for super::InterfaceKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::RecordCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::TableCounters {}
 }

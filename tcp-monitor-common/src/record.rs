@@ -217,8 +217,8 @@ pub struct SegmentRecord {
     pub acks: u8,
     /// Length of the TCP header, 20 to 60 bytes.
     pub tcp_header_len: u8,
-    /// Unused, zero.
-    pub reserved: u8,
+    /// Bits of [`origin`].
+    pub origin: u8,
     /// The TCP header, network order; bytes from `tcp_header_len` on are zero.
     pub tcp_header: [u8; MAX_TCP_HEADER],
 }
@@ -229,6 +229,14 @@ pub mod acks {
     pub const SYN_ACK: u8 = 1 << 0;
     /// The segment acknowledges the peer's FIN.
     pub const FIN: u8 = 1 << 1;
+}
+
+/// Bits of [`SegmentRecord::origin`], of a SYN-ACK on its way out.
+pub mod origin {
+    /// A half-open request of this network namespace sent it.
+    pub const REQUEST: u8 = 1 << 0;
+    /// It carries a SYN cookie of this network namespace, which keeps no request.
+    pub const SYN_COOKIE: u8 = 1 << 1;
 }
 
 /// Which way a segment crossed the interface.

@@ -8,16 +8,17 @@
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     config::{ACK_WAYS, ACK_WORDS, AckTable},
+    counters::Table,
     record::acks,
 };
 
-use crate::kernel::setting;
+use crate::{instruction::masked, kernel::setting, tables::forgotten};
 
 #[map]
 static ACKS: Array<AckTable> = Array::with_max_entries(1, 0);
 
 /// What a word stands for; its low five bits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Awaited {
     /// The acknowledgement of a SYN-ACK.
     SynAck = acks::SYN_ACK as isize,
@@ -79,7 +80,7 @@ impl Path {
     pub(crate) fn expect(self, number: u32, what: Awaited) {
         let Some(bucket) = self.bucket() else { return };
         let word = self.word(number) | what as u64;
-        let mut place = (word >> 5) as usize & (ACK_WAYS - 1);
+        let mut place = ACK_WAYS;
         let mut i = 0;
         while i < ACK_WAYS {
             // SAFETY: `i` is within the bucket.
@@ -92,8 +93,12 @@ impl Path {
             }
             i += 1;
         }
-        // SAFETY: `place` is within the bucket.
-        unsafe { *bucket.add(place) = word };
+        if place == ACK_WAYS {
+            forgotten(Table::Acks);
+            place = (word >> 5) as usize;
+        }
+        // SAFETY: the mask keeps the place within the bucket.
+        unsafe { *bucket.add(masked::<{ ACK_WAYS as i32 - 1 }>(place)) = word };
     }
 
     /// What `number` on this path is the first to acknowledge: bits of [`acks`], [`REQUEST`] and [`COOKIE`]; forgets it.

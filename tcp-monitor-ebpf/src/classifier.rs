@@ -11,7 +11,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tcp_monitor_common::{
     counters::{InterfaceCounters, InterfaceKey, SegmentKind},
-    record::{Direction, Kind, SegmentRecord},
+    record::{Direction, Kind, SegmentRecord, origin},
 };
 
 use crate::{
@@ -21,7 +21,8 @@ use crate::{
     instruction::{add, element},
     kernel::{layout, read},
     packet::{self, Segment},
-    ports, records,
+    ports,
+    records::{self, Cause},
     socket::start,
 };
 
@@ -92,6 +93,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let back = Path::new(destination, source, destination_port, source_port);
     let passing = Passing { skb, segment: &segment, back, ifindex };
     let netns = netns_of(skb);
+    let mut origin = 0;
     match direction {
         Direction::Ingress => match kind {
             Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
@@ -115,6 +117,8 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                     let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
                     if let Some(awaited) = awaited {
                         back.expect(tcp.sequence().wrapping_add(1), awaited);
+                        origin =
+                            if awaited == Awaited::Cookie { origin::SYN_COOKIE } else { origin::REQUEST };
                     }
                 }
                 Some(SegmentKind::Rst) => half_open::rst_leaves(path),
@@ -147,7 +151,8 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     if again || (kind.is_none() && acks == 0) || !records::wanted() {
         return None;
     }
-    record(ctx, &segment, payload_len, InterfaceKey { netns, ifindex }, direction, acks)
+    let shows = Shows { payload_len, direction, acks, origin };
+    record(ctx, &segment, InterfaceKey { netns, ifindex }, shows)
 }
 
 #[inline(always)]
@@ -163,23 +168,26 @@ fn segment_kind(flags: u8) -> Option<SegmentKind> {
     }
 }
 
-#[inline(always)]
-fn record(
-    ctx: &TcContext,
-    segment: &Segment<'_>,
+/// What a passing segment shows besides its headers.
+#[derive(Clone, Copy)]
+struct Shows {
     payload_len: u32,
-    interface: InterfaceKey,
     direction: Direction,
     acks: u8,
-) -> Option<()> {
-    let mut entry = records::reserve::<SegmentRecord>(Kind::Segment)?;
+    origin: u8,
+}
+
+#[inline(always)]
+fn record(ctx: &TcContext, segment: &Segment<'_>, interface: InterfaceKey, shows: Shows) -> Option<()> {
+    let mut entry = records::reserve::<SegmentRecord>(Kind::Segment, Cause::Packet)?;
     let addresses = segment.addresses();
     let record = records::fields(&mut entry);
     start(&mut record.header, Kind::Segment, interface.netns, addresses.ip_version);
     record.ifindex = interface.ifindex;
-    record.payload_len = payload_len;
-    record.direction = direction as u8;
-    record.acks = acks;
+    record.payload_len = shows.payload_len;
+    record.direction = shows.direction as u8;
+    record.acks = shows.acks;
+    record.origin = shows.origin;
     addresses.store(&mut record.src_addr, &mut record.dst_addr);
     // It cannot fail: the packet is as long as its headers say.
     if packet::copy_header(ctx.skb.skb, segment, &mut record.tcp_header) {

@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use tcp_monitor_common::{
     TcpState,
-    counters::{FAILURES, HandshakeFailure, PortCounters},
+    counters::{FAILURES, HandshakeFailure, PortCounters, Table},
     half_open::{Fate, HALF_OPEN_LIMIT, HalfOpen, Undecided},
     record::Role,
 };
@@ -24,6 +24,7 @@ use crate::{
     packet::Segment,
     ports::{Watched, counters_of},
     socket::now,
+    tables::forgotten,
 };
 
 #[map]
@@ -177,8 +178,15 @@ pub(crate) fn syn_ack_leaves(
         port,
         ..HalfOpen::default()
     };
-    // Full, or another CPU was faster: then nothing is to be done.
-    let _ = HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST));
+    if HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST)).is_err() {
+        forgotten(Table::Requests);
+    } else if let Some(counters) = counters_of(half_open.slot) {
+        // SAFETY: the map's own value.
+        unsafe {
+            let row = &raw mut (*counters).transitions[TcpState::Listen as usize];
+            add(&raw mut (*row)[TcpState::NewSynRecv as usize], 1);
+        }
+    }
     Some(Awaited::Request)
 }
 
@@ -246,7 +254,10 @@ fn end(cookie: u64, reason: HandshakeFailure) {
     if let Some(counters) = counters_of(slot) {
         let reason = if overflowed { HandshakeFailure::AcceptQueueFull } else { reason };
         // SAFETY: the map's own value.
-        unsafe { count_failure(counters, reason) };
+        unsafe {
+            count_failure(counters, reason);
+            count_end(counters);
+        }
     }
 }
 
@@ -298,6 +309,7 @@ fn settle(undecided: Undecided) {
                 add(&raw mut (*counters).accept_queue_overflows, 1);
                 if HALF_OPEN.remove(undecided.cookie).is_ok() {
                     count_failure(counters, HandshakeFailure::AcceptQueueFull);
+                    count_end(counters);
                 }
             }
             // Nothing that is known to have failed.
@@ -333,6 +345,18 @@ unsafe fn count_failure(counters: *mut PortCounters, reason: HandshakeFailure) {
     unsafe {
         let reasons = &raw mut (*counters).handshake_failures[Role::Server as usize];
         add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
+    }
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+unsafe fn count_end(counters: *mut PortCounters) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let row = &raw mut (*counters).transitions[TcpState::NewSynRecv as usize];
+        add(&raw mut (*row)[TcpState::Close as usize], 1);
     }
 }
 

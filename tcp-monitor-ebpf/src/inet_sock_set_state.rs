@@ -18,7 +18,8 @@ use crate::{
     half_open,
     instruction::{add, element},
     kernel::KernelPtr,
-    lifetime, ports, records,
+    lifetime, ports,
+    records::{self, Cause},
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
@@ -86,7 +87,7 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::State)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::State, Cause::Socket)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::State, netns);
     record.old_state = old as u8;

@@ -1,37 +1,31 @@
-//! How long sockets take: each carries the times of its own life, from Linux 5.11 on.
-
-use core::ptr;
+//! How long sockets take. Their times lie in a table by the socket's address, in buckets of four without a lock: a socket is looked
+//! up with one or two cache lines. When a bucket is full, one of its sockets is forgotten, and what ends for it later is not
+//! counted.
 
 use aya_ebpf::{
-    bindings::BPF_SK_STORAGE_GET_F_CREATE, btf_maps::SkStorage, helpers::generated::bpf_sk_storage_get,
-    macros::btf_map,
+    macros::map,
+    maps::{Array, PerCpuArray},
 };
 use tcp_monitor_common::{
     TcpState,
-    counters::{BUCKETS, Histogram, PortCounters, Scale, TIMED, timed_state},
+    config::{LIFETIME_BUCKETS, LIFETIME_WAYS, Lifetime, LifetimeBucket, LifetimeTable},
+    counters::{BUCKETS, Histogram, PortCounters, Scale, TIMED, Table, timed_state},
     record::Role,
     transition::Outcome,
 };
 
 use crate::{
-    instruction::{add, element},
-    kernel::layout,
+    instruction::{add, difference, element},
     socket::{Socket, now},
+    tables::forgotten,
 };
 
-#[btf_map]
-static LIFETIMES: SkStorage<Lifetime> = SkStorage::new();
+#[map]
+static LIFETIMES: Array<LifetimeTable> = Array::with_max_entries(1, 0);
 
-/// Times of a socket, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Lifetime {
-    /// The first SYN.
-    opened: u64,
-    established: u64,
-    /// The start of its present state.
-    since: u64,
-}
+/// Where an address becomes a number: the verifier lets nobody calculate with a pointer.
+#[map]
+static SOCKET_ADDRESS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counts what has taken its time when a socket changes its state. `syn_arrived` is when the first SYN of a server's
 /// connection did.
@@ -48,26 +42,22 @@ pub(crate) unsafe fn count(
     outcome: Outcome,
     syn_arrived: Option<u64>,
 ) {
-    if layout!(has_socket_storage) == 0 || matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen)
-    {
+    if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
         return;
     }
-    // SAFETY: the verifier has checked that this is a socket.
-    let lifetime = unsafe {
-        bpf_sk_storage_get(
-            (&raw const LIFETIMES).cast_mut().cast(),
-            sock.0.as_ptr().cast_mut().cast(),
-            ptr::null_mut(),
-            BPF_SK_STORAGE_GET_F_CREATE.into(),
-        )
-    }
-    .cast::<Lifetime>();
-    if lifetime.is_null() {
-        return;
-    }
+    let Some(address) = address(sock) else { return };
+    let Some(bucket) = bucket(address) else { return };
     let now = now();
-    // SAFETY: the socket's own value, and `counters` by the caller's word.
+    // SAFETY: the map's own value, and `counters` by the caller's word.
     unsafe {
+        let place = find(bucket, address);
+        let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
+        // Another socket may have had the address, or this one an earlier life.
+        let begins =
+            matches!(old, TcpState::Close) || matches!((old, role), (TcpState::SynRecv, Role::Server));
+        if begins {
+            lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
+        }
         let since = (*lifetime).since;
         (*lifetime).since = now;
         if since != 0
@@ -98,12 +88,78 @@ pub(crate) unsafe fn count(
             }
             Outcome::Continues | Outcome::HandshakeFailed(_) | Outcome::ListenerClosed => {
                 if matches!(new, TcpState::SynSent) {
-                    // A socket may have had an earlier life.
                     (*lifetime).opened = now;
-                    (*lifetime).established = 0;
                 }
             }
         }
+        if matches!(new, TcpState::Close) {
+            *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = 0;
+        }
+    }
+}
+
+/// The socket's address in kernel memory.
+#[inline(always)]
+fn address(sock: Socket) -> Option<u64> {
+    let scratch = SOCKET_ADDRESS.get_ptr_mut(0)?;
+    let address = sock.0.address();
+    let mut result = 0;
+    let mut i = 0;
+    while i < 3 {
+        // SAFETY: the map's own value.
+        let number = unsafe {
+            scratch.write_volatile(address);
+            scratch.read_volatile()
+        };
+        // Not the number itself: the compiler would put the pointer it is compared with in its place.
+        result = difference(number, 0);
+        // A program that interrupted this one would have written its own.
+        if number == address {
+            break;
+        }
+        i += 1;
+    }
+    Some(result)
+}
+
+#[inline(always)]
+fn bucket(address: u64) -> Option<*mut LifetimeBucket> {
+    let table = LIFETIMES.get_ptr_mut(0)?;
+    let index = (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (LIFETIME_BUCKETS - 1);
+    // SAFETY: the map's own value; the index is masked to lie within it.
+    Some(unsafe { (&raw mut (*table).buckets).cast::<LifetimeBucket>().add(index) })
+}
+
+/// The place of a socket: its own from now on, if it had none.
+///
+/// # Safety
+///
+/// `bucket` must point into a map value.
+#[inline(always)]
+unsafe fn find(bucket: *mut LifetimeBucket, address: u64) -> usize {
+    // SAFETY: by the caller's word; each index is within its array.
+    unsafe {
+        let sockets = (&raw mut (*bucket).sockets).cast::<u64>();
+        let mut place = LIFETIME_WAYS;
+        let mut i = 0;
+        while i < LIFETIME_WAYS {
+            let held = sockets.add(i).read_volatile();
+            if held == address {
+                return i;
+            }
+            if held == 0 {
+                place = i;
+            }
+            i += 1;
+        }
+        if place == LIFETIME_WAYS {
+            forgotten(Table::Lifetimes);
+            place = (address >> 12) as usize;
+        }
+        *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = address;
+        let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
+        lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
+        place
     }
 }
 

@@ -17,6 +17,7 @@ mod packet;
 mod ports;
 mod records;
 mod socket;
+mod tables;
 mod tcp_receive_reset;
 mod tcp_retransmit_skb;
 mod tcp_retransmit_synack;

@@ -27,17 +27,34 @@ pub(crate) fn wanted() -> bool {
     setting!(records) != 0
 }
 
-/// Room for one record, zeroed, or `None`, counted as lost, if the ring buffer is full.
+/// What makes a record: it decides for whom there is room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// A socket. There are as many as the host has accepted or opened.
+    Socket,
+    /// A packet, and no full socket: anybody can send as many as they like. Such records leave half of the ring buffer to those
+    /// of sockets.
+    Packet,
+}
+
+/// Room for one record, zeroed, or `None`, which is counted: as lost if the ring buffer is full, as suppressed if what is
+/// left of it is for others.
 #[inline(always)]
-pub(crate) fn reserve<T: Record>(kind: Kind) -> Option<RingBufEntry<T>> {
+pub(crate) fn reserve<T: Record>(kind: Kind, cause: Cause) -> Option<RingBufEntry<T>> {
+    let counters = RECORD_COUNTERS.get_ptr_mut(0)?;
+    if cause == Cause::Packet
+        && RECORDS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(setting!(packets_until))
+    {
+        // SAFETY: the map's own value; the kind is within the array.
+        unsafe { add(&raw mut (*counters).suppressed[kind as usize], 1) };
+        return None;
+    }
     let mut entry = RECORDS.reserve::<T>(0);
-    if let Some(counters) = RECORD_COUNTERS.get_ptr_mut(0) {
-        // SAFETY: the map's own value; the kind is within the arrays.
-        unsafe {
-            match entry {
-                Some(_) => add(&raw mut (*counters).sent[kind as usize], 1),
-                None => add(&raw mut (*counters).lost[kind as usize], 1),
-            }
+    // SAFETY: the map's own value; the kind is within the arrays.
+    unsafe {
+        match entry {
+            Some(_) => add(&raw mut (*counters).sent[kind as usize], 1),
+            None => add(&raw mut (*counters).lost[kind as usize], 1),
         }
     }
     if let Some(entry) = &mut entry {

@@ -11,7 +11,7 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::Path,
-    kernel::{KernelPtr, layout, setting},
+    kernel::{KernelPtr, layout, read, setting},
     packet::{Addresses, V4_MAPPED_PREFIX},
 };
 
@@ -32,6 +32,12 @@ impl Socket {
     #[inline(always)]
     pub(crate) fn state(self) -> u8 {
         self.0.load::<u8>(layout!(skc_state))
+    }
+
+    /// The state that a TIME_WAIT minisocket is in: FIN_WAIT2 until the peer's FIN.
+    #[inline(always)]
+    pub(crate) fn substate(self) -> u8 {
+        read::<u8>(self.0.as_ptr().wrapping_add(layout!(tw_substate) as usize))
     }
 
     /// The local port; 0 once the kernel has let go of it, see [`FullSocket::local_port`].

@@ -10,7 +10,8 @@ use tcp_monitor_common::{
 use crate::{
     instruction::{add, element},
     kernel::KernelPtr,
-    ports, records,
+    ports,
+    records::{self, Cause},
     socket::{FullSocket, Socket, namespace_wanted},
     tcp_send_reset::phase,
     turn::{Tracepoint, Turn},
@@ -55,7 +56,7 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Cause::Socket)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::Reset, netns);
     record.old_state = state as u8;

@@ -6,7 +6,8 @@ use tcp_monitor_common::record::{Kind, SocketRecord};
 use crate::{
     instruction::{add, element},
     kernel::{KernelPtr, layout},
-    ports, records,
+    ports,
+    records::{self, Cause},
     socket::{FullSocket, Socket, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
@@ -61,7 +62,7 @@ fn retransmit(turn: Turn<'_>, sock: Socket, skb: KernelPtr) -> Option<()> {
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit, Cause::Socket)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::Retransmit, netns);
     record.old_state = sock.state();

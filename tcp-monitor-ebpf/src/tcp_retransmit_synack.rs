@@ -10,7 +10,8 @@ use crate::{
     half_open,
     instruction::add,
     kernel::KernelPtr,
-    ports, records,
+    ports,
+    records::{self, Cause},
     socket::{Socket, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
@@ -50,7 +51,7 @@ fn retransmit(turn: Turn<'_>, listener: Socket, request: Socket) -> Option<()> {
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit, Cause::Packet)?;
     let record = records::fields(&mut entry);
     request.describe(record, Kind::Retransmit, netns);
     record.local_port = local_port;

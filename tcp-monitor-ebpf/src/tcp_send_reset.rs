@@ -13,7 +13,7 @@ use crate::{
     kernel::{KernelPtr, layout, read},
     packet::Addresses,
     ports::{self, Watched},
-    records,
+    records::{self, Cause},
     socket::{FullSocket, Socket, namespace_wanted, start},
     turn::{Tracepoint, Turn},
 };
@@ -48,7 +48,11 @@ fn reset(turn: Turn<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<
     match state {
         // The listener stands for many peers: this one is in the packet.
         TcpState::Listen => from_packet(turn, skb, Some(sock), ResetPhase::Handshake, reason),
-        TcpState::TimeWait => from_socket(turn, sock, None, state, ResetPhase::TimeWait, reason),
+        TcpState::TimeWait => {
+            // It stands in for a socket in FIN_WAIT2, too.
+            let state = TcpState::from_kernel(sock.substate())?;
+            from_socket(turn, sock, None, state, phase(state), reason)
+        }
         TcpState::NewSynRecv => from_socket(turn, sock, None, state, ResetPhase::Handshake, reason),
         TcpState::Established
         | TcpState::Close
@@ -112,7 +116,8 @@ fn from_socket(
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset)?;
+    let cause = if full.is_some() { Cause::Socket } else { Cause::Packet };
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, cause)?;
     let record = records::fields(&mut entry);
     match full {
         Some(full) => full.describe(record, Kind::Reset, netns),
@@ -160,7 +165,7 @@ fn from_packet(
         return None;
     }
     let addresses = addresses(network);
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Cause::Packet)?;
     let record = records::fields(&mut entry);
     start(&mut record.header, Kind::Reset, netns, addresses.ip_version);
     record.local_port = local_port;

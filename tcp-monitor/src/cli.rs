@@ -14,7 +14,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use monitor::Monitor;
 pub use read::Read;
 pub use report::Report;
-pub use values::{ColorMode, InterfaceName, Listen, Netns, Output, RingSize, ValueError};
+pub use values::{ColorMode, InterfaceName, Listen, Netns, Output, RingSize, ValueError, View};
 
 /// What `tcp-monitor` was asked to do. Without a subcommand: monitor.
 #[derive(Clone, Debug, Parser)]
@@ -37,6 +37,13 @@ pub struct Cli {
     pub monitor: Monitor,
 }
 
+/// A subcommand.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Explain the connections of capture files
+    Read(Read),
+}
+
 impl Cli {
     /// Reads a command line, whose first argument is the name of the program.
     ///
@@ -47,18 +54,15 @@ impl Cli {
         arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
         let cli = Self::try_parse_from(arguments)?;
-        match cli.monitor.contradiction() {
+        let contradiction = match &cli.command {
+            Some(Command::Read(read)) => read.report.contradiction(),
+            None => cli.monitor.contradiction(),
+        };
+        match contradiction {
             Some(contradiction) => Err(Self::command().error(ErrorKind::ArgumentConflict, contradiction)),
             None => Ok(cli),
         }
     }
-}
-
-/// A subcommand.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// Explain the connections of capture files
-    Read(Read),
 }
 
 const WATCH: &str = "What to watch";

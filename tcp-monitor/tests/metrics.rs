@@ -13,7 +13,7 @@ use tcp_monitor::metrics::{
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
     ClosedBy, HandshakeFailure, Histogram, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN,
-    RecordCounters, Scale, SegmentKind,
+    RecordCounters, Scale, SegmentKind, TableCounters,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
@@ -67,7 +67,13 @@ fn counters_that_cannot_be_read_are_no_zeros() -> Result<(), Box<dyn Error>> {
 fn without_ports_interfaces_or_programs_the_agent_still_shows_itself() -> Result<(), Box<dyn Error>> {
     let names: BTreeSet<_> =
         series(Snapshot::default())?.into_iter().map(|(name, _)| metric(&name)).collect();
-    let expected = ["tcp_monitor_build_info", "tcp_monitor_events_lost_total", "tcp_monitor_events_total"];
+    let expected = [
+        "tcp_monitor_build_info",
+        "tcp_monitor_events_lost_total",
+        "tcp_monitor_events_suppressed_total",
+        "tcp_monitor_events_total",
+        "tcp_monitor_table_evictions_total",
+    ];
     assert_eq!(names, expected.map(str::to_owned).into());
     Ok(())
 }
@@ -86,7 +92,7 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_handshake_failures_total", 6 + 7),
         ("tcp_monitor_syn_retransmits_total", 2),
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
-        ("tcp_monitor_state_transitions_total", 24),
+        ("tcp_monitor_state_transitions_total", 26),
         ("tcp_monitor_retransmits_total", 1),
         ("tcp_monitor_handshake_duration_seconds_bucket", 2 * 13),
         ("tcp_monitor_handshake_duration_seconds_sum", 2),
@@ -147,13 +153,6 @@ fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Bo
 }
 
 #[test]
-fn durations_show_only_where_sockets_carry_their_times() -> Result<(), Box<dyn Error>> {
-    let exposition = expose(Snapshot { durations_known: false, ..sample() })?;
-    assert!(!exposition.contains("_duration_seconds"));
-    Ok(())
-}
-
-#[test]
 fn without_a_log_there_is_no_table_to_show() -> Result<(), Box<dyn Error>> {
     let exposition = expose(Snapshot { tracker: None, ..sample() })?;
     assert!(!exposition.contains("tcp_monitor_tracker_"));
@@ -200,7 +199,7 @@ fn metric(series: &str) -> String {
 
 fn at_rest(reasons_known: bool) -> Snapshot {
     let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
-    Snapshot { ports, reasons_known, durations_known: true, ..Snapshot::default() }
+    Snapshot { ports, reasons_known, ..Snapshot::default() }
 }
 
 /// Some of everything; each number is used once where it can be.
@@ -252,6 +251,7 @@ fn sample() -> Snapshot {
     records.sent[Kind::State as usize] = 71;
     records.sent[Kind::Segment as usize] = 72;
     records.lost[Kind::Segment as usize] = 73;
+    records.suppressed[Kind::Segment as usize] = 76;
     let program = |name: &str, runs, run_time_ns| ProgramRuns { name: name.to_owned(), runs, run_time_ns };
     Snapshot {
         ports: vec![(PortLabel::Other, other), (PortLabel::Port(8899), port)],
@@ -261,13 +261,13 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
+        tables: TableCounters { forgotten: [91, 92, 93] },
         tracker: Some(TrackerCounters { connections: 74, evicted: 75 }),
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),
         ],
         reasons_known: true,
-        durations_known: true,
         bpf_stats: true,
     }
 }

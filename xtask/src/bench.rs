@@ -10,7 +10,7 @@ use crate::process;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which benchmark: `kernel`, `scrape`; all if none is named.
+    /// Which benchmark: `kernel`, `read`, `scrape`, `tracker`; all if none is named.
     names: Vec<OsString>,
 }
 

@@ -31,6 +31,10 @@ What is printed:
     12:00:01.123963  OPEN     10.0.0.9:8899 ← 10.0.0.5:51920  SYN_RECV →
                               ESTABLISHED  handshake 505 µs
 
+  After an acknowledgment number, (=seq+1) says what it is the sum of; a
+  number that is wrong is followed by ≠ and the right one. With --view ladder
+  or table each connection is shown when it is over, as a sequence diagram
+  or as tables of its segments.
   Its wording may change; scripts should read --output json: one object a
   line with the fields v (1), time, event (segment, state, handshake, reset,
   retransmit, closed, lost) and what belongs to that event.
@@ -61,20 +65,45 @@ Exit codes:
   4  the kernel is not supported
 
 Environment:
-  NO_COLOR  if set and not empty, the log is not coloured (see --color)
+  NO_COLOR  if set and not empty, text is not coloured (see --color)
+  COLUMNS   how wide a ladder is, where there is no terminal
   RUST_LOG  what tcp-monitor says of itself on standard error:
             error, warn, info, debug or trace [default: warn]
 
 Examples:
   Live log of one port:
     sudo tcp-monitor --port 8899
+  Each connection of a port as a sequence diagram:
+    sudo tcp-monitor -p 8899 --view ladder
   Some ports, on one interface, for ten seconds:
     sudo tcp-monitor -p 80,443,8000-8100 -i eth0 --duration 10
   Only metrics of everything, for Prometheus on another host:
     sudo tcp-monitor --output none --listen 0.0.0.0:9899
+  The connections of a capture, without privilege:
+    tcp-monitor read trace.pcap
   Only the log, of the network namespace named blue:
     sudo tcp-monitor --netns blue --listen none
   The handshakes and teardowns of one port, live in Wireshark:
     sudo tcp-monitor -p 8899 -o none -w - | wireshark -k -i -
   The resets among the next hundred events, as JSON:
     sudo tcp-monitor -o json -c 100 | jq 'select(.event == \"reset\")'";
+
+pub(super) const AFTER_READ_HELP: &str = "\
+Standard output carries the events; standard error what was read, what was
+left out and why, and how the connections ended. A file that is damaged or
+cut off says at which byte; what came before it is told, the other files are
+read, and the exit code is 1.
+
+Times are local, as tcpdump has them: TZ=UTC tcp-monitor read … shows another
+time zone. A line with the date begins each day.
+
+Examples:
+  The connections of one port, compressed or not:
+    tcp-monitor read --port 8899 trace.pcap.gz
+  The files of a ring (tcpdump -C 100 -W 10 -w ring), oldest first:
+    tcp-monitor read $(ls -tr ring*)
+  While it is captured, on this host or another:
+    ssh host tcpdump -U -w - tcp port 8899 | tcp-monitor read -
+  Why connections failed, as JSON:
+    tcp-monitor read -o json trace.pcapng |
+      jq 'select(.event == \"handshake\" and .result != \"completed\")'";

@@ -124,7 +124,9 @@ impl Monitor {
     /// What is asked for that does not go together, if anything.
     pub(super) fn contradiction(&self) -> Option<&'static str> {
         let records_to_stdout = self.write.as_deref() == Some(Path::new("-"));
-        (records_to_stdout && self.report.output != Output::None)
-            .then_some("'--write -' takes standard output for itself: add '--output none'")
+        if records_to_stdout && self.report.output != Output::None {
+            return Some("'--write -' takes standard output for itself: add '--output none'");
+        }
+        self.report.contradiction()
     }
 }

@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::WATCH;
+use super::manual;
 use super::report::Report;
 use crate::ports::PortSet;
 
 /// Explains the connections of capture files. Needs no privilege.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = manual::AFTER_READ_HELP)]
 pub struct Read {
     /// The captures: pcap or pcapng, compressed by gzip or not; `-` is standard input
     ///
-    /// Several are read one after the other, as the parts of one capture.
+    /// Several are read one after the other, as the parts of one capture. A file that begins before the one before it
+    /// ended is said to, and read as a capture of its own.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

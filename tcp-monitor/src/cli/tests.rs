@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use super::{Cli, ColorMode, Listen, Monitor, Netns, Output};
+use super::{Cli, ColorMode, Listen, Monitor, Netns, Output, View};
 
 fn parse(arguments: &[&str]) -> Result<Monitor, clap::Error> {
     Cli::read([&["tcp-monitor"], arguments].concat()).map(|cli| cli.monitor)
@@ -29,7 +29,9 @@ fn defaults_are_what_the_help_says() -> Result<(), clap::Error> {
     assert!(monitor.interfaces.is_empty());
     assert_eq!(monitor.netns, Netns::All);
     assert_eq!(monitor.max_ports, 256);
+    assert_eq!(monitor.report.max_connections, 262_144);
     assert_eq!(monitor.report.output, Output::Text);
+    assert_eq!((monitor.report.view, monitor.report.ascii), (View::Log, false));
     assert_eq!(monitor.report.color, ColorMode::Auto);
     assert_eq!(monitor.listen.to_string(), "127.0.0.1:9899");
     assert_eq!(monitor.ring_size.bytes(), 4 * 1024 * 1024);
@@ -55,10 +57,14 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["-i", "a-name-that-is-too-long"], &["--interface", "1 to 15 bytes"]),
         (&["-i", "eth0/1"], &["not an interface name"]),
         (&["-i", ""], &["--interface"]),
+        (&["--view", "ladder", "-o", "json"], &["--view", "needs --output text"]),
+        (&["read", "--view", "table", "-o", "none", "a.pcap"], &["--view", "needs --output text"]),
         (&["--netns", "a/b"], &["--netns", "`ip netns`"]),
         (&["--netns", ".."], &["--netns"]),
         (&["--max-ports", "0"], &["--max-ports", "1..=4096"]),
         (&["--max-ports", "4097"], &["--max-ports", "1..=4096"]),
+        (&["--max-connections", "0"], &["--max-connections", "1..=16777216"]),
+        (&["--max-connections", "99999999"], &["--max-connections", "1..=16777216"]),
         (&["-w", "-"], &["--write", "--output none"]),
         (&["-w", "-", "-o", "json"], &["--write", "--output none"]),
         (&["-w"], &["--write"]),

@@ -22,7 +22,19 @@ pub enum Output {
     None,
 }
 
-/// When the text log is coloured.
+/// What text for people shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum View {
+    /// Each event, in a line, as it happens
+    #[default]
+    Log,
+    /// Each connection, when it is over, as a sequence diagram of its handshake and teardown
+    Ladder,
+    /// Each connection, when it is over, as tables of the segments of its handshake and teardown
+    Table,
+}
+
+/// When text is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorMode {
     /// On a terminal, unless NO_COLOR is set
@@ -245,9 +257,16 @@ pub(super) fn max_ports() -> impl TypedValueParser<Value = u16> {
     RangedI64ValueParser::<u16>::new().range(1..=MAX_PORTS)
 }
 
+/// As many connections as may be remembered.
+pub(super) fn max_connections() -> impl TypedValueParser<Value = u32> {
+    RangedI64ValueParser::<u32>::new().range(1..=MAX_CONNECTIONS)
+}
+
 const DEFAULT_PORT: u16 = 9899;
 /// The counters of as many ports take about 18 MiB per CPU.
 const MAX_PORTS: i64 = 4096;
+/// They take about 12 GiB.
+const MAX_CONNECTIONS: i64 = 1 << 24;
 /// `IFNAMSIZ` less the terminating NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 /// The page size of most machines: the kernel demands a multiple of it.

@@ -38,6 +38,8 @@ pub(super) struct Written {
     pub(super) lost: u64,
     /// Records that could not be understood; any is a bug.
     pub(super) malformed: u64,
+    /// How often something had to be forgotten because there was too much of it.
+    pub(super) evicted: u64,
     /// What came of the recording, if there was one.
     pub(super) recorded: Option<Recorded>,
 }
@@ -54,9 +56,10 @@ pub(super) enum LogError {
 }
 
 impl Log {
-    pub(super) fn new(report: Report, recording: Option<Recording>) -> Self {
+    /// Remembers at most `max_connections`.
+    pub(super) fn new(report: Report, recording: Option<Recording>, max_connections: usize) -> Self {
         Self {
-            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() }),
+            tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections }),
             stats: Arc::default(),
             queue: Queue::default(),
             report,
@@ -90,11 +93,12 @@ impl Log {
             }
         })?;
         let ended_early = failure.is_some() || self.report.is_full();
-        if !ended_early && let Err(error) = self.write(None, &mut out).and_then(|_| out.flush()) {
+        if !ended_early && let Err(error) = self.finish(&mut out).and_then(|()| out.flush()) {
             failure = Some(error);
         }
         // What did not get through must not be tried again when the buffer is dropped.
         let (_, _) = out.into_parts();
+        self.written.evicted = self.tracker.evicted();
         self.written.recorded = self.recording.take().map(Recording::finish);
         match failure {
             None => Ok(self.written),
@@ -135,7 +139,11 @@ impl Log {
             evicted: self.tracker.evicted(),
         });
         let untold = self.tracker.first_untold(time);
-        let more = self.write(untold, out)?;
+        let mut more = self.write(untold, out)?;
+        if more.is_continue() {
+            more = self.report.advance(untold.map_or(time, |untold| untold.min(time)), out)?;
+            self.written.events = self.report.written();
+        }
         out.flush()?;
         if let Some(recording) = &mut self.recording {
             recording.flush(untold.unwrap_or(time).min(time));
@@ -145,6 +153,15 @@ impl Log {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(more)
+    }
+
+    /// Writes what is left when the source has stopped.
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.write(None, out)?.is_continue() {
+            let _ = self.report.finish(out)?;
+            self.written.events = self.report.written();
+        }
+        Ok(())
     }
 
     /// Writes the events that come before `untold`.

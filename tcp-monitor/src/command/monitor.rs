@@ -1,7 +1,6 @@
 //! The main job: attach to the kernel, write the log, serve metrics, until told to stop.
 
 use std::future;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time;
 
@@ -18,6 +16,7 @@ use super::log::{Log, LogError, Written};
 use super::recording::{Destination, Recording};
 use super::report::Report;
 use super::say;
+use super::signals::Signals;
 use crate::cli::{Listen, Monitor, Netns, Output};
 use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
 use crate::source::kernel::{
@@ -59,7 +58,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
     say(banner(&source.attached(), address));
 
     let report = Report::new(&options.report, interface_name());
-    let log = Log::new(report, recording);
+    let log = Log::new(report, recording, options.report.max_connections as usize);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
@@ -156,38 +155,6 @@ impl LogThread {
     }
 }
 
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    /// Another signal, but not one that came along with the first: timeout(1) and sudo(8) may pass one on twice.
-    async fn insist(&mut self) {
-        let patience = time::sleep(PATIENCE);
-        tokio::pin!(patience);
-        loop {
-            tokio::select! {
-                () = &mut patience => break,
-                () = self.next() => {}
-            }
-        }
-        self.next().await;
-    }
-}
-
 async fn elapse(duration: Option<Duration>) {
     match duration {
         Some(duration) => time::sleep(duration).await,
@@ -278,6 +245,12 @@ fn summary(written: &Written, elapsed: Duration) -> String {
     if written.lost > 0 {
         text += " (a larger --ring-size loses fewer; metrics lose none)";
     }
+    if written.evicted > 0 {
+        text += &format!(
+            ", forgot something {} times (a larger --max-connections remembers more)",
+            written.evicted
+        );
+    }
     if let Some(recorded) = &written.recorded {
         text += &format!(", {} packets recorded", recorded.packets);
         if recorded.dropped > 0 {
@@ -305,5 +278,3 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const BANNER_INTERFACES: usize = 8;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);
-/// How long a second signal is taken for the first.
-const PATIENCE: Duration = Duration::from_secs(1);

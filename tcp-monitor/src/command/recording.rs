@@ -271,6 +271,7 @@ mod tests {
                     payload_len: 0,
                     acks_syn_ack: false,
                     acks_fin: false,
+                    syn_cookie: false,
                 }),
                 &mut events,
             );

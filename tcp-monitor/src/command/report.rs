@@ -4,9 +4,11 @@ use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
 
+use rustix::termios::tcgetwinsize;
+
 use crate::cli;
-use crate::lifecycle::Event;
-use crate::sink::{Json, Sink, Text};
+use crate::lifecycle::{Event, Time};
+use crate::sink::{Json, Shape, Sink, Style, Text, View};
 
 /// Writes events.
 pub(super) struct Report {
@@ -21,17 +23,29 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// `interface_name` finds the name of an interface by its network namespace and index.
+    /// Of what happens now. `interface_name` finds the name of an interface by its network namespace and index.
     pub(super) fn new(
         options: &cli::Report,
         interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
     ) -> Self {
+        Self::with(options, interface_name, Text::new)
+    }
+
+    /// Of what a capture holds.
+    pub(super) fn of_capture(
+        options: &cli::Report,
+        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+    ) -> Self {
+        Self::with(options, interface_name, Text::of_capture)
+    }
+
+    fn with(
+        options: &cli::Report,
+        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
+        text: impl FnOnce(Style) -> Text,
+    ) -> Self {
         let sink: Option<Box<dyn Sink>> = match options.output {
-            cli::Output::Text => {
-                let color =
-                    options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
-                Some(Box::new(Text::new(color)))
-            }
+            cli::Output::Text => Some(text_sink(options, text)),
             cli::Output::Json => Some(Box::new(Json::new(interface_name))),
             cli::Output::None => None,
         };
@@ -59,26 +73,92 @@ impl Report {
         events: impl Iterator<Item = Event>,
         out: &mut dyn Write,
     ) -> io::Result<ControlFlow<()>> {
-        let Some(sink) = &mut self.sink else {
-            events.for_each(drop);
-            return Ok(ControlFlow::Continue(()));
-        };
         for event in events {
-            self.lines.clear();
-            sink.write(&event, &mut self.lines)?;
-            if self.lines.is_empty() {
-                // It is told in the line of another.
-                continue;
-            }
-            out.write_all(&self.lines)?;
-            self.written += 1;
-            if let Some(left) = &mut self.left {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    return Ok(ControlFlow::Break(()));
-                }
+            if self.advance(event.time(), out)?.is_break()
+                || self.say(out, |sink, lines| sink.write(&event, lines))? == Said::Last
+            {
+                return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
+
+    /// Writes what waited to be written until `now`. All earlier events were written.
+    pub(super) fn advance(&mut self, now: Time, out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
+        self.say_all(out, |sink, lines| sink.advance(now, lines))
+    }
+
+    /// Writes what is still to be written when no events follow.
+    pub(super) fn finish(&mut self, out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
+        self.say_all(out, |sink, lines| sink.finish(lines))
+    }
+
+    fn say_all(
+        &mut self,
+        out: &mut dyn Write,
+        mut write: impl FnMut(&mut dyn Sink, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<ControlFlow<()>> {
+        loop {
+            match self.say(out, &mut write)? {
+                Said::Nothing => return Ok(ControlFlow::Continue(())),
+                Said::More => {}
+                Said::Last => return Ok(ControlFlow::Break(())),
+            }
+        }
+    }
+
+    /// Writes what the sink says, unless as much was written as was asked for.
+    fn say(
+        &mut self,
+        out: &mut dyn Write,
+        write: impl FnOnce(&mut dyn Sink, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<Said> {
+        let Some(sink) = &mut self.sink else { return Ok(Said::Nothing) };
+        if self.left == Some(0) {
+            return Ok(Said::Last);
+        }
+        self.lines.clear();
+        write(sink.as_mut(), &mut self.lines)?;
+        if self.lines.is_empty() {
+            // It is told with another.
+            return Ok(Said::Nothing);
+        }
+        out.write_all(&self.lines)?;
+        self.written += 1;
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return Ok(Said::Last);
+            }
+        }
+        Ok(Said::More)
+    }
 }
+
+/// What came of asking the sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    More,
+    /// As much was written as was asked for.
+    Last,
+}
+
+fn text_sink(options: &cli::Report, log: impl FnOnce(Style) -> Text) -> Box<dyn Sink> {
+    let color = options.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
+    let style = Style { color, ascii: options.ascii };
+    match options.view {
+        cli::View::Log => Box::new(log(style)),
+        cli::View::Ladder => Box::new(View::new(Shape::Ladder { width: width() }, style)),
+        cli::View::Table => Box::new(View::new(Shape::Table, style)),
+    }
+}
+
+/// Columns of the terminal, or what stands for them.
+fn width() -> usize {
+    let terminal = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let asked = || env::var("COLUMNS").ok()?.parse().ok();
+    terminal.filter(|width| *width > 0).or_else(asked).unwrap_or(DEFAULT_WIDTH)
+}
+
+const DEFAULT_WIDTH: usize = 80;

@@ -4,59 +4,60 @@
 //! the socket's next input does. Where neither comes soon, their SYN_SENT is told without the port.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::address::Address;
 use super::input::SegmentInput;
+use super::queues::Queues;
 use super::socket::Socket;
-use super::table::Table;
 use super::time::Time;
 use super::tracker::SocketKey;
 
 /// The sockets, by the part of their addresses that is known.
 #[derive(Debug)]
 pub(super) struct Connecting {
-    table: Table<Place, Vec<SocketKey>>,
+    routes: Queues<Route, Vec<SocketKey>, 1>,
     /// Those whose SYN_SENT is not told yet, by when they entered it.
     untold: BTreeSet<(Time, SocketKey)>,
 }
 
 /// From where to where, without the local port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place {
+struct Route {
     netns: u32,
-    local: IpAddr,
-    remote: SocketAddr,
+    local: Address,
+    remote: Address,
 }
 
 impl Connecting {
     pub(super) fn new(limit: usize) -> Self {
-        Self { table: Table::new(limit), untold: BTreeSet::new() }
+        Self { routes: Queues::new(limit), untold: BTreeSet::new() }
     }
 
     /// Adds a socket that entered SYN_SENT at `now`, which is not told yet.
     pub(super) fn insert(&mut self, socket: &Socket, key: SocketKey, now: Time) {
         self.untold.insert((now, key));
-        let place = Place::of(socket);
-        match self.table.touch(&place, now) {
-            Some(keys) if keys.len() < MAX_AT_ONCE => keys.push(key),
-            // More than that are not told apart by their SYN anyway.
-            Some(_) => {}
-            None => {
-                self.table.insert(place, vec![key], now);
-            }
+        let route = Route::of(socket);
+        let Some(place) = self.routes.find(&route) else {
+            self.routes.insert(route, vec![key], 0, now);
+            return;
+        };
+        self.routes.queue(place, 0, now, Duration::ZERO);
+        // More than that are not told apart by their SYN anyway.
+        if let Some(keys) = self.routes.get_mut(place).filter(|keys| keys.len() < MAX_AT_ONCE) {
+            keys.push(key);
         }
     }
 
-    pub(super) fn remove(&mut self, socket: &Socket, key: SocketKey, now: Time) {
+    pub(super) fn remove(&mut self, socket: &Socket, key: SocketKey) {
         if let Some(since) = socket.untold_syn_sent {
             self.untold.remove(&(since, key));
         }
-        let place = Place::of(socket);
-        let Some(keys) = self.table.touch(&place, now) else { return };
+        let Some(place) = self.routes.find(&Route::of(socket)) else { return };
+        let Some(keys) = self.routes.get_mut(place) else { return };
         keys.retain(|other| *other != key);
         if keys.is_empty() {
-            self.table.remove(&place);
+            self.routes.remove_at(place);
         }
     }
 
@@ -80,25 +81,26 @@ impl Connecting {
 
     /// The one socket whose SYN `syn` can be.
     pub(super) fn sender_of(&self, syn: &SegmentInput) -> Option<SocketKey> {
-        let place = Place { netns: syn.netns, local: syn.src.ip(), remote: syn.dst };
-        match self.table.get(&place)?.as_slice() {
+        let local = Address::from(syn.src).host();
+        let route = Route { netns: syn.netns, local, remote: syn.dst.into() };
+        match self.routes.get(self.routes.find(&route)?)?.as_slice() {
             [key] => Some(*key),
             _ => None,
         }
     }
 
     pub(super) fn evicted(&self) -> u64 {
-        self.table.evicted()
+        self.routes.evicted()
     }
 }
 
-impl Place {
+impl Route {
     fn of(socket: &Socket) -> Self {
-        Self { netns: socket.netns(), local: socket.local.ip(), remote: socket.remote }
+        Self { netns: socket.netns(), local: socket.local.host(), remote: socket.remote }
     }
 }
 
 /// Many times what lies between SYN_SENT and the SYN, unless the SYN waits for the answer to ARP or ND. Lines must not wait
 /// that long: they come within 100 ms, half of which may pass until the records are read.
-pub(super) const PORT_KNOWN_WITHIN: Duration = Duration::from_millis(20);
+const PORT_KNOWN_WITHIN: Duration = Duration::from_millis(20);
 const MAX_AT_ONCE: usize = 64;

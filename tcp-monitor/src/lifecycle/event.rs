@@ -12,6 +12,10 @@ use super::input::{Process, ResetDirection, RetransmitKind};
 use super::segment::TcpHeader;
 use super::time::Time;
 
+mod check;
+
+pub use check::{AckCheck, Acknowledged, Check, SeqCheck};
+
 /// One thing to tell the user.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
@@ -72,11 +76,15 @@ pub struct Segment {
     pub direction: Option<Direction>,
     /// What it does in the connection's life.
     pub step: Step,
+    /// It carries a SYN cookie: its sender, which is this host, keeps nothing of it.
+    pub syn_cookie: bool,
     /// It had been sent before.
     pub retransmission: bool,
     /// Why it does not fit in with what was seen before, if it does not. It changes no state then, but for a segment ahead of
     /// the window with neither SYN nor RST: the segments before it may have been missed.
     pub unexpected: Option<Unexpected>,
+    /// Whether its numbers are those that follow from what was seen before.
+    pub check: Check,
 }
 
 /// Why a segment does not fit in with what was seen before. It is looked for where states are inferred from segments.

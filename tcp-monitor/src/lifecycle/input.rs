@@ -213,4 +213,6 @@ pub struct SegmentInput {
     pub acks_syn_ack: bool,
     /// It is the first to acknowledge the peer's FIN.
     pub acks_fin: bool,
+    /// It is a SYN-ACK with a SYN cookie of this host, which keeps nothing of it. Only the kernel programs know.
+    pub syn_cookie: bool,
 }

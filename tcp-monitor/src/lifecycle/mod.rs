@@ -1,21 +1,24 @@
 //! The state machine of connections: what happened, from socket events and segments. Pure: no I/O, no clock.
 
+mod address;
+mod check;
 mod connecting;
 pub mod event;
 mod flow;
 mod inference;
 pub mod input;
+mod newborn;
 mod queues;
 pub mod segment;
 mod sighting;
 mod socket;
 mod spent;
-mod table;
 mod time;
 mod tracker;
 mod waiting;
 
 pub use event::Event;
+pub use inference::Unfinished;
 pub use input::{Input, SegmentInput, SocketInput};
 pub use segment::TcpHeader;
 pub use time::Time;

@@ -1,34 +1,42 @@
 //! A map that holds a limited number of entries, each in a class. The entries of a class queue in order of their last use,
 //! so that the next to time out and the next to let go of are found at the front, whatever the number of entries.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use super::time::Time;
 
 /// A map with a limit and `N` classes. At the limit it lets go of the front of the lowest class that has one.
+///
+/// Times are those of inputs, each about as late as the one before or later: where they go back a little, the queues are out
+/// of order by as much.
 #[derive(Debug)]
 pub(super) struct Queues<K, V, const N: usize> {
     limit: usize,
-    places: HashMap<K, u32>,
+    /// Index in `slots`, by the hash of the key.
+    places: HashTable<u32>,
+    /// Keys come from the network. With a seed of its own in each process nobody knows which of them collide.
+    hasher: RandomState,
     slots: Vec<Slot<K, V>>,
-    /// Slots that are empty.
-    free: Vec<u32>,
+    /// The first empty slot. Each has the next one `after` it.
+    free: u32,
     ends: [Ends; N],
     evicted: u64,
 }
 
 #[derive(Debug)]
 struct Slot<K, V> {
-    entry: Option<(K, V)>,
-    class: usize,
     queued: Time,
     before: u32,
     after: u32,
+    class: u8,
+    entry: Option<(K, V)>,
 }
 
-/// Where an entry is.
+/// Where an entry is, until it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(u32);
 
@@ -42,17 +50,33 @@ struct Ends {
 impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
     /// At most `limit` entries, and never more than 2³² − 1.
     pub(super) fn new(limit: usize) -> Self {
-        let limit = limit.clamp(1, NONE as usize);
-        let ends = [Ends { front: NONE, back: NONE }; N];
-        Self { limit, places: HashMap::new(), slots: Vec::new(), free: Vec::new(), ends, evicted: 0 }
+        const { assert!(N <= u8::MAX as usize, "the number of a class has to fit into a slot") };
+        Self {
+            limit: limit.clamp(1, NONE as usize),
+            places: HashTable::new(),
+            hasher: RandomState::default(),
+            slots: Vec::new(),
+            free: NONE,
+            ends: [Ends { front: NONE, back: NONE }; N],
+            evicted: 0,
+        }
     }
 
-    /// Bytes of one slot.
+    /// Bytes that an entry takes, when the number of entries is the limit.
     #[cfg(test)]
-    pub(super) const SLOT: usize = size_of::<Slot<K, V>>();
+    pub(super) const ENTRY: usize = {
+        // An index and its control byte; at worst 7/16 of them are taken.
+        let place = (size_of::<u32>() + 1) * 16 / 7;
+        size_of::<Slot<K, V>>() + place
+    };
 
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// All of them, in no order.
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.slots.iter().filter_map(|slot| slot.entry.as_ref()).map(|(_, value)| value)
     }
 
     /// How many entries had to go because there were too many.
@@ -60,11 +84,12 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
         self.evicted
     }
 
-    /// Where `key` is, until it is removed.
+    /// Where `key` is.
     pub(super) fn find(&self, key: &K) -> Option<Place> {
-        self.places.get(key).copied().map(Place)
+        self.find_hashed(self.hasher.hash_one(key), key).map(Place)
     }
 
+    /// What is at a place from [`Self::find`], [`Self::front`] or an insertion, and not removed since.
     pub(super) fn get(&self, Place(place): Place) -> Option<&V> {
         self.slots[place as usize].entry.as_ref().map(|(_, value)| value)
     }
@@ -73,60 +98,108 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
         self.slots[place as usize].entry.as_mut().map(|(_, value)| value)
     }
 
-    /// Sets the value of `key`, at the back of a class.
-    pub(super) fn insert(&mut self, key: K, value: V, class: usize, now: Time) -> Place {
-        self.remove(&key);
-        if self.places.len() >= self.limit
-            && let Some((_, key)) = (0..N).find_map(|class| self.front(class))
-        {
-            self.remove(&key);
-            self.evicted += 1;
+    /// The key of what is at a place.
+    pub(super) fn key(&self, Place(place): Place) -> Option<&K> {
+        self.slots[place as usize].entry.as_ref().map(|(key, _)| key)
+    }
+
+    /// Sets the value of `key`, at the back of a class. Returns its place, and what had to go for it.
+    pub(super) fn insert(&mut self, key: K, value: V, class: usize, now: Time) -> (Place, Option<(K, V)>) {
+        let hash = self.hasher.hash_one(key);
+        if let Some(place) = self.find_hashed(hash, &key) {
+            self.slots[place as usize].entry = Some((key, value));
+            self.queue(Place(place), class, now, Duration::ZERO);
+            return (Place(place), None);
         }
-        let slot = Slot { entry: Some((key, value)), class, queued: now, before: NONE, after: NONE };
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.slots[place as usize] = slot;
-                place
-            }
-            None => {
-                self.slots.push(slot);
-                // The limit keeps it below `NONE`.
-                u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
-            }
-        };
-        self.places.insert(key, place);
+        let evicted = if self.len() >= self.limit { self.evict() } else { None };
+        let place = self.take_slot(Slot {
+            queued: now,
+            before: NONE,
+            after: NONE,
+            class: class as u8,
+            entry: Some((key, value)),
+        });
+        let Self { places, hasher, slots, .. } = self;
+        places.insert_unique(hash, place, |place| match &slots[*place as usize].entry {
+            Some((key, _)) => hasher.hash_one(key),
+            // Empty slots are not among the places.
+            None => 0,
+        });
         self.link(place);
-        Place(place)
+        (Place(place), evicted)
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        let place = self.places.remove(key)?;
-        self.unlink(place);
-        self.free.push(place);
-        self.slots[place as usize].entry.take().map(|(_, value)| value)
+        let Self { places, hasher, slots, .. } = self;
+        let is_it = |place: &u32| is_of(&slots[*place as usize], key);
+        let (place, _) = places.find_entry(hasher.hash_one(key), is_it).ok()?.remove();
+        self.vacate(place).map(|(_, value)| value)
     }
 
-    /// Moves an entry to the back of a class; `now` is never before that of an earlier call. Stays where it is if it is in that class
-    /// since less than `at_least`.
+    /// Removes what is at a place.
+    pub(super) fn remove_at(&mut self, place: Place) -> Option<(K, V)> {
+        let hash = self.hasher.hash_one(self.key(place)?);
+        let Place(place) = place;
+        self.places.find_entry(hash, |known| *known == place).ok()?.remove();
+        self.vacate(place)
+    }
+
+    /// Removes the front of the lowest class that has one, and counts it.
+    pub(super) fn evict(&mut self) -> Option<(K, V)> {
+        let (_, place) = (0..N).find_map(|class| self.front(class))?;
+        self.evicted += 1;
+        self.remove_at(place)
+    }
+
+    /// Moves an entry to the back of a class. Stays where it is if it is in that class since less than `at_least`.
     pub(super) fn queue(&mut self, Place(place): Place, class: usize, now: Time, at_least: Duration) {
         let slot = &self.slots[place as usize];
-        if slot.class == class && now.since(slot.queued) < at_least {
+        if usize::from(slot.class) == class && now.since(slot.queued) < at_least {
             return;
         }
         self.unlink(place);
         let slot = &mut self.slots[place as usize];
-        (slot.class, slot.queued) = (class, now);
+        (slot.class, slot.queued) = (class as u8, now);
         self.link(place);
     }
 
     /// The entry of a class that was queued first, and when.
-    pub(super) fn front(&self, class: usize) -> Option<(Time, K)> {
-        let slot = self.slots.get(self.ends[class].front as usize)?;
-        slot.entry.as_ref().map(|(key, _)| (slot.queued, *key))
+    pub(super) fn front(&self, class: usize) -> Option<(Time, Place)> {
+        let front = self.ends[class].front;
+        self.slots.get(front as usize).map(|slot| (slot.queued, Place(front)))
+    }
+
+    fn find_hashed(&self, hash: u64, key: &K) -> Option<u32> {
+        self.places.find(hash, |place| is_of(&self.slots[*place as usize], key)).copied()
+    }
+
+    fn take_slot(&mut self, slot: Slot<K, V>) -> u32 {
+        if let Some(empty) = self.slots.get_mut(self.free as usize) {
+            let place = self.free;
+            self.free = empty.after;
+            *empty = slot;
+            return place;
+        }
+        if self.slots.len() == self.slots.capacity() {
+            // Twice as many, as usual, but no more than there will ever be.
+            let more = self.slots.len().max(FIRST_SLOTS).min(self.limit - self.slots.len());
+            self.slots.reserve_exact(more);
+        }
+        self.slots.push(slot);
+        // The limit keeps it below `NONE`.
+        u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+    }
+
+    fn vacate(&mut self, place: u32) -> Option<(K, V)> {
+        self.unlink(place);
+        let slot = &mut self.slots[place as usize];
+        slot.after = self.free;
+        self.free = place;
+        slot.entry.take()
     }
 
     fn link(&mut self, place: u32) {
-        let class = self.slots[place as usize].class;
+        let class = usize::from(self.slots[place as usize].class);
         let back = self.ends[class].back;
         (self.slots[place as usize].before, self.slots[place as usize].after) = (back, NONE);
         match self.slots.get_mut(back as usize) {
@@ -138,6 +211,7 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
 
     fn unlink(&mut self, place: u32) {
         let Slot { class, before, after, .. } = self.slots[place as usize];
+        let class = usize::from(class);
         match self.slots.get_mut(before as usize) {
             Some(slot) => slot.after = after,
             None => self.ends[class].front = after,
@@ -149,8 +223,13 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
     }
 }
 
+fn is_of<K: Eq, V>(slot: &Slot<K, V>, key: &K) -> bool {
+    slot.entry.as_ref().is_some_and(|(known, _)| known == key)
+}
+
 /// No slot: there are never that many.
 const NONE: u32 = u32::MAX;
+const FIRST_SLOTS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -160,34 +239,39 @@ mod tests {
         Time::from_unix_nanos(seconds * 1_000_000_000)
     }
 
+    fn front<const N: usize>(queues: &Queues<char, u8, N>, class: usize) -> Option<(Time, char)> {
+        let (queued, place) = queues.front(class)?;
+        Some((queued, *queues.key(place)?))
+    }
+
     #[test]
     fn the_lowest_class_goes_first_and_in_it_the_oldest() {
         let mut queues = Queues::<char, u8, 2>::new(3);
         queues.insert('a', 1, 1, at(1));
-        let b = queues.insert('b', 2, 0, at(2));
+        let (b, _) = queues.insert('b', 2, 0, at(2));
         queues.insert('c', 3, 0, at(3));
         queues.queue(b, 0, at(4), Duration::ZERO);
-        queues.insert('d', 4, 1, at(5));
-        assert_eq!((queues.find(&'c'), queues.evicted()), (None, 1));
+        let (_, evicted) = queues.insert('d', 4, 1, at(5));
+        assert_eq!((evicted, queues.find(&'c'), queues.evicted()), (Some(('c', 3)), None, 1));
         queues.insert('e', 5, 1, at(6));
         queues.insert('f', 6, 1, at(7));
         assert_eq!((queues.find(&'b'), queues.find(&'a'), queues.len()), (None, None, 3));
-        assert_eq!((queues.front(0), queues.front(1)), (None, Some((at(5), 'd'))));
+        assert_eq!((front(&queues, 0), front(&queues, 1)), (None, Some((at(5), 'd'))));
     }
 
     #[test]
     fn an_entry_moves_back_when_it_was_queued_long_enough() {
         let mut queues = Queues::<char, u8, 2>::new(9);
-        let a = queues.insert('a', 1, 0, at(1));
-        let b = queues.insert('b', 2, 0, at(1));
+        let (a, _) = queues.insert('a', 1, 0, at(1));
+        let (b, _) = queues.insert('b', 2, 0, at(1));
         queues.queue(a, 0, at(2), Duration::from_secs(5));
-        assert_eq!(queues.front(0), Some((at(1), 'a')));
+        assert_eq!(front(&queues, 0), Some((at(1), 'a')));
         queues.queue(a, 0, at(6), Duration::from_secs(5));
-        assert_eq!(queues.front(0), Some((at(1), 'b')));
+        assert_eq!(front(&queues, 0), Some((at(1), 'b')));
         queues.queue(b, 1, at(6), Duration::from_secs(5));
-        assert_eq!((queues.front(0), queues.front(1)), (Some((at(6), 'a')), Some((at(6), 'b'))));
-        assert_eq!((queues.remove(&'a'), queues.remove(&'a'), queues.front(0)), (Some(1), None, None));
+        assert_eq!((front(&queues, 0), front(&queues, 1)), (Some((at(6), 'a')), Some((at(6), 'b'))));
+        assert_eq!((queues.remove(&'a'), queues.remove(&'a'), front(&queues, 0)), (Some(1), None, None));
         assert_eq!((queues.get_mut(b).copied(), queues.get(b)), (Some(2), Some(&2)));
-        assert_eq!(queues.insert('a', 7, 1, at(7)), a, "the place is free again");
+        assert_eq!(queues.insert('a', 7, 1, at(7)), (a, None), "the place is free again");
     }
 }

@@ -1,21 +1,22 @@
 //! Which segments were seen before. One packet passes several interfaces (a bond and its member, a bridge and its veth,
 //! both ends of a veth) and is told once; one that its sender sends again is told again.
 
-use std::net::SocketAddr;
+use std::iter::once;
 use std::time::Duration;
 
 use tcp_monitor_common::record::Direction;
 
+use super::address::Address;
 use super::event::Step;
 use super::input::SegmentInput;
+use super::queues::Queues;
 use super::segment::Flags;
-use super::table::Table;
 use super::time::Time;
 
 /// The segments seen lately. To forget the oldest is its purpose, and not counted as a loss.
 #[derive(Debug)]
 pub(super) struct Sightings {
-    table: Table<Identity, Sighting>,
+    sightings: Queues<Identity, Sighting, 1>,
 }
 
 /// What a segment is, seen from a vantage point.
@@ -41,18 +42,20 @@ pub(super) struct Seen {
 
 impl Sightings {
     pub(super) fn new(limit: usize) -> Self {
-        Self { table: Table::new(limit) }
+        Self { sightings: Queues::new(limit) }
     }
 
     pub(super) fn see(&mut self, segment: &SegmentInput, step: Step) -> Seen {
         let (identity, vantage, now) = (Identity::of(segment, step), segment.vantage(), segment.time);
-        match self.table.touch(&identity, now) {
+        let first = Seen { verdict: Verdict::First, first: vantage, is_forwarded: false };
+        let Some(place) = self.sightings.find(&identity) else {
+            self.sightings.insert(identity, Sighting::first(vantage, now), 0, now);
+            return first;
+        };
+        self.sightings.queue(place, 0, now, ORDERED_TO);
+        match self.sightings.get_mut(place) {
             Some(sighting) => sighting.see(vantage, now),
-            None => {
-                let sighting = Sighting { sent: 1, last_sent: now, vantages: vec![(vantage, 1)] };
-                self.table.insert(identity, sighting, now);
-                Seen { verdict: Verdict::First, first: vantage, is_forwarded: false }
-            }
+            None => first,
         }
     }
 }
@@ -64,8 +67,8 @@ struct Identity {
     /// The network namespace, of a segment on its loopback interface: no other namespace sees that segment, but may have
     /// one with the same addresses and, if both connections begin at once, the same initial sequence number.
     loopback_of: Option<u32>,
-    src: SocketAddr,
-    dst: SocketAddr,
+    src: Address,
+    dst: Address,
     step: Step,
     seq: u32,
     ack: u32,
@@ -80,7 +83,7 @@ impl Identity {
             Step::SynAck | Step::HandshakeAck | Step::FinAck | Step::Rst => (header.seq, header.ack),
         };
         let loopback_of = (segment.ifindex == LOOPBACK_IFINDEX).then_some(segment.netns);
-        Self { loopback_of, src: segment.src, dst: segment.dst, step, seq, ack }
+        Self { loopback_of, src: segment.src.into(), dst: segment.dst.into(), step, seq, ack }
     }
 }
 
@@ -89,8 +92,10 @@ struct Sighting {
     /// How often it was sent.
     sent: u32,
     last_sent: Time,
-    /// How often each vantage point saw it.
-    vantages: Vec<(Vantage, u32)>,
+    /// The vantage point that saw it first, and how often.
+    first: (Vantage, u32),
+    /// The same of the others. There are none on most hosts, and then no memory is taken.
+    others: Vec<(Vantage, u32)>,
 }
 
 /// Where a segment was seen.
@@ -108,32 +113,44 @@ impl SegmentInput {
 }
 
 impl Sighting {
+    const fn first(vantage: Vantage, now: Time) -> Self {
+        Self { sent: 1, last_sent: now, first: (vantage, 1), others: Vec::new() }
+    }
+
     fn see(&mut self, vantage: Vantage, now: Time) -> Seen {
-        let known = self.vantages.iter().position(|(known, _)| *known == vantage);
-        let seen_here = known.map_or(1, |at| self.vantages[at].1.saturating_add(1));
+        let known = self.vantages().find(|(known, _)| *known == vantage);
+        let seen_here = known.map_or(1, |(_, seen)| seen.saturating_add(1));
         // The route may have changed since: what a new interface sees much later was sent again.
         let sent_again = seen_here > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
         if sent_again {
             self.sent = self.sent.saturating_add(1);
             self.last_sent = now;
-        }
-        let seen_here = if sent_again { self.sent } else { seen_here };
-        match known {
-            Some(at) => self.vantages[at].1 = seen_here,
-            None if self.vantages.len() < MAX_VANTAGES => self.vantages.push((vantage, seen_here)),
-            None => {}
-        }
-        if sent_again {
+            self.note(vantage, self.sent);
             return Seen { verdict: Verdict::Again, first: vantage, is_forwarded: false };
         }
-        let mut others = self.vantages.iter().filter(|(other, seen)| *other != vantage && *seen == self.sent);
+        self.note(vantage, seen_here);
+        let mut others = self.vantages().filter(|(other, seen)| *other != vantage && *seen == self.sent);
         let came_in =
             |other: Vantage| (other.netns, other.direction) == (vantage.netns, Some(Direction::Ingress));
         Seen {
             verdict: Verdict::Copy,
-            first: others.clone().next().map_or(vantage, |(first, _)| *first),
+            first: others.clone().next().map_or(vantage, |(first, _)| first),
             is_forwarded: vantage.direction == Some(Direction::Egress)
-                && others.any(|(other, _)| came_in(*other)),
+                && others.any(|(other, _)| came_in(other)),
+        }
+    }
+
+    /// The vantage points, in the order in which they saw it first, and how often each of them did.
+    fn vantages(&self) -> impl Iterator<Item = (Vantage, u32)> + Clone {
+        once(self.first).chain(self.others.iter().copied())
+    }
+
+    fn note(&mut self, vantage: Vantage, seen: u32) {
+        let mut all = once(&mut self.first).chain(&mut self.others);
+        if let Some(known) = all.find(|(known, _)| *known == vantage) {
+            known.1 = seen;
+        } else if self.others.len() < MAX_OTHERS {
+            self.others.push((vantage, seen));
         }
     }
 }
@@ -147,7 +164,9 @@ pub(super) fn occupies_sequence_space(segment: &SegmentInput) -> bool {
 
 /// Less than the first timeout of a SYN (1 s), more than a packet takes through one host.
 const COPIES_ARRIVE_WITHIN: Duration = Duration::from_millis(500);
-/// Interfaces that one packet passes.
-const MAX_VANTAGES: usize = 16;
+/// Interfaces that one packet passes after the first.
+const MAX_OTHERS: usize = 15;
+/// Within this time it does not matter which of two segments was seen last.
+const ORDERED_TO: Duration = Duration::from_secs(1);
 /// Kernel: `LOOPBACK_IFINDEX`, the same in every network namespace.
 const LOOPBACK_IFINDEX: u32 = 1;

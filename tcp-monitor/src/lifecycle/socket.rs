@@ -1,11 +1,10 @@
 //! One socket as the tracker knows it: its state, how long it spent in each, and what it moved.
 
-use std::net::SocketAddr;
-
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
+use super::address::Address;
 use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
 use super::input::{Process, SocketInput, TcpSock};
 use super::spent::Spent;
@@ -16,8 +15,8 @@ use tcp_monitor_common::transition::is_synchronized;
 /// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+    pub(super) local: Address,
+    pub(super) remote: Address,
     pub(super) role: Role,
     /// When it entered SYN_SENT, while that is not told because its local port is not known yet.
     pub(super) untold_syn_sent: Option<Time>,
@@ -47,8 +46,8 @@ impl Socket {
     /// A socket met at its transition from `from` to `to`, in `from` still.
     pub(super) fn met(input: &SocketInput, from: TcpState, to: TcpState) -> Self {
         let mut socket = Self {
-            local: input.local,
-            remote: input.remote,
+            local: input.local.into(),
+            remote: input.remote.into(),
             role: role_of(from, to).unwrap_or(input.role),
             untold_syn_sent: None,
             netns: input.netns,
@@ -72,10 +71,10 @@ impl Socket {
     /// Takes over what an input tells besides the event itself.
     pub(super) fn learn(&mut self, input: &SocketInput) {
         if input.local.port() != 0 {
-            self.local = input.local;
+            self.local = input.local.into();
         }
         if input.remote.port() != 0 {
-            self.remote = input.remote;
+            self.remote = input.remote.into();
         }
         if input.cookie != 0 {
             self.cookie = input.cookie;
@@ -114,8 +113,8 @@ impl Socket {
         };
         StateChange {
             time,
-            local: self.local,
-            remote: Some(self.remote).filter(|remote| remote.port() != 0),
+            local: self.local.into(),
+            remote: (self.remote.port() != 0).then(|| self.remote.into()),
             role: self.role,
             from,
             to,
@@ -137,6 +136,10 @@ impl Socket {
 
     pub(super) fn addresses(&self) -> Addresses {
         Addresses { netns: self.netns, local: self.local, remote: self.remote }
+    }
+
+    pub(super) fn state(&self) -> TcpState {
+        self.state
     }
 
     pub(super) fn netns(&self) -> u32 {
@@ -168,8 +171,8 @@ impl Socket {
         };
         Handshake {
             time,
-            local: self.local,
-            remote: self.remote,
+            local: self.local.into(),
+            remote: self.remote.into(),
             role: self.role,
             result,
             duration: begun.map(|begun| time.since(begun)),
@@ -182,8 +185,8 @@ impl Socket {
     pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
         Closed {
             time,
-            local: self.local,
-            remote: self.remote,
+            local: self.local.into(),
+            remote: self.remote.into(),
             role: self.role,
             closed_by,
             duration: self.established.map(|established| time.since(established)),

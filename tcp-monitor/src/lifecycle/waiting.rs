@@ -1,27 +1,35 @@
 //! TIME_WAIT minisockets, which the kernel reports nothing of: each stands in for a connection that is closed here.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::address::Address;
+use super::queues::{Place, Queues};
 use super::socket::Socket;
 use super::time::Time;
 
 /// The minisockets of every network namespace. No two have the same addresses, as in the kernel.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    limit: usize,
-    minisockets: HashMap<Addresses, Minisocket>,
-    evicted: u64,
-    deadlines: BTreeSet<(Time, Addresses)>,
+    minisockets: Queues<Addresses, Minisocket, { Substate::ALL.len() }>,
 }
 
 /// A connection as one of its ends has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Addresses {
     pub(super) netns: u32,
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+    pub(super) local: Address,
+    pub(super) remote: Address,
+}
+
+impl Addresses {
+    pub(super) fn of(netns: u32, local: impl Into<Address>, remote: impl Into<Address>) -> Self {
+        Self { netns, local: local.into(), remote: remote.into() }
+    }
+
+    /// The same connection as its other end has it.
+    pub(super) const fn of_peer(self) -> Self {
+        Self { netns: self.netns, local: self.remote, remote: self.local }
+    }
 }
 
 /// What the kernel keeps of a closed connection.
@@ -31,27 +39,33 @@ pub(super) struct Minisocket {
     pub(super) substate: Substate,
     /// Next sequence number expected: the only one with which the peer's FIN or RST counts.
     pub(super) rcv_nxt: Option<u32>,
-    /// When the kernel drops it.
-    pub(super) deadline: Time,
 }
 
-/// The state of a minisocket (kernel: `tw_substate`).
+/// The state of a minisocket (kernel: `tw_substate`). The lower, the less is lost with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Substate {
-    /// The peer's FIN has not come; no application waits for it. Not told as closed yet.
-    FinWait2,
     /// Both FINs were exchanged.
     TimeWait,
+    /// The peer's FIN has not come; no application waits for it. Not told as closed yet.
+    FinWait2,
+}
+
+impl Substate {
+    const ALL: [Self; 2] = [Self::TimeWait, Self::FinWait2];
+
+    /// How long a kernel keeps such a minisocket by default.
+    const fn lasts(self) -> Duration {
+        match self {
+            Self::TimeWait => TIME_WAIT,
+            Self::FinWait2 => FIN_TIMEOUT,
+        }
+    }
 }
 
 impl Minisocket {
-    /// A minisocket that takes over for `socket` at `now`, for as long as a kernel keeps it by default.
-    pub(super) fn new(socket: Socket, substate: Substate, now: Time) -> Self {
-        let lasts = match substate {
-            Substate::FinWait2 => FIN_TIMEOUT,
-            Substate::TimeWait => TIME_WAIT,
-        };
-        Self { rcv_nxt: socket.rcv_nxt(), socket, substate, deadline: now + lasts }
+    /// A minisocket that takes over for `socket`.
+    pub(super) fn new(socket: Socket, substate: Substate) -> Self {
+        Self { rcv_nxt: socket.rcv_nxt(), socket, substate }
     }
 
     /// Whether the peer's FIN at `seq` is the one awaited.
@@ -70,7 +84,7 @@ impl Minisocket {
 
 impl Waiting {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, minisockets: HashMap::new(), evicted: 0, deadlines: BTreeSet::new() }
+        Self { minisockets: Queues::new(limit) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,53 +93,52 @@ impl Waiting {
 
     /// How many had to go because there were too many.
     pub(super) fn evicted(&self) -> u64 {
-        self.evicted
+        self.minisockets.evicted()
     }
 
     pub(super) fn get(&self, key: &Addresses) -> Option<&Minisocket> {
-        self.minisockets.get(key)
+        self.minisockets.get(self.minisockets.find(key)?)
     }
 
-    /// Adds a minisocket. Returns the one that had to go for it, if there were too many: the next to end.
-    pub(super) fn insert(&mut self, minisocket: Minisocket) -> Option<Minisocket> {
-        let key = minisocket.socket.addresses();
-        self.remove(&key);
-        let evicted = if self.minisockets.len() >= self.limit { self.pop_first() } else { None };
-        self.evicted += u64::from(evicted.is_some());
-        self.deadlines.insert((minisocket.deadline, key));
-        self.minisockets.insert(key, minisocket);
-        evicted
+    /// Adds a minisocket that took over at `now`.
+    pub(super) fn insert(&mut self, minisocket: Minisocket, now: Time) {
+        let (key, class) = (minisocket.socket.addresses(), minisocket.substate as usize);
+        self.minisockets.insert(key, minisocket, class, now);
     }
 
     pub(super) fn remove(&mut self, key: &Addresses) -> Option<Minisocket> {
-        let minisocket = self.minisockets.remove(key)?;
-        self.deadlines.remove(&(minisocket.deadline, *key));
-        Some(minisocket)
+        self.minisockets.remove(key)
+    }
+
+    /// Takes the one that is the next to go if there are too many, and counts it.
+    pub(super) fn evict(&mut self) -> Option<Minisocket> {
+        self.minisockets.evict().map(|(_, minisocket)| minisocket)
     }
 
     /// TIME_WAIT begins anew (RFC 9293, section 3.10.7.4, eighth).
     pub(super) fn restart(&mut self, key: &Addresses, now: Time) {
-        let in_time_wait =
-            self.minisockets.get_mut(key).filter(|waiting| waiting.substate == Substate::TimeWait);
-        if let Some(minisocket) = in_time_wait {
-            self.deadlines.remove(&(minisocket.deadline, *key));
-            minisocket.deadline = now + TIME_WAIT;
-            self.deadlines.insert((minisocket.deadline, *key));
+        let Some(place) = self.minisockets.find(key) else { return };
+        if self.minisockets.get(place).is_some_and(|waiting| waiting.substate == Substate::TimeWait) {
+            self.minisockets.queue(place, Substate::TimeWait as usize, now, Duration::ZERO);
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.first().map(|(deadline, _)| deadline)
     }
 
     /// Takes the minisocket that the kernel dropped first, of those it dropped until `now`.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<Minisocket> {
-        if self.next_deadline()? <= now { self.pop_first() } else { None }
+        let (_, place) = self.first().filter(|(deadline, _)| *deadline <= now)?;
+        self.minisockets.remove_at(place).map(|(_, minisocket)| minisocket)
     }
 
-    fn pop_first(&mut self) -> Option<Minisocket> {
-        let (_, key) = self.deadlines.pop_first()?;
-        self.minisockets.remove(&key)
+    fn first(&self) -> Option<(Time, Place)> {
+        let fronts = Substate::ALL.into_iter().filter_map(|substate| {
+            let (queued, place) = self.minisockets.front(substate as usize)?;
+            Some((queued + substate.lasts(), place))
+        });
+        fronts.min_by_key(|(deadline, _)| *deadline)
     }
 }
 

@@ -6,8 +6,8 @@ use prometheus::core::{self, Desc};
 use prometheus::proto::MetricFamily;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
-    ClosedBy, HandshakeFailure, InterfaceCounters, PortCounters, Scale, SegmentKind, TIMED_STATES,
-    reset_reason_label,
+    ClosedBy, HandshakeFailure, InterfaceCounters, PortCounters, Scale, SegmentKind, TIMED_STATES, Table,
+    TableCounters, reset_reason_label,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role, UNKNOWN_REASON};
 use thiserror::Error;
@@ -62,7 +62,6 @@ impl Collector {
     pub fn gather(&self) -> Result<Vec<MetricFamily>, ScrapeError> {
         let snapshot = (self.read)().map_err(ScrapeError)?;
         let ports = sorted_ports(&snapshot);
-        let timed = if snapshot.durations_known { ports.as_slice() } else { &[] };
         let with_bpf_stats = if snapshot.bpf_stats { snapshot.programs.as_slice() } else { &[] };
         let families = [
             handshakes(&ports),
@@ -71,16 +70,18 @@ impl Collector {
             resets(&ports, snapshot.reasons_known),
             state_transitions(&ports),
             retransmits(&ports),
-            handshake_durations(timed),
+            handshake_durations(&ports),
             syn_cookies(&ports),
             accept_queue_overflows(&ports),
             connections_closed(&ports),
-            connection_durations(timed),
-            state_durations(timed),
+            connection_durations(&ports),
+            state_durations(&ports),
             bytes(&ports),
             segments(&snapshot.interfaces),
             records(&families::EVENTS, &snapshot.records.sent),
             records(&families::EVENTS_LOST, &snapshot.records.lost),
+            records(&families::EVENTS_SUPPRESSED, &snapshot.records.suppressed),
+            tables(&snapshot.tables),
             tracker(&families::TRACKER_CONNECTIONS, snapshot.tracker.map(|tracker| tracker.connections)),
             tracker(&families::TRACKER_EVICTED, snapshot.tracker.map(|tracker| tracker.evicted)),
             programs(&families::BPF_RUN_SECONDS, with_bpf_stats, |program| program.run_time_ns as f64 / 1e9),
@@ -292,6 +293,14 @@ fn records(family: &'static Family<1>, counts: &[u64]) -> Option<MetricFamily> {
     let mut samples = family.samples();
     for (kind, &count) in Kind::ALL.into_iter().zip(counts) {
         samples.push_count([kind.label()], count);
+    }
+    samples.finish()
+}
+
+fn tables(counters: &TableCounters) -> Option<MetricFamily> {
+    let mut samples = families::TABLE_EVICTIONS.samples();
+    for (table, &count) in Table::ALL.into_iter().zip(&counters.forgotten) {
+        samples.push_count([table.label()], count);
     }
     samples.finish()
 }

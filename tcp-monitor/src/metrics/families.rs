@@ -127,6 +127,8 @@ pub(super) fn describe_all() -> prometheus::Result<Vec<Desc>> {
         SEGMENTS.describe()?,
         EVENTS.describe()?,
         EVENTS_LOST.describe()?,
+        EVENTS_SUPPRESSED.describe()?,
+        TABLE_EVICTIONS.describe()?,
         TRACKER_CONNECTIONS.describe()?,
         TRACKER_EVICTED.describe()?,
         BPF_RUN_SECONDS.describe()?,
@@ -262,6 +264,23 @@ pub(super) static EVENTS_LOST: Family<1> = Family {
     kind: MetricType::COUNTER,
     labels: ["kind"],
     help: "Records that the live log lacks because the ring buffer was full. All other metrics are unaffected.",
+};
+
+pub(super) static EVENTS_SUPPRESSED: Family<1> = Family {
+    name: "tcp_monitor_events_suppressed_total",
+    kind: MetricType::COUNTER,
+    labels: ["kind"],
+    help: "Records of segments, and of RSTs and SYN-ACKs sent without a full socket, that the live log lacks because half of \
+           the ring buffer is kept for records of sockets. All other metrics are unaffected.",
+};
+
+pub(super) static TABLE_EVICTIONS: Family<1> = Family {
+    name: "tcp_monitor_table_evictions_total",
+    kind: MetricType::COUNTER,
+    labels: ["table"],
+    help: "How often a full table of the kernel programs let go of an entry, or did not take one. acks: an ACK may be missing in the \
+           log; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
+           is not counted.",
 };
 
 pub(super) static TRACKER_CONNECTIONS: Family<0> = Family {

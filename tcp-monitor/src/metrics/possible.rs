@@ -4,16 +4,16 @@
 //! series, since its 0 would be read as "did not happen". Whatever else is counted all the same appears when it is.
 
 use tcp_monitor_common::TcpState::{
-    self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent,
-    TimeWait,
+    self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, NewSynRecv, SynRecv,
+    SynSent, TimeWait,
 };
 use tcp_monitor_common::counters::{HandshakeFailure, STATES};
 use tcp_monitor_common::record::{ResetPhase, Role};
 
 /// Whether the kernel programs see this transition.
 ///
-/// These are the arrows of RFC 9293, figure 5, as far as `inet_sock_set_state` shows them: it reports neither half-open
-/// requests nor what becomes of a TIME_WAIT. To the figure's arrows the kernel adds an abort from every state, and for
+/// These are the arrows of RFC 9293, figure 5, as far as `inet_sock_set_state` shows them, which does not report what becomes
+/// of a TIME_WAIT, and the half-open requests that the classifiers see. To the figure's arrows the kernel adds an abort from every state, and for
 /// fast open a FIN that is in the SYN.
 pub(super) const fn transition(from: TcpState, to: TcpState) -> bool {
     POSSIBLE_TRANSITIONS[from as usize][to as usize]
@@ -96,10 +96,12 @@ const POSSIBLE_TRANSITIONS: [[bool; STATES]; STATES] = {
     possible
 };
 
-const TRANSITIONS: [(TcpState, TcpState); 24] = [
+const TRANSITIONS: [(TcpState, TcpState); 26] = [
     // Opening.
     (Close, Listen),
     (Close, SynSent),
+    (Listen, NewSynRecv),
+    (NewSynRecv, Close),
     (Listen, SynRecv),
     (SynSent, SynRecv),
     (SynSent, Established),
@@ -150,7 +152,6 @@ mod tests {
             reached
         };
         let mut expected = BTreeSet::from(TcpState::ALL);
-        expected.remove(&TcpState::NewSynRecv);
         assert_eq!(closure(|forward| forward), expected);
         expected.remove(&TcpState::TimeWait);
         assert_eq!(closure(|(from, to)| (to, from)), expected);

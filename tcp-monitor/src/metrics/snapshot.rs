@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tcp_monitor_common::counters::{InterfaceCounters, PortCounters, RecordCounters};
+use tcp_monitor_common::counters::{InterfaceCounters, PortCounters, RecordCounters, TableCounters};
 
 use super::tracker::TrackerCounters;
 
@@ -15,14 +15,14 @@ pub struct Snapshot {
     pub interfaces: Vec<(String, InterfaceCounters)>,
     /// Records sent to the agent, and lost.
     pub records: RecordCounters,
+    /// What the programs' tables had no room for.
+    pub tables: TableCounters,
     /// The agent's own table; `None` where no log is written, which alone needs it.
     pub tracker: Option<TrackerCounters>,
     /// Every kernel program, each at most once; may be empty if their cost is not known.
     pub programs: Vec<ProgramRuns>,
     /// The kernel says why it sends a RST, and reports those that no full socket sends (6.12 and later).
     pub reasons_known: bool,
-    /// Sockets carry the times of their lives (5.11 and later), so that durations are counted.
-    pub durations_known: bool,
     /// The kernel measures runs and run times of programs, so that those of [`Self::programs`] mean something.
     pub bpf_stats: bool,
 }

@@ -4,9 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use tcp_monitor_common::record::Role;
 
 use crate::lifecycle::Time;
+use crate::lifecycle::event::ClosedBy;
 use crate::lifecycle::input::Process;
 
 /// Time of day, to the microsecond.
@@ -17,13 +20,54 @@ pub(super) struct Clock<'a> {
 
 impl fmt::Display for Clock<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 64 bits of nanoseconds end in 2554, long before a timestamp does.
-        let timestamp =
-            Timestamp::from_nanosecond(self.time.as_unix_nanos().into()).unwrap_or(Timestamp::MAX);
-        let at = self.time_zone.to_datetime(timestamp);
+        let at = self.time_zone.to_datetime(timestamp(self.time));
         let micros = at.subsec_nanosecond() / 1000;
         write!(f, "{:02}:{:02}:{:02}.{micros:06}", at.hour(), at.minute(), at.second())
     }
+}
+
+/// Date and time zone.
+pub(super) struct Day<'a> {
+    pub(super) time: Time,
+    pub(super) time_zone: &'a TimeZone,
+}
+
+impl Day<'_> {
+    /// What other times of the same day have, and no others.
+    pub(super) fn date(&self) -> Date {
+        self.time_zone.to_datetime(timestamp(self.time)).date()
+    }
+}
+
+impl fmt::Display for Day<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let zone = self.time_zone.to_offset_info(timestamp(self.time));
+        write!(f, "{} {}", self.date(), zone.abbreviation())
+    }
+}
+
+/// From when to when, with date and time zone of the system.
+pub(crate) struct Timestamps {
+    pub(crate) first: Time,
+    pub(crate) last: Time,
+}
+
+impl fmt::Display for Timestamps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time_zone = &TimeZone::system();
+        let [first, last] = [self.first, self.last].map(|time| Day { time, time_zone });
+        let [begin, end] = [self.first, self.last].map(|time| Clock { time, time_zone });
+        write!(f, "{first} {begin} to ")?;
+        if first.date() != last.date() {
+            write!(f, "{last} ")?;
+        }
+        write!(f, "{end}")
+    }
+}
+
+fn timestamp(time: Time) -> Timestamp {
+    // 64 bits of nanoseconds end in 2554, long before a timestamp does.
+    Timestamp::from_nanosecond(time.as_unix_nanos().into()).unwrap_or(Timestamp::MAX)
 }
 
 /// A duration with three digits that count.
@@ -93,6 +137,24 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}]", self.0.comm.to_text().escape_debug(), self.0.pid)
     }
+}
+
+/// Who or what ended a connection, as the end with this role has it.
+pub(super) const fn ended(closed_by: ClosedBy, role: Role) -> &'static str {
+    match (closed_by, role) {
+        (ClosedBy::Local, Role::Server) | (ClosedBy::Remote, Role::Client) => "closed by server",
+        (ClosedBy::Local, Role::Client) | (ClosedBy::Remote, Role::Server) => "closed by client",
+        (ClosedBy::Both, _) => "closed by both at once",
+        (ClosedBy::LocalReset, Role::Server) | (ClosedBy::RemoteReset, Role::Client) => "reset by server",
+        (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
+        (ClosedBy::TimedOut, _) => "timed out",
+        (ClosedBy::Killed, _) => "killed",
+    }
+}
+
+/// A label in words.
+pub(super) fn spaced(label: &str) -> String {
+    label.replace('_', " ")
 }
 
 #[cfg(test)]

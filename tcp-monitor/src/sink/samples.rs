@@ -8,7 +8,8 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
 use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Step,
+    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, Evidence, Handshake, Lost, Reset, Retransmit,
+    Segment, SeqCheck, StateChange, Step,
 };
 use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
 use crate::lifecycle::segment::{Flags, Options, Timestamps};
@@ -26,12 +27,17 @@ pub(super) fn connection() -> Vec<Event> {
             ack_rel: Some(1),
             direction: Some(Direction::Egress),
             retransmission: true,
+            check: Check { ack: Some(acked(Acknowledged::Syn, 303_234_858, true)), seq: None },
             ..segment(123_470, Step::SynAck)
         }),
         Event::Segment(Segment {
             header: bare_header(ack, 303_234_859, 3_214_115_981),
             seq_rel: Some(1),
             ack_rel: Some(1),
+            check: Check {
+                ack: Some(acked(Acknowledged::Syn, 3_214_115_980, true)),
+                seq: Some(SeqCheck { expected: 303_234_859, holds: true }),
+            },
             ..segment(123_961, Step::HandshakeAck)
         }),
         Event::State(StateChange {
@@ -164,6 +170,16 @@ pub(super) fn refused() -> [Event; 2] {
     ]
 }
 
+/// An ACK of a FIN with five bytes, whose numbers are both wrong; and another, of which only that is known that was seen.
+pub(super) fn wrong() -> [Event; 2] {
+    let fin = AckCheck { len: 5, ..acked(Acknowledged::Fin, 3_214_115_994, false) };
+    let check = Check { ack: Some(fin), seq: Some(SeqCheck { expected: 303_234_859, holds: false }) };
+    let header = bare_header(Flags::ACK, 303_234_862, 3_214_116_001);
+    let of_known = Segment { header, seq_rel: Some(4), ack_rel: Some(21), check, ..segment(0, Step::FinAck) };
+    let of_unknown = Segment { seq_rel: None, ack_rel: None, ..of_known };
+    [of_known, of_unknown].map(Event::Segment)
+}
+
 /// By a process that chose its name to hurt.
 pub(super) fn hostile() -> Event {
     let process = Process { pid: 1, comm: Comm(*b"a\"\n\x1b[31m\xff\0\0\0\0\0\0\0") };
@@ -189,6 +205,10 @@ fn nginx() -> Process {
     Process { pid: 812, comm: Comm(*b"nginx\0\0\0\0\0\0\0\0\0\0\0") }
 }
 
+fn acked(of: Acknowledged, seq: u32, holds: bool) -> AckCheck {
+    AckCheck { of, seq, len: 0, holds }
+}
+
 fn segment(us: u64, step: Step) -> Segment {
     Segment {
         time: at(us),
@@ -202,8 +222,10 @@ fn segment(us: u64, step: Step) -> Segment {
         ifindex: 0,
         direction: Some(Direction::Ingress),
         step,
+        syn_cookie: false,
         retransmission: false,
         unexpected: None,
+        check: Check::default(),
     }
 }
 

@@ -218,6 +218,7 @@ fn counters_equal_the_kernels() -> Result<()> {
         ("LAST_ACK entered", transitions("close_wait", "last_ack")?, 5),
         ("records of segments", samples.sum("events_total", &[("kind", "segment")])?, steps.len() as u64),
         ("records lost", samples.sum("events_lost_total", &[])?, 0),
+        ("records suppressed", samples.sum("events_suppressed_total", &[])?, 0),
         ("SYNs sent again", ours("syn_retransmits_total", &[])?, kernel("TCPSynRetrans")?),
         ("data sent again", ours("retransmits_total", &[])?, kernel("RetransSegs")?),
     ];

@@ -10,7 +10,8 @@ use super::sight::Sight;
 use super::sign::{Sign, Way, next, signs};
 use super::stream::Novelty;
 use super::telling::{Cause, is_handshake};
-use crate::lifecycle::event::{Event, Retransmit, Unexpected};
+use crate::lifecycle::check::check;
+use crate::lifecycle::event::{Check, Event, Retransmit, Step, Unexpected};
 use crate::lifecycle::flow::{FlowKey, Relative};
 use crate::lifecycle::input::{RetransmitKind, SegmentInput};
 use crate::lifecycle::segment::Flags;
@@ -102,6 +103,11 @@ impl Connection {
         }
     }
 
+    /// The numbers of a step that is not taken in yet against those that are next.
+    pub(super) fn check(&self, from: usize, to: usize, segment: &SegmentInput, step: Step) -> Check {
+        check(segment, step, &self.ends[from].sent, &self.ends[to].sent)
+    }
+
     /// A segment with ACK, and without SYN and RST.
     fn proceed(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         let Passage { from, to, segment, .. } = *passage;
@@ -185,6 +191,7 @@ impl Connection {
         let is_fin = fin && !syn;
         let space = segment.payload_len.saturating_add(u32::from(syn) + u32::from(is_fin));
         let sender = &mut self.ends[passage.from];
+        sender.sent.send(segment);
         if is_fin {
             sender.awaits_ack_of_fin = true;
         }
@@ -223,6 +230,7 @@ impl Connection {
         let is_syn = segment.header.flags.contains(Flags::SYN);
         let receiver = &mut self.ends[to];
         receiver.awaits_ack_of_syn_ack = false;
+        receiver.sent.acknowledge(segment);
         if acked_fin(receiver, acked) {
             receiver.awaits_ack_of_fin = false;
         }

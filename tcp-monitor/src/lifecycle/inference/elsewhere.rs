@@ -91,16 +91,13 @@ impl Elsewhere {
     /// Forgets flows of connections that are over: more than come in.
     fn sweep(&mut self, now: Time, connections: &Connections) {
         for _ in 0..2 {
-            let Some((_, flow)) = self.homes.front(0).filter(|(queued, _)| *queued + LINGERS <= now) else {
+            let Some((_, place)) = self.homes.front(0).filter(|(queued, _)| *queued + LINGERS <= now) else {
                 return;
             };
-            match self.homes.find(&flow) {
-                Some(place) if self.resolve(&flow, connections).is_some() => {
-                    self.homes.queue(place, 0, now, Duration::ZERO);
-                }
-                Some(_) | None => {
-                    self.homes.remove(&flow);
-                }
+            if self.homes.key(place).is_some_and(|flow| self.resolve(flow, connections).is_some()) {
+                self.homes.queue(place, 0, now, Duration::ZERO);
+            } else {
+                self.homes.remove_at(place);
             }
         }
     }

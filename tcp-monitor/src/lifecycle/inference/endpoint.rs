@@ -6,6 +6,7 @@ use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
 use super::stream::Stream;
+use crate::lifecycle::check::Sent;
 use crate::lifecycle::spent::Spent;
 use crate::lifecycle::time::Time;
 
@@ -15,6 +16,8 @@ pub(super) struct Endpoint {
     pub(super) role: Role,
     /// What it sends.
     pub(super) stream: Stream,
+    /// What of it can be acknowledged.
+    pub(super) sent: Sent,
     /// The last acknowledgment number it sent: what it expects next (RCV.NXT).
     pub(super) expects: Option<u32>,
     /// The window scale it announced.
@@ -57,6 +60,7 @@ impl Endpoint {
             state: TcpState::Listen,
             role: Role::Server,
             stream: Stream::default(),
+            sent: Sent::default(),
             expects: None,
             window_scale: None,
             syn_seen: false,

@@ -1,19 +1,19 @@
 //! Connections explained from their segments alone: those of capture files and, on a running agent, those that pass through this
 //! host and requests that are half open.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
-use tcp_monitor_common::record::Direction;
+use tcp_monitor_common::record::{Direction, Role};
 
-use super::event::{Event, Unexpected};
-use super::flow::{FlowKey, Relative};
+use super::event::{Event, Step, Unexpected};
+use super::flow::{FlowKey, Numbers};
 use super::input::SegmentInput;
-use super::queues::Queues;
+use super::queues::{Place, Queues};
 use super::segment::Flags;
 use super::sighting::{Seen, Verdict};
 use super::time::Time;
+use super::waiting::Addresses;
 use connection::{Acks, Connection, Passage};
 use elsewhere::{Elsewhere, Opener};
 use endpoint::Endpoint;
@@ -45,11 +45,24 @@ type Connections = Queues<FlowKey, Connection, { Class::ALL.len() }>;
 /// What was read from a segment with what is known of its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reading {
-    pub(super) relative: Relative,
+    pub(super) numbers: Numbers,
     pub(super) unexpected: Option<Unexpected>,
 }
 
+/// Connections whose end was not seen. Of each there is one client, but where both ends open at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// A SYN or SYN-ACK awaits its answer.
+    pub half_open: u64,
+    /// Established, and not closed yet in both directions.
+    pub open: u64,
+}
+
 impl Inference {
+    /// Bytes that a connection takes.
+    #[cfg(test)]
+    pub(super) const ENTRY: usize = Connections::ENTRY;
+
     /// Knows at most `limit` connections.
     pub(super) fn new(is_whole: bool, limit: usize) -> Self {
         let (connections, elsewhere) = (Queues::new(limit), Elsewhere::new(limit));
@@ -64,6 +77,20 @@ impl Inference {
     /// How many connections are known, those closed a moment ago included.
     pub(super) fn len(&self) -> usize {
         self.connections.len()
+    }
+
+    /// How many clients' ends are not closed.
+    pub(super) fn unfinished(&self) -> Unfinished {
+        let mut unfinished = Unfinished::default();
+        let ends = self.connections.values().flat_map(|connection| &connection.ends);
+        for end in ends.filter(|end| end.role == Role::Client) {
+            match Class::of_end(end.state) {
+                Class::HalfOpen => unfinished.half_open += 1,
+                Class::Closing | Class::Open => unfinished.open += 1,
+                Class::TimeWait | Class::Closed => {}
+            }
+        }
+        unfinished
     }
 
     /// How many had to be forgotten because there were too many.
@@ -84,11 +111,12 @@ impl Inference {
         }
     }
 
-    /// Takes a segment in, and tells what follows from it of each end whose socket the kernel does not tell of: the sender's
-    /// and the receiver's, in this order.
+    /// Takes a segment in, which is that `step` if it is one, and tells what follows from it of each end whose socket the kernel
+    /// does not tell of: the sender's and the receiver's, in this order.
     pub(super) fn take(
         &mut self,
         segment: &SegmentInput,
+        step: Option<Step>,
         told_by_kernel: [bool; 2],
         out: &mut Vec<Event>,
     ) -> Reading {
@@ -98,16 +126,21 @@ impl Inference {
         let place = match self.connections.find(&key) {
             Some(place) => place,
             None if is_of_connection(segment) => {
-                self.connections.insert(key, Connection::new(true), Class::Closed as usize, self.now)
+                self.connections.insert(key, Connection::new(true), Class::Closed as usize, self.now).0
             }
             None => return Reading::default(),
         };
         let Some(connection) = self.connections.get_mut(place) else { return Reading::default() };
+        let before = step.map(|step| connection.check(from, to, segment, step)).unwrap_or_default();
         let unexpected = connection.take(&mut Passage { key, from, to, segment, told_by_kernel, out });
-        let relative = connection.relative(from, to, segment);
+        let check = match unexpected {
+            Some(Unexpected::Ack) => before.of_nothing_sent(&connection.ends[to].sent),
+            Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
+        };
+        let numbers = Numbers { relative: connection.relative(from, to, segment), check };
         let class = Class::of(connection);
         self.connections.queue(place, class as usize, self.now, class.stays(segment, unexpected));
-        Reading { relative, unexpected }
+        Reading { numbers, unexpected }
     }
 
     /// Takes in that a segment of a handshake or a teardown was seen at one of the vantage points that it passes.
@@ -124,12 +157,20 @@ impl Inference {
         let is_copy = seen.verdict == Verdict::Copy;
         let (connections, elsewhere) = (&mut self.connections, &mut self.elsewhere);
         let known = elsewhere.resolve(&flow, connections);
+        if segment.syn_cookie {
+            // There is no request, and nothing to time out. If the cookie comes back, the kernel tells of a socket.
+            if let Some((key, _)) = known {
+                connections.remove(&key);
+            }
+            return;
+        }
         let (key, place) =
             match known.or_else(|| elsewhere.resolve(&flow.in_netns(seen.first.netns), connections)) {
                 Some(known) => known,
                 None if is_copy || !is_of_connection(segment) => return,
                 None => {
-                    (flow, connections.insert(flow, Connection::new(false), Class::Closed as usize, self.now))
+                    let class = Class::Closed as usize;
+                    (flow, connections.insert(flow, Connection::new(false), class, self.now).0)
                 }
             };
         if key != flow {
@@ -191,9 +232,9 @@ impl Inference {
         }
     }
 
-    /// From now on the kernel tells of the socket at `local`. Returns since when it is told to be in SYN_RECV, if it is.
-    pub(super) fn hand_over(&mut self, netns: u32, local: SocketAddr, remote: SocketAddr) -> Option<Time> {
-        let (flow, end) = FlowKey::of(netns, local, remote);
+    /// From now on the kernel tells of the socket at the local end. Returns since when it is told to be in SYN_RECV, if it is.
+    pub(super) fn hand_over(&mut self, socket: &Addresses) -> Option<Time> {
+        let (flow, end) = FlowKey::of(socket.netns, socket.local, socket.remote);
         let (_, place) = self.elsewhere.resolve(&flow, &self.connections)?;
         let connection = self.connections.get_mut(place)?;
         let is_told = connection.is_told(end);
@@ -214,7 +255,7 @@ impl Inference {
     /// Tells what the time brought about that passed first, of what passed until `now`.
     pub(super) fn expire_next(&mut self, now: Time, out: &mut Vec<Event>) {
         let deadlines = Class::ALL.into_iter().filter_map(|class| Some((class, self.deadline(class)?)));
-        let Some((class, (deadline, key))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
+        let Some((class, (deadline, place))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
             return;
         };
         if deadline > now {
@@ -223,10 +264,10 @@ impl Inference {
         // After all inputs so far, or it would have been due before them.
         self.now = self.now.max(deadline);
         if class == Class::Closed || class == Class::Open && !self.is_whole {
-            self.connections.remove(&key);
+            self.connections.remove_at(place);
             return;
         }
-        let Some(place) = self.connections.find(&key) else { return };
+        let Some(key) = self.connections.key(place).copied() else { return };
         let Some(connection) = self.connections.get_mut(place) else { return };
         if class != Class::HalfOpen || connection.is_half_open_until() <= deadline {
             connection.time_out(class, deadline, &key, out);
@@ -235,10 +276,10 @@ impl Inference {
         self.connections.queue(place, class as usize, self.now, Duration::ZERO);
     }
 
-    fn deadline(&self, class: Class) -> Option<(Time, FlowKey)> {
+    fn deadline(&self, class: Class) -> Option<(Time, Place)> {
         self.connections
             .front(class as usize)
-            .map(|(queued, key)| (queued + class.timeout(self.is_whole), key))
+            .map(|(queued, place)| (queued + class.timeout(self.is_whole), place))
     }
 }
 
@@ -256,7 +297,7 @@ fn is_of_connection(segment: &SegmentInput) -> bool {
 
 /// How far a connection is. The lower, the less is lost with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+pub(super) enum Class {
     /// Both ends are closed, or were never there.
     Closed,
     /// One end is in TIME_WAIT, which alone keeps it.
@@ -270,7 +311,8 @@ enum Class {
 }
 
 impl Class {
-    const ALL: [Self; 5] = [Self::Closed, Self::TimeWait, Self::HalfOpen, Self::Closing, Self::Open];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Closed, Self::TimeWait, Self::HalfOpen, Self::Closing, Self::Open];
 
     fn of(connection: &Connection) -> Self {
         if !connection.matters() {
@@ -281,7 +323,8 @@ impl Class {
         order.into_iter().find(|class| classes.contains(class)).unwrap_or(Self::Closed)
     }
 
-    const fn of_end(state: TcpState) -> Self {
+    /// The class of one end.
+    pub(super) const fn of_end(state: TcpState) -> Self {
         use TcpState as S;
         match state {
             S::SynSent | S::SynRecv | S::NewSynRecv => Self::HalfOpen,
@@ -366,16 +409,3 @@ const UNSEEN: Duration = Duration::from_secs(5 * 24 * 3600);
 const STRAGGLERS: Duration = Duration::from_secs(5);
 /// Within this time it does not matter which of two connections was idle for longer.
 const ORDERED_TO: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::{Class, Connection, FlowKey, Queues};
-
-    #[test]
-    fn a_connection_takes_no_more_memory_than_documented() {
-        let slot = Queues::<FlowKey, Connection, { Class::ALL.len() }>::SLOT;
-        // The table of places holds the key once more, and is at worst half full.
-        let place = 2 * size_of::<(FlowKey, u32)>();
-        assert!(slot + place < 1000, "{slot} + {place} bytes");
-    }
-}

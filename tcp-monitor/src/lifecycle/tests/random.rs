@@ -37,7 +37,7 @@ impl Random {
         }
     }
 
-    fn socket(&mut self, ms: u64) -> SocketInput {
+    pub(super) fn socket(&mut self, ms: u64) -> SocketInput {
         let (from, to) = (self.state(), self.state());
         let mut input = if self.once_in(2) { client(ms, from, to) } else { server(ms, from, to) };
         input.netns = self.below(2);
@@ -66,7 +66,7 @@ impl Random {
         input
     }
 
-    fn segment(&mut self, ms: u64) -> SegmentInput {
+    pub(super) fn segment(&mut self, ms: u64) -> SegmentInput {
         let flags = u8::try_from(self.below(256)).map(Flags::from_low_byte).unwrap_or_default();
         let (seq, ack) = (self.below(60), self.below(60));
         let segment =

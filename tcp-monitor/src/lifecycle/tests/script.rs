@@ -199,6 +199,7 @@ pub(super) fn from_client(ms: u64, flags: Flags, seq_rel: u32, ack_rel: u32) -> 
         payload_len: 0,
         acks_syn_ack: false,
         acks_fin: false,
+        syn_cookie: false,
     }
 }
 

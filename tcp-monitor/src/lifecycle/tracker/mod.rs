@@ -1,25 +1,29 @@
 //! The tracker: takes inputs in, one at a time, and tells events. It does no I/O and has no clock.
 
-use std::net::SocketAddr;
-
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::reset_reason_label;
 use tcp_monitor_common::record::Role;
 
-use super::connecting::{Connecting, PORT_KNOWN_WITHIN};
+use super::address::Address;
+use super::connecting::Connecting;
 use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
-use super::inference::Inference;
+use super::inference::{Class, Inference, Unfinished};
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
+use super::newborn::Newborn;
+use super::queues::Queues;
 use super::sighting::Sightings;
 use super::socket::{Socket, numbers_set_in};
-use super::table::Table;
 use super::time::Time;
 use super::waiting::{Addresses, Minisocket, Substate, Waiting};
 use tcp_monitor_common::transition::{Circumstances, Outcome, outcome};
 
+mod limit;
+mod options;
 mod segments;
 mod timewait;
+
+pub use options::{InferFrom, Options};
 
 /// Follows every socket from its first state to its last.
 ///
@@ -29,46 +33,16 @@ mod timewait;
 /// their place, hold back what is later than [`first_untold`](Self::first_untold).
 #[derive(Debug)]
 pub struct Tracker {
-    sockets: Table<SocketKey, Socket>,
-    /// When listeners' children were born whose own addresses the kernel had not filled in yet (before 6.18), by
-    /// namespace and the child's `sk`.
-    newborn: Table<(u32, u64), Time>,
+    /// As many as this are remembered of sockets, of flows and of connections that are inferred.
+    max_connections: usize,
+    sockets: Queues<SocketKey, Socket, { Class::ALL.len() }>,
+    newborn: Newborn,
     connecting: Connecting,
     waiting: Waiting,
     flows: Flows,
     sightings: Sightings,
     /// Explains connections of which the kernel tells nothing, if that is wanted.
     inference: Option<Inference>,
-}
-
-/// What a tracker does, and how much it remembers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// What is explained from segments, with the evidence `segment` and `timer`. An end whose socket the kernel tells of is
-    /// left to the kernel.
-    pub infer_from: InferFrom,
-    /// How many connections are remembered, at less than 1,000 bytes each for what is inferred. With inference the closed are forgotten first, then the half-open, then those
-    /// idle for longest.
-    pub max_connections: usize,
-}
-
-/// From which segments what the kernel does not tell is inferred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InferFrom {
-    /// From none, but for the end of TIME_WAIT.
-    Nothing,
-    /// From those that the kernel programs hand over: SYN, FIN, RST and the first acknowledgments of SYN-ACK and FIN, at each
-    /// interface that they pass. Explained are half-open requests to a server here, and connections that pass through.
-    ControlSegments,
-    /// From all, plain data and acknowledgments included, as in a capture. Both ends of every connection are explained.
-    AllSegments,
-}
-
-impl Default for Options {
-    /// What the kernel tells, of up to 262,144 connections.
-    fn default() -> Self {
-        Self { infer_from: InferFrom::Nothing, max_connections: MAX_CONNECTIONS }
-    }
 }
 
 /// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
@@ -104,10 +78,11 @@ impl Tracker {
     pub fn with(options: Options) -> Self {
         let infer_from = |is_whole| Some(Inference::new(is_whole, options.max_connections));
         Self {
-            sockets: Table::new(options.max_connections),
-            newborn: Table::new(MAX_NEWBORN),
+            max_connections: options.max_connections,
+            sockets: Queues::new(options.max_connections),
+            newborn: Newborn::new(MAX_NEWBORN),
             connecting: Connecting::new(MAX_CONNECTING),
-            waiting: Waiting::new(MAX_WAITING),
+            waiting: Waiting::new(options.max_connections),
             flows: Flows::new(options.max_connections),
             sightings: Sightings::new(MAX_SIGHTINGS),
             inference: match options.infer_from {
@@ -175,7 +150,7 @@ impl Tracker {
     /// are told unusually late are not waited for.
     #[must_use]
     pub fn first_untold(&self, now: Time) -> Option<Time> {
-        let newborn = self.newborn.oldest_since(now - PORT_KNOWN_WITHIN);
+        let newborn = self.newborn.first_expected(now);
         [self.connecting.first_untold(), newborn].into_iter().flatten().min()
     }
 
@@ -200,6 +175,7 @@ impl Tracker {
                 inference.expire_next(now, out);
             }
         }
+        self.newborn.expire(now);
         self.flows.expire(now);
     }
 
@@ -215,21 +191,16 @@ impl Tracker {
         self.inference.as_ref().map_or(0, Inference::len)
     }
 
-    /// How often something had to be forgotten because a table was full.
+    /// Which of them have not ended yet.
     #[must_use]
-    pub fn evicted(&self) -> u64 {
-        self.sockets.evicted()
-            + self.newborn.evicted()
-            + self.connecting.evicted()
-            + self.waiting.evicted()
-            + self.flows.evicted()
-            + self.inference.as_ref().map_or(0, Inference::evicted)
+    pub fn unfinished(&self) -> Unfinished {
+        self.inference.as_ref().map_or_else(Unfinished::default, Inference::unfinished)
     }
 
     fn change_state(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) {
         let is_birth = (from, to) == (TcpState::Listen, TcpState::SynRecv);
         if is_birth && input.remote.port() == 0 {
-            self.newborn.insert((input.netns, input.sk), input.time, input.time);
+            self.newborn.insert(input.netns, input.sk, input.time);
             return;
         }
         let known = self.take(input, out);
@@ -278,8 +249,7 @@ impl Tracker {
             Outcome::Waits(closed_by) => {
                 self.enter(&mut socket, from, TcpState::TimeWait, input.time, out);
                 out.push(Event::Closed(socket.closed(input.time, closed_by)));
-                let minisocket = Minisocket::new(socket, Substate::TimeWait, input.time);
-                self.add_waiting(minisocket, input.time);
+                self.add_waiting(Minisocket::new(socket, Substate::TimeWait), input.time);
             }
             Outcome::AwaitsFin => self.await_fin(socket, input.time, out),
             Outcome::ListenerClosed => self.enter(&mut socket, from, to, input.time, out),
@@ -290,16 +260,19 @@ impl Tracker {
         let change = socket.enter(from, to, time, Evidence::Kernel);
         // Without its port, this is not the flow of its segments.
         if socket.local.port() != 0 {
-            self.flows.set_state(socket.netns(), socket.local, socket.remote, to, time);
+            self.flows.set_state(&socket.addresses(), to, time);
         }
         out.push(Event::State(change));
     }
 
     /// A socket not known before. If it is a listener's child, its birth is told first.
     fn meet(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) -> Socket {
+        if to != TcpState::Close {
+            self.make_room();
+        }
         let mut socket = Socket::met(input, from, to);
         if from == TcpState::SynRecv {
-            let born = self.newborn.remove(&(input.netns, input.sk));
+            let born = self.newborn.remove(input.netns, input.sk);
             let was_told = self.resume_half_open(&mut socket, input.time);
             if was_told || born.is_some() {
                 socket.role = Role::Server;
@@ -314,13 +287,13 @@ impl Tracker {
     /// A listener's child takes over from the half-open request. Returns whether that is told to be in SYN_RECV: then the child
     /// is, since as long.
     fn resume_half_open(&mut self, socket: &mut Socket, now: Time) -> bool {
-        let Addresses { netns, local, remote } = socket.addresses();
+        let addresses = socket.addresses();
         let inference = self.inference.as_mut().filter(|inference| !inference.is_whole());
-        let Some(since) = inference.and_then(|inference| inference.hand_over(netns, local, remote)) else {
+        let Some(since) = inference.and_then(|inference| inference.hand_over(&addresses)) else {
             return false;
         };
         socket.resume_syn_recv(since);
-        self.flows.set_state(netns, local, remote, TcpState::SynRecv, now);
+        self.flows.set_state(&addresses, TcpState::SynRecv, now);
         true
     }
 
@@ -331,15 +304,18 @@ impl Tracker {
         let mut socket = self.sockets.remove(&key);
         if socket.is_none() {
             key = SocketKey { netns: input.netns, id: SocketId::Address(input.sk) };
-            let same_peer = self.sockets.get(&key).is_some_and(|socket| socket.remote == input.remote);
-            socket = same_peer.then(|| self.sockets.remove(&key)).flatten();
+            let place = self.sockets.find(&key);
+            let known = place.and_then(|place| self.sockets.get(place));
+            if known.is_some_and(|socket| socket.remote == input.remote.into()) {
+                socket = self.sockets.remove(&key);
+            }
         }
         let mut socket = socket?;
         if socket.lacks_port() {
-            self.connecting.remove(&socket, key, input.time);
+            self.connecting.remove(&socket, key);
             let opens_again = matches!(input.kind, SocketEvent::State { from: TcpState::Close, .. });
             if !opens_again {
-                self.set_port(&mut socket, input.local, input.time, out);
+                self.set_port(&mut socket, input.local.into(), input.time, out);
             }
         }
         Some(socket)
@@ -352,18 +328,8 @@ impl Tracker {
         }
     }
 
-    fn keep(&mut self, key: SocketKey, socket: Socket, now: Time) {
-        if let Some((key, evicted)) = self.sockets.insert(key, socket, now) {
-            if evicted.lacks_port() {
-                self.connecting.remove(&evicted, key, now);
-            }
-            let closed = TcpState::Close;
-            self.flows.set_state(evicted.netns(), evicted.local, evicted.remote, closed, now);
-        }
-    }
-
     /// The local port of a socket in SYN_SENT is known. Tells its SYN_SENT, unless that was told without.
-    fn set_port(&mut self, socket: &mut Socket, local: SocketAddr, now: Time, out: &mut Vec<Event>) {
+    fn set_port(&mut self, socket: &mut Socket, local: Address, now: Time, out: &mut Vec<Event>) {
         socket.local = local;
         match socket.untold_syn_sent.take() {
             Some(since) => {
@@ -372,7 +338,7 @@ impl Tracker {
             }
             None if local.port() != 0 => {
                 self.reuse_waiting(socket.addresses(), now, Evidence::Kernel, out);
-                self.flows.set_state(socket.netns(), local, socket.remote, TcpState::SynSent, now);
+                self.flows.set_state(&socket.addresses(), TcpState::SynSent, now);
             }
             None => {}
         }
@@ -389,18 +355,18 @@ impl Tracker {
 
     /// When the SYN that opened this socket's connection was first seen.
     fn syn_seen(&self, socket: &Socket) -> Option<Time> {
-        let (opener, other) = match socket.role {
-            Role::Client => (socket.local, socket.remote),
-            Role::Server => (socket.remote, socket.local),
+        let opener = match socket.role {
+            Role::Client => socket.addresses(),
+            Role::Server => socket.addresses().of_peer(),
         };
-        self.flows.end(socket.netns(), opener, other).syn_seen
+        self.flows.end(&opener).syn_seen
     }
 
     /// Data that comes after the application closed makes the kernel set ECONNRESET, as for a RST of the peer, though it
     /// is this end that sends one (kernel: `TCPABORTONDATA`). If segments are seen, but no RST of the peer, it was that.
     fn blame(&self, socket: &Socket, from: TcpState, closed_by: ClosedBy) -> ClosedBy {
         let had_closed = matches!(from, TcpState::FinWait1 | TcpState::FinWait2);
-        let peer = self.flows.end(socket.netns(), socket.remote, socket.local);
+        let peer = self.flows.end(&socket.addresses().of_peer());
         if closed_by == ClosedBy::RemoteReset && had_closed && peer.isn.is_some() && !peer.reset {
             ClosedBy::LocalReset
         } else {
@@ -416,17 +382,13 @@ impl SocketKey {
     }
 }
 
-const fn addresses_of(input: &SocketInput) -> Addresses {
-    Addresses { netns: input.netns, local: input.local, remote: input.remote }
+fn addresses_of(input: &SocketInput) -> Addresses {
+    Addresses::of(input.netns, input.local, input.remote)
 }
 
-/// Connections, unless told otherwise.
-const MAX_CONNECTIONS: usize = 1 << 18;
 /// Children between birth and handshake: moments.
 const MAX_NEWBORN: usize = 1 << 12;
 /// Destinations to which sockets connect whose port is not known: moments.
 const MAX_CONNECTING: usize = 1 << 12;
-/// Minisockets; the kernel's own limit is this by default (`net.ipv4.tcp_max_tw_buckets`) on hosts with 4 GiB.
-const MAX_WAITING: usize = 1 << 16;
 /// Segments that a copy or a retransmission may follow.
 const MAX_SIGHTINGS: usize = 1 << 15;

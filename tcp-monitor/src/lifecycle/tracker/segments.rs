@@ -6,7 +6,8 @@ use tcp_monitor_common::TcpState;
 
 use super::Tracker;
 use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
-use crate::lifecycle::inference::Reading;
+use crate::lifecycle::flow::Numbers;
+use crate::lifecycle::inference::{Inference, Reading};
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::sighting::{Seen, Verdict, occupies_sequence_space};
@@ -18,33 +19,39 @@ impl Tracker {
         let recognized = inference.map(|inference| inference.recognize(segment));
         let segment = recognized.as_ref().unwrap_or(segment);
         let Some(step) = step_of(segment) else {
-            self.infer(segment, out);
+            self.infer(segment, None, out);
             return;
         };
         if step == Step::Syn {
             self.learn_port(segment, out);
         }
-        let relative = self.flows.observe(segment, step);
+        let is_whole = self.inference.as_ref().is_some_and(Inference::is_whole);
+        // Where all is inferred, as of a capture, only sockets need what is known of a flow, if there are any.
+        let needs_flow = !is_whole || self.sockets() > 0;
+        let numbers = if needs_flow { self.flows.observe(segment, step) } else { Numbers::default() };
         let seen = self.sightings.see(segment, step);
         let verdict = seen.verdict;
         if verdict != Verdict::Copy {
             // What follows from the segment is told after it.
             let place = out.len();
-            let reading = self.infer(segment, out).unwrap_or(Reading { relative, unexpected: None });
+            let reading =
+                self.infer(segment, Some(step), out).unwrap_or(Reading { numbers, unexpected: None });
             let told = Segment {
                 time: segment.time,
                 src: segment.src,
                 dst: segment.dst,
                 header: segment.header,
                 payload_len: segment.payload_len,
-                seq_rel: reading.relative.seq,
-                ack_rel: reading.relative.ack,
+                seq_rel: reading.numbers.relative.seq,
+                ack_rel: reading.numbers.relative.ack,
                 netns: segment.netns,
                 ifindex: segment.ifindex,
                 direction: segment.direction,
                 step,
+                syn_cookie: segment.syn_cookie,
                 retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
                 unexpected: reading.unexpected,
+                check: reading.numbers.check,
             };
             out.insert(place, Event::Segment(told));
         }
@@ -53,11 +60,11 @@ impl Tracker {
     }
 
     /// Infers what a segment does to those of its ends whose socket the kernel does not tell of, where all segments are seen.
-    fn infer(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) -> Option<Reading> {
+    fn infer(&mut self, segment: &SegmentInput, step: Option<Step>, out: &mut Vec<Event>) -> Option<Reading> {
         self.inference.as_ref().filter(|inference| inference.is_whole())?;
         let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
             .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
-        Some(self.inference.as_mut()?.take(segment, told_by_kernel, out))
+        Some(self.inference.as_mut()?.take(segment, step, told_by_kernel, out))
     }
 
     /// The same where only the segments of handshakes and teardowns are seen, each wherever it passes.
@@ -65,7 +72,7 @@ impl Tracker {
         let SegmentInput { netns, src, dst, .. } = *segment;
         let sender_is_known = self.has_socket(netns, src, dst);
         // It is not the minisocket that answers a SYN.
-        let receiver = Addresses { netns, local: dst, remote: src };
+        let receiver = Addresses::of(netns, dst, src);
         let is_of_listener = step == Step::Syn && self.waiting.get(&receiver).is_some();
         let receiver_is_known = !is_of_listener && self.has_socket(netns, dst, src);
         if let Some(inference) = self.inference.as_mut().filter(|inference| !inference.is_whole()) {
@@ -74,31 +81,36 @@ impl Tracker {
     }
 
     fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
-        self.sockets() > 0
-            && (self.flows.end(netns, local, remote).state.is_some()
-                || self.waiting.get(&Addresses { netns, local, remote }).is_some())
+        if self.sockets() == 0 {
+            return false;
+        }
+        let addresses = Addresses::of(netns, local, remote);
+        self.flows.end(&addresses).state.is_some() || self.waiting.get(&addresses).is_some()
     }
 
     /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
     fn learn_port(&mut self, syn: &SegmentInput, out: &mut Vec<Event>) {
         let Some(key) = self.connecting.sender_of(syn) else { return };
-        let sender = self.flows.end(syn.netns, syn.src, syn.dst);
+        let sender = self.flows.end(&Addresses::of(syn.netns, syn.src, syn.dst));
         let sent_before = sender.isn == Some(syn.header.seq);
         let is_other = matches!(sender.state, Some(TcpState::SynSent));
         if sent_before || is_other {
             return;
         }
         if let Some(mut socket) = self.sockets.remove(&key) {
-            self.connecting.remove(&socket, key, syn.time);
-            self.set_port(&mut socket, syn.src, syn.time, out);
+            self.connecting.remove(&socket, key);
+            self.set_port(&mut socket, syn.src.into(), syn.time, out);
             self.keep(key, socket, syn.time);
         }
     }
 
     /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
     fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
-        let sender = Addresses { netns: segment.netns, local: segment.src, remote: segment.dst };
-        let receiver = Addresses { netns: segment.netns, local: segment.dst, remote: segment.src };
+        if self.waiting.len() == 0 {
+            return;
+        }
+        let sender = Addresses::of(segment.netns, segment.src, segment.dst);
+        let receiver = sender.of_peer();
         let time = segment.time;
         match step {
             // Only a new socket answers a SYN, or sends one, from these addresses.

@@ -11,8 +11,8 @@ use crate::lifecycle::waiting::{Addresses, Minisocket, Substate};
 impl Tracker {
     /// The application is gone and our FIN acknowledged; a minisocket awaits the peer's FIN.
     pub(super) fn await_fin(&mut self, socket: Socket, now: Time, out: &mut Vec<Event>) {
-        let fin = self.flows.end(socket.netns(), socket.remote, socket.local).fin;
-        let minisocket = Minisocket::new(socket, Substate::FinWait2, now);
+        let fin = self.flows.end(&socket.addresses().of_peer()).sent.fin_seq();
+        let minisocket = Minisocket::new(socket, Substate::FinWait2);
         // It may have passed the interface already, and be processed right after this.
         if fin.is_some_and(|fin| minisocket.awaits_fin(fin)) {
             self.receive_fin(minisocket, now, out);
@@ -27,15 +27,8 @@ impl Tracker {
         let (from, to) = (TcpState::FinWait2, TcpState::TimeWait);
         out.push(Event::State(socket.enter(from, to, time, Evidence::Segment)));
         out.push(Event::Closed(socket.closed(time, ClosedBy::Local)));
-        self.flows.set_state(socket.netns(), socket.local, socket.remote, to, time);
-        self.add_waiting(Minisocket { rcv_nxt, ..Minisocket::new(socket, Substate::TimeWait, time) }, time);
-    }
-
-    pub(super) fn add_waiting(&mut self, minisocket: Minisocket, now: Time) {
-        if let Some(evicted) = self.waiting.insert(minisocket) {
-            let Addresses { netns, local, remote } = evicted.socket.addresses();
-            self.flows.set_state(netns, local, remote, TcpState::Close, now);
-        }
+        self.flows.set_state(&socket.addresses(), to, time);
+        self.add_waiting(Minisocket { rcv_nxt, ..Minisocket::new(socket, Substate::TimeWait) }, time);
     }
 
     /// A new connection takes over the addresses of a minisocket.
@@ -74,7 +67,7 @@ impl Tracker {
         out: &mut Vec<Event>,
     ) {
         let mut socket = minisocket.socket;
-        self.flows.set_state(socket.netns(), socket.local, socket.remote, TcpState::Close, time);
+        self.flows.set_state(&socket.addresses(), TcpState::Close, time);
         match minisocket.substate {
             Substate::FinWait2 => {
                 out.push(Event::State(socket.enter(TcpState::FinWait2, TcpState::Close, time, evidence)));

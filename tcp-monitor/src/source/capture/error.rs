@@ -1,6 +1,6 @@
 //! Why a capture could not be read, or not to its end.
 
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io};
 
 use thiserror::Error;
 
@@ -9,14 +9,9 @@ use thiserror::Error;
 /// Every packet before the offset has been handed out.
 #[derive(Debug, Error)]
 pub enum CaptureError {
-    /// The file cannot be opened.
-    #[error("{} cannot be opened: {source}", path.display())]
-    Open {
-        /// Its path.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// The file cannot be opened, for the system's reason.
+    #[error("it cannot be opened: {0}")]
+    Open(io::Error),
     /// The system stopped handing out bytes.
     #[error("reading failed at byte {offset}: {source}; what came before it was read")]
     Read {
@@ -140,7 +135,7 @@ impl CaptureError {
     #[must_use]
     pub const fn offset(&self) -> Option<u64> {
         match self {
-            Self::Open { .. } | Self::Empty | Self::Compression(_) | Self::Format { .. } => None,
+            Self::Open(_) | Self::Empty | Self::Compression(_) | Self::Format { .. } => None,
             Self::Read { offset, .. }
             | Self::Gzip { offset, .. }
             | Self::CutOff { offset, .. }

@@ -8,12 +8,14 @@ use super::{
 use crate::lifecycle::Time;
 
 /// What an Interface Description Block says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Interface {
     /// What its packets begin with.
     pub(super) link: LinkType,
     /// The most bytes captured of a packet, 0 for no limit.
     pub(super) snap_len: u32,
+    /// What the capturing host called it.
+    pub(super) name: Option<Box<str>>,
     resolution: Resolution,
     /// Seconds to add to each timestamp.
     offset: i64,
@@ -33,10 +35,18 @@ impl Interface {
     pub(super) fn parse(order: ByteOrder, body: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(order, body);
         let (link, _reserved, snap_len) = (fields.u16()?, fields.u16()?, fields.u32()?);
-        let mut interface =
-            Self { link: LinkType(link), snap_len, resolution: Resolution::Decimal(6), offset: 0 };
+        let mut interface = Self {
+            link: LinkType(link),
+            snap_len,
+            name: None,
+            resolution: Resolution::Decimal(6),
+            offset: 0,
+        };
         for (code, value) in options(fields) {
             match (code, value) {
+                (NAME, name) if name.len() <= MAX_NAME => {
+                    interface.name = str::from_utf8(name).ok().map(Into::into);
+                }
                 (TSRESOL, &[resolution]) => interface.resolution = Resolution::parse(resolution),
                 (TSOFFSET, &[a, b, c, d, e, f, g, h]) => {
                     interface.offset = order.i64([a, b, c, d, e, f, g, h]);
@@ -72,5 +82,9 @@ impl Resolution {
     }
 }
 
+const NAME: u16 = 2;
 const TSRESOL: u16 = 9;
 const TSOFFSET: u16 = 14;
+
+/// Four times what Windows has, with whose names of devices no other's compare.
+const MAX_NAME: usize = 255;

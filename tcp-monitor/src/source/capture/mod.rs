@@ -22,7 +22,7 @@ mod stream;
 
 pub use error::{CaptureError, Part};
 pub use link::LinkType;
-pub use reader::{Capture, Packet};
+pub use reader::{Capture, Packet, open};
 pub use statistics::Statistics;
 
 #[cfg(test)]

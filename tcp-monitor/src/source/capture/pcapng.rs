@@ -32,6 +32,12 @@ impl PcapNg {
         Self { order: ByteOrder::Little, interfaces: Vec::new(), earlier: 0 }
     }
 
+    /// The name of an interface of this section, by its number in the file.
+    pub(super) fn interface_name(&self, number: u32) -> Option<&str> {
+        let interface = self.interfaces.get(number.checked_sub(self.earlier)? as usize)?;
+        interface.name.as_deref()
+    }
+
     /// Reads the next block.
     pub(super) fn step<'a>(&mut self, stream: &'a mut Stream) -> StepResult<'a> {
         let offset = stream.offset();

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read},
     iter::FusedIterator,
     net::SocketAddr,
+    os::fd::AsFd,
     path::Path,
 };
 
@@ -47,6 +48,22 @@ pub struct Packet {
     pub fragmented: bool,
 }
 
+/// Opens the file at `path`; `-` is standard input.
+///
+/// # Errors
+/// If it cannot be opened, or is a directory.
+pub fn open(path: &Path) -> Result<File, CaptureError> {
+    if path.as_os_str() == "-" {
+        return io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(CaptureError::Open);
+    }
+    let file = File::open(path).map_err(CaptureError::Open)?;
+    // Opening one works.
+    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(CaptureError::Open(io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(file)
+}
+
 /// A capture that is being read. Ends after the first error.
 pub struct Capture {
     stream: Stream,
@@ -56,6 +73,7 @@ pub struct Capture {
     number: u64,
     /// Time of the packet before.
     time: Time,
+    times: Option<(Time, Time)>,
     ended: bool,
 }
 
@@ -65,16 +83,12 @@ enum Format {
 }
 
 impl Capture {
-    /// Opens the file at `path`; `-` is standard input.
+    /// Reads the capture at `path`; see [`open`].
     ///
     /// # Errors
     /// If it cannot be opened or does not begin like a capture.
     pub fn open(path: &Path) -> Result<Self, CaptureError> {
-        if path.as_os_str() == "-" {
-            return Self::read(io::stdin());
-        }
-        let file = File::open(path).map_err(|source| CaptureError::Open { path: path.to_owned(), source })?;
-        Self::read(file)
+        Self::read(open(path)?)
     }
 
     /// Reads a capture from `source`, in large pieces: buffering it is of no use.
@@ -90,14 +104,30 @@ impl Capture {
             statistics: Statistics::default(),
             number: 0,
             time: Time::default(),
+            times: None,
             ended: false,
         })
+    }
+
+    /// The name of an interface by the number that [`Packet::interface`] has, of the section that is being read; pcap has none.
+    #[must_use]
+    pub fn interface_name(&self, interface: u32) -> Option<&str> {
+        match &self.format {
+            Format::Pcap(_) => None,
+            Format::PcapNg(pcapng) => pcapng.interface_name(interface),
+        }
     }
 
     /// What became of the packets so far.
     #[must_use]
     pub const fn statistics(&self) -> &Statistics {
         &self.statistics
+    }
+
+    /// The earliest and the latest time of the packets so far, of those that have one.
+    #[must_use]
+    pub const fn times(&self) -> Option<(Time, Time)> {
+        self.times
     }
 
     /// How much was read so far, bytes after decompression.
@@ -124,7 +154,11 @@ impl Capture {
                 self.statistics.malformed += 1;
                 continue;
             };
-            self.time = frame.time.unwrap_or(self.time);
+            if let Some(time) = frame.time {
+                self.time = time;
+                let (earliest, latest) = self.times.unwrap_or((time, time));
+                self.times = Some((earliest.min(time), latest.max(time)));
+            }
             match dissect(&frame, self.number, self.time) {
                 Ok(packet) => {
                     self.statistics.tcp += 1;

@@ -27,6 +27,22 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Adds those of another capture.
+    pub fn add(&mut self, other: &Self) {
+        let Self { packets, tcp, not_tcp, later_fragments, truncated, malformed, unknown_link, untimed } =
+            other;
+        self.packets += packets;
+        self.tcp += tcp;
+        self.not_tcp += not_tcp;
+        self.later_fragments += later_fragments;
+        self.truncated += truncated;
+        self.malformed += malformed;
+        for (link, count) in unknown_link {
+            *self.unknown_link.entry(*link).or_default() += count;
+        }
+        self.untimed += untimed;
+    }
+
     pub(super) fn count(&mut self, reason: NotSegment, link: LinkType) {
         let count = match reason {
             NotSegment::OtherProtocol => &mut self.not_tcp,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use tcp_monitor_common::{
     config::{map, slot},
-    counters::{Histogram, PortCounters, RecordCounters},
+    counters::{Histogram, PortCounters, RecordCounters, TableCounters},
 };
 use thiserror::Error;
 
@@ -18,12 +18,12 @@ pub struct Counters {
     pub(super) ports: PerCpuArray<MapData, PortCounters>,
     pub(super) requests: Requests,
     pub(super) records: Arc<PerCpuArray<MapData, RecordCounters>>,
+    pub(super) tables: PerCpuArray<MapData, TableCounters>,
     pub(super) interfaces: Arc<InterfaceTable>,
     pub(super) programs: Vec<LoadedProgram>,
     /// Some watched port has no slot of its own, or may come to have none.
     pub(super) others: bool,
     pub(super) reasons_known: bool,
-    pub(super) durations_known: bool,
     /// The kernel measures run times as long as this is open.
     pub(super) bpf_stats: Option<OwnedFd>,
 }
@@ -54,11 +54,11 @@ impl Counters {
                 .into_iter()
                 .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
+            tables: self.tables().map_err(failed(map::TABLE_COUNTERS))?,
             // Not of the kernel programs: whoever tracks adds it.
             tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,
-            durations_known: self.durations_known,
             bpf_stats: self.bpf_stats.is_some(),
         })
     }
@@ -69,6 +69,14 @@ impl Counters {
     /// If the map cannot be read.
     pub fn expire_requests(&self) -> Result<(), CounterError> {
         self.requests.expire().map_err(|cause| CounterError { map: map::HALF_OPEN, cause })
+    }
+
+    fn tables(&self) -> Result<TableCounters, MapError> {
+        let mut total = TableCounters::default();
+        for value in self.tables.get(&0, 0)?.iter() {
+            add_each(&mut total.forgotten, &value.forgotten);
+        }
+        Ok(total)
     }
 
     fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
@@ -116,6 +124,7 @@ pub(super) fn sum_records(
     for value in counters.get(&0, 0)?.iter() {
         add_each(&mut total.sent, &value.sent);
         add_each(&mut total.lost, &value.lost);
+        add_each(&mut total.suppressed, &value.suppressed);
     }
     Ok(total)
 }

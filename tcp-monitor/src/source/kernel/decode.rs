@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{
-    Direction, Header, Kind, ResetPhase, Role, SegmentRecord, SocketRecord, acks, flags,
+    Direction, Header, Kind, ResetPhase, Role, SegmentRecord, SocketRecord, acks, flags, origin,
 };
 use thiserror::Error;
 use zerocopy::FromBytes;
@@ -174,6 +174,7 @@ fn decode_segment(record: &SegmentRecord, clock: &Clock) -> Result<SegmentInput,
         payload_len: record.payload_len,
         acks_syn_ack: record.acks & acks::SYN_ACK != 0,
         acks_fin: record.acks & acks::FIN != 0,
+        syn_cookie: record.origin & origin::SYN_COOKIE != 0,
     })
 }
 
@@ -245,7 +246,7 @@ mod tests {
             direction: 1,
             acks: 1,
             tcp_header_len: 20,
-            reserved: 0,
+            origin: 0,
             tcp_header,
         }
     }

@@ -142,6 +142,8 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         netns: watched.sockets,
         records: options.records.into(),
         wake_at: options.ring_size / 4,
+        packets_until: options.ring_size / 2,
+        reserved: 0,
         slots: slots.count.into(),
         seed: random_seed(),
     };
@@ -175,11 +177,11 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         ports: take(&mut ebpf, map::PORT_COUNTERS)?,
         requests: Requests::new(take(&mut ebpf, map::HALF_OPEN)?, take(&mut ebpf, map::UNDECIDED)?),
         records,
+        tables: take(&mut ebpf, map::TABLE_COUNTERS)?,
         interfaces: Arc::clone(&interfaces),
         programs: loaded_programs(&ebpf),
         others: slots.others,
         reasons_known: layout.send_reset_has_reason != 0,
-        durations_known: layout.has_socket_storage != 0,
         bpf_stats: if options.bpf_stats { measure_runs() } else { None },
     });
     let programs = match watched.interfaces {

@@ -35,11 +35,6 @@ impl Release {
         self >= Self::new(5, 11)
     }
 
-    /// `bpf_sk_storage_get` may be called by tracing programs.
-    pub(super) fn has_socket_storage(self) -> bool {
-        self >= Self::new(5, 11)
-    }
-
     /// `bpf_get_socket_cookie` may be called by tracing programs.
     pub(super) fn has_socket_cookie(self) -> bool {
         self >= Self::new(5, 12)

@@ -10,6 +10,7 @@ use std::{
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::{
+    TcpState,
     counters::{HandshakeFailure, PortCounters},
     half_open::{Fate, HalfOpen, Undecided},
     record::Role,
@@ -76,6 +77,9 @@ impl Requests {
         let (mut counters, undecided) = self.read_with_undecided(read)?;
         for undecided in undecided {
             let mut more = PortCounters::ZERO;
+            if undecided.fate == Fate::AckRefused as u32 {
+                more.transitions[TcpState::NewSynRecv as usize][TcpState::Close as usize] = 1;
+            }
             let failures = &mut more.handshake_failures[Role::Server as usize];
             match Fate::from_number(undecided.fate) {
                 Some(Fate::SynOverflowed | Fate::AckRefused) => {
@@ -94,6 +98,8 @@ impl Requests {
             let failures = &mut more.handshake_failures[Role::Server as usize];
             failures[HandshakeFailure::TimedOut as usize] = *timed_out;
             failures[HandshakeFailure::AcceptQueueFull as usize] = *overflowed;
+            more.transitions[TcpState::NewSynRecv as usize][TcpState::Close as usize] =
+                timed_out + overflowed;
             add(&mut counters, *slot, &more);
         }
         Ok(counters)

@@ -4,7 +4,7 @@
 //! a busy host costs a few dozen wake-ups a second and an idle one no more.
 
 use std::{
-    io,
+    array, io,
     ops::ControlFlow,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
@@ -41,8 +41,8 @@ pub struct Batch<'a> {
     /// Records in the order of their time. None in an earlier or later batch is out of order with them, save one that
     /// the kernel delayed by more than 2 ms.
     pub records: Ready<'a>,
-    /// How many records of each kind were lost since this was last reported, because the ring buffer was full. Kinds of
-    /// which none was are left out.
+    /// How many records of each kind were lost or suppressed since this was last reported, for want of room in the ring
+    /// buffer. Kinds of which none was are left out.
     pub lost: &'a [(Kind, u64)],
     /// How many items of the ring buffer were too short to be a record; they are skipped.
     pub malformed: u64,
@@ -156,7 +156,7 @@ impl Losses {
         if now_or_never || now.saturating_sub(self.looked) >= LOSS_INTERVAL_NS {
             self.looked = now;
             match sum_records(counters) {
-                Ok(total) => self.report(total.lost),
+                Ok(total) => self.report(array::from_fn(|kind| total.lost[kind] + total.suppressed[kind])),
                 Err(error) => self.tell_failure(&error),
             }
         }

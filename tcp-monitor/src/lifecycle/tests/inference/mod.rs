@@ -7,4 +7,4 @@ mod random;
 mod resets;
 mod sockets;
 mod steps;
-mod wire;
+pub(super) mod wire;

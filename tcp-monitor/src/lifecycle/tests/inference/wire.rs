@@ -7,52 +7,52 @@ use crate::lifecycle::tests::script::{Script, at, from_client, from_server};
 use crate::lifecycle::{Event, Options, SegmentInput, TcpHeader, Tracker};
 
 /// Segments in, 1 ms apart, and what is told of them.
-pub(super) struct Wire {
+pub(in crate::lifecycle::tests) struct Wire {
     script: Script,
     now: u64,
 }
 
-pub(super) const ACK: Flags = Flags::ACK;
-pub(super) const FIN: Flags = Flags::FIN.union(Flags::ACK);
-pub(super) const RST: Flags = Flags::RST;
-pub(super) const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
-pub(super) const SYN: Flags = Flags::SYN;
-pub(super) const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
+pub(in crate::lifecycle::tests) const ACK: Flags = Flags::ACK;
+pub(in crate::lifecycle::tests) const FIN: Flags = Flags::FIN.union(Flags::ACK);
+pub(in crate::lifecycle::tests) const RST: Flags = Flags::RST;
+pub(in crate::lifecycle::tests) const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
+pub(in crate::lifecycle::tests) const SYN: Flags = Flags::SYN;
+pub(in crate::lifecycle::tests) const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
 
 impl Wire {
-    pub(super) fn new() -> Self {
+    pub(in crate::lifecycle::tests) fn new() -> Self {
         Self { script: Script::inferring(), now: 0 }
     }
 
-    pub(super) fn with(options: Options) -> Self {
+    pub(in crate::lifecycle::tests) fn with(options: Options) -> Self {
         Self { script: Script::with(options), now: 0 }
     }
 
     /// A wire on which the handshake is over since 2 ms, of which all is told.
-    pub(super) fn established() -> Self {
+    pub(in crate::lifecycle::tests) fn established() -> Self {
         let mut wire = Self::new();
         wire.handshake();
         wire.told();
         wire
     }
 
-    pub(super) fn handshake(&mut self) {
+    pub(in crate::lifecycle::tests) fn handshake(&mut self) {
         self.client(SYN, 0, 0, 0);
         self.server(SYN_ACK, 0, 1, 0);
         self.client(ACK, 1, 1, 0);
     }
 
     /// The client sends a segment, its numbers relative to the start.
-    pub(super) fn client(&mut self, flags: Flags, seq: u32, ack: u32, len: u32) {
+    pub(in crate::lifecycle::tests) fn client(&mut self, flags: Flags, seq: u32, ack: u32, len: u32) {
         self.see(SegmentInput { payload_len: len, ..from_client(self.now, flags, seq, ack) });
     }
 
-    pub(super) fn server(&mut self, flags: Flags, seq: u32, ack: u32, len: u32) {
+    pub(in crate::lifecycle::tests) fn server(&mut self, flags: Flags, seq: u32, ack: u32, len: u32) {
         self.see(SegmentInput { payload_len: len, ..from_server(self.now, flags, seq, ack) });
     }
 
     /// The segment is seen now.
-    pub(super) fn see(&mut self, segment: SegmentInput) {
+    pub(in crate::lifecycle::tests) fn see(&mut self, segment: SegmentInput) {
         // What Linux offers, scaled by 2⁷ after the handshake.
         let options = TcpOptions { window_scale: Some(7), ..TcpOptions::default() };
         let is_syn = segment.header.flags.contains(Flags::SYN);
@@ -70,36 +70,36 @@ impl Wire {
     }
 
     /// As [`Self::see`], with addresses, window and options as they are.
-    pub(super) fn see_as_is(&mut self, segment: SegmentInput) {
+    pub(in crate::lifecycle::tests) fn see_as_is(&mut self, segment: SegmentInput) {
         self.script.segment(SegmentInput { time: at(self.now), ..segment });
         self.now += 1;
     }
 
     /// Nothing is seen until `ms`.
-    pub(super) fn wait_until(&mut self, ms: u64) {
+    pub(in crate::lifecycle::tests) fn wait_until(&mut self, ms: u64) {
         self.script.wait_until(ms);
         self.now = ms;
     }
 
-    pub(super) fn script(&mut self) -> &mut Script {
+    pub(in crate::lifecycle::tests) fn script(&mut self) -> &mut Script {
         &mut self.script
     }
 
-    pub(super) fn tracker(&self) -> &Tracker {
+    pub(in crate::lifecycle::tests) fn tracker(&self) -> &Tracker {
         self.script.tracker()
     }
 
-    pub(super) fn events(&mut self) -> Vec<Event> {
+    pub(in crate::lifecycle::tests) fn events(&mut self) -> Vec<Event> {
         self.script.events()
     }
 
     /// What was told since the last call, segments left out, addresses as `client` and `server`.
-    pub(super) fn told(&mut self) -> Vec<String> {
+    pub(in crate::lifecycle::tests) fn told(&mut self) -> Vec<String> {
         short(self.script.told())
     }
 
     /// The segments told since the last call, and what is unexpected of them.
-    pub(super) fn segments(&mut self) -> Vec<String> {
+    pub(in crate::lifecycle::tests) fn segments(&mut self) -> Vec<String> {
         let events = self.events();
         let told = events.iter().filter_map(|event| match event {
             Event::Segment(segment) => {
@@ -126,6 +126,6 @@ fn short(lines: Vec<String>) -> Vec<String> {
     lines.into_iter().map(replace).collect()
 }
 
-pub(super) const fn ms(ms: u64) -> Duration {
+pub(in crate::lifecycle::tests) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }

@@ -1,28 +1,32 @@
 //! The text log, for people: a line for each event, in local time. It is no contract.
 
-use std::fmt::{self, Write as _};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
+use label::Label;
+use segment::SegmentDetail;
+
 use super::Sink;
-use super::human::{Bytes, Clock, Human, Name, Times};
+use super::human::{Bytes, Clock, Day, Human, Name, Times, ended, spaced};
+use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{
-    Closed, ClosedBy, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
-};
+use crate::lifecycle::event::{Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange};
 use crate::lifecycle::input::ResetDirection;
-use crate::lifecycle::segment::Flags;
+
+mod label;
+mod segment;
 
 /// Writes lines for people.
 #[derive(Debug)]
 pub struct Text {
-    color: bool,
+    style: Style,
     time_zone: TimeZone,
     /// Whether lines are for reading one below the other: they begin with the time, and the details are in one column.
     columns: bool,
@@ -30,26 +34,59 @@ pub struct Text {
     width: usize,
     /// The state left by the transition that ended a handshake, which the next event tells of.
     handshake_left: Option<TcpState>,
+    /// The events are those of a capture: of whatever day, and all of them known from segments.
+    of_capture: bool,
+    /// The day that was told last.
+    day: Option<Date>,
 }
 
 impl Text {
-    /// A log in the system's time zone, with or without colour.
+    /// A log in the system's time zone.
     #[must_use]
-    pub fn new(color: bool) -> Self {
-        Self::in_time_zone(color, TimeZone::system())
+    pub fn new(style: Style) -> Self {
+        Self::in_time_zone(style, TimeZone::system())
     }
 
-    fn in_time_zone(color: bool, time_zone: TimeZone) -> Self {
-        Self { color, time_zone, columns: true, width: 0, handshake_left: None }
+    /// A log of what a capture holds. It says of which day that is, and not of each state that its evidence is a segment.
+    #[must_use]
+    pub fn of_capture(style: Style) -> Self {
+        Self { of_capture: true, ..Self::new(style) }
+    }
+
+    fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
+        Self { style, time_zone, columns: true, width: 0, handshake_left: None, of_capture: false, day: None }
+    }
+
+    /// A line for each day.
+    fn day(&mut self, time: Time) -> String {
+        let day = Day { time, time_zone: &self.time_zone };
+        let date = Some(day.date());
+        if !self.of_capture || self.day == date {
+            return String::new();
+        }
+        self.day = date;
+        format!("{}\n", self.style.paint(Color::Dim, day))
     }
 
     /// Lines that each stand alone, beside a time.
     pub(super) fn without_columns() -> Self {
-        Self { columns: false, ..Self::in_time_zone(false, TimeZone::UTC) }
+        Self { columns: false, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
+    }
+
+    fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
+        self.colored_line(time, label, label.color(), addresses, detail)
     }
 
     /// One line. The label and the addresses are columns.
-    fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
+    fn colored_line(
+        &mut self,
+        time: Time,
+        label: Label,
+        color: Color,
+        addresses: &str,
+        detail: &str,
+    ) -> String {
+        let (addresses, detail) = (self.style.spell(addresses), self.style.spell(detail));
         if !self.columns {
             return format!("{} {addresses}  {detail}\n", label.name());
         }
@@ -58,11 +95,9 @@ impl Text {
             self.width = self.width.max(width.min(MAX_WIDTH));
         }
         let padding = self.width.saturating_sub(width) + 2;
-        let (dim, color, plain) = if self.color { (DIM, label.color(), PLAIN) } else { ("", "", "") };
-        let clock = Clock { time, time_zone: &self.time_zone };
-        let name = label.name();
-        let line =
-            format!("{dim}{clock}{plain}  {color}{name:<7}{plain}  {addresses}{:padding$}{detail}", "");
+        let clock = self.style.paint(Color::Dim, Clock { time, time_zone: &self.time_zone });
+        let name = self.style.paint(color, format!("{:<7}", label.name()));
+        let line = format!("{clock}  {name}  {addresses}{:padding$}{detail}", "");
         let mut line = line.trim_end().to_owned();
         line.push('\n');
         line
@@ -88,13 +123,14 @@ impl Text {
             self.handshake_left = Some(from);
             return None;
         }
-        let mut detail = Detail(format!("{from} → {to}"));
+        let mut detail = Phrases(format!("{from} → {to}"));
         detail.gap();
         if let Some(spent) = change.spent {
             detail.add(format_args!("after {}", Human(spent)));
         }
         match change.evidence {
             Evidence::Kernel => {}
+            Evidence::Segment if self.of_capture => {}
             Evidence::Segment => detail.add("seen by its segment"),
             Evidence::Timer => detail.add("by the clock"),
         }
@@ -117,7 +153,7 @@ impl Text {
             Role::Server => TcpState::SynRecv,
             Role::Client => TcpState::SynSent,
         });
-        let mut detail = Detail(String::new());
+        let mut detail = Phrases(String::new());
         // Where nobody listens there is no state.
         if handshake.result != Err(HandshakeFailure::NoListener) {
             detail.add(format_args!("{from} → {to}"));
@@ -143,19 +179,15 @@ impl Text {
     }
 
     fn segment(&mut self, segment: &Segment) -> String {
-        let label = match segment.step {
-            Step::Syn => Label::Syn,
-            Step::SynAck => Label::SynAck,
-            Step::HandshakeAck | Step::FinAck => Label::Ack,
-            Step::Fin => Label::Fin,
-            Step::Rst => Label::Rst,
-        };
+        let label = Label::of(segment.step);
+        let is_right = segment.check.holds() && segment.unexpected.is_none();
+        let color = if is_right { label.color() } else { Color::Red };
         let addresses = format!("{} → {}", segment.src, segment.dst);
-        self.line(segment.time, label, &addresses, &SegmentDetail(segment).to_string())
+        self.colored_line(segment.time, label, color, &addresses, &SegmentDetail(segment).to_string())
     }
 
     fn closed(&mut self, closed: &Closed) -> String {
-        let mut detail = Detail(end(closed.closed_by, closed.role).to_owned());
+        let mut detail = Phrases(ended(closed.closed_by, closed.role).to_owned());
         if let Some(duration) = closed.duration {
             detail.add(Human(duration));
         }
@@ -188,7 +220,7 @@ impl Text {
             ResetDirection::Sent => "→",
             ResetDirection::Received => "←",
         };
-        let mut detail = Detail(reset.direction.label().to_owned());
+        let mut detail = Phrases(reset.direction.label().to_owned());
         detail.add(spaced(reset.phase.label()));
         if reset.reason != "unknown" {
             detail.add(reset.reason);
@@ -218,133 +250,12 @@ impl Sink for Text {
             Event::Closed(closed) => self.closed(closed),
             Event::Lost(lost) => {
                 let detail =
-                    format!("{} {} records: the ring buffer was full", lost.count, lost.kind.label());
+                    format!("{} {} records: no room in the ring buffer", lost.count, lost.kind.label());
                 self.line(lost.time, Label::Lost, &detail, "")
             }
         };
+        out.write_all(self.day(event.time()).as_bytes())?;
         out.write_all(line.as_bytes())
-    }
-}
-
-/// What a line tells of.
-#[derive(Clone, Copy)]
-enum Label {
-    Syn,
-    SynAck,
-    Ack,
-    Fin,
-    Rst,
-    State,
-    Open,
-    Failed,
-    Closed,
-    Reset,
-    Again,
-    Lost,
-}
-
-impl Label {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Syn => "SYN",
-            Self::SynAck => "SYN-ACK",
-            Self::Ack => "ACK",
-            Self::Fin => "FIN",
-            Self::Rst => "RST",
-            Self::State => "STATE",
-            Self::Open => "OPEN",
-            Self::Failed => "FAILED",
-            Self::Closed => "CLOSED",
-            Self::Reset => "RESET",
-            Self::Again => "AGAIN",
-            Self::Lost => "LOST",
-        }
-    }
-
-    /// Green and cyan for what is as it should be, red for what may not be.
-    const fn color(self) -> &'static str {
-        match self {
-            Self::Syn | Self::SynAck | Self::Ack | Self::Fin => "\x1b[36m",
-            Self::State => "",
-            Self::Open => "\x1b[32m",
-            Self::Closed => "\x1b[34m",
-            Self::Again => "\x1b[33m",
-            Self::Rst | Self::Failed | Self::Reset | Self::Lost => "\x1b[31m",
-        }
-    }
-}
-
-/// What follows the addresses: phrases with dots between.
-struct Detail(String);
-
-impl Detail {
-    /// Sets what follows apart by space alone.
-    fn gap(&mut self) {
-        self.0.push_str("  ");
-    }
-
-    fn add(&mut self, phrase: impl fmt::Display) {
-        let separator = if self.0.is_empty() || self.0.ends_with("  ") { "" } else { " · " };
-        // Writing to a string cannot fail.
-        let _ = write!(self.0, "{separator}{phrase}");
-    }
-}
-
-struct SegmentDetail<'a>(&'a Segment);
-
-impl fmt::Display for SegmentDetail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let segment = self.0;
-        let header = &segment.header;
-        let has_ack = header.flags.contains(Flags::ACK);
-        match segment.step {
-            Step::Syn | Step::SynAck => {
-                write!(f, "seq {}", header.seq)?;
-                if has_ack {
-                    write!(f, " ack {}", header.ack)?;
-                }
-                if has_ack && segment.ack_rel == Some(1) {
-                    f.write_str(" (=seq+1)")?;
-                }
-                write!(f, " win {}", header.window)?;
-                if let Some(mss) = header.options.mss {
-                    write!(f, " mss {mss}")?;
-                }
-                if let Some(shift) = header.options.window_scale {
-                    write!(f, " wscale {shift}")?;
-                }
-                if header.options.sack_permitted {
-                    f.write_str(" sack")?;
-                }
-                if header.options.timestamps.is_some() {
-                    f.write_str(" ts")?;
-                }
-            }
-            Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => {
-                match segment.seq_rel {
-                    Some(seq) => write!(f, "seq +{seq}")?,
-                    None => write!(f, "seq {}", header.seq)?,
-                }
-                match segment.ack_rel {
-                    Some(ack) => write!(f, " ack +{ack}")?,
-                    None if has_ack => write!(f, " ack {}", header.ack)?,
-                    None => {}
-                }
-            }
-        }
-        if segment.payload_len > 0 {
-            write!(f, " len {}", segment.payload_len)?;
-        }
-        if segment.retransmission {
-            f.write_str(" · sent again")?;
-        }
-        match segment.unexpected {
-            None => {}
-            Some(Unexpected::OutOfWindow) => f.write_str(" · out of window")?,
-            Some(Unexpected::Ack) => f.write_str(" · acknowledges what was not sent")?,
-            Some(Unexpected::State) => f.write_str(" · unexpected")?,
-        }
-        Ok(())
     }
 }
 
@@ -356,37 +267,19 @@ fn connection(local: SocketAddr, remote: SocketAddr, role: Role) -> String {
     }
 }
 
-const fn end(closed_by: ClosedBy, role: Role) -> &'static str {
-    match (closed_by, role) {
-        (ClosedBy::Local, Role::Server) | (ClosedBy::Remote, Role::Client) => "closed by server",
-        (ClosedBy::Local, Role::Client) | (ClosedBy::Remote, Role::Server) => "closed by client",
-        (ClosedBy::Both, _) => "closed by both at once",
-        (ClosedBy::LocalReset, Role::Server) | (ClosedBy::RemoteReset, Role::Client) => "reset by server",
-        (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
-        (ClosedBy::TimedOut, _) => "timed out",
-        (ClosedBy::Killed, _) => "killed",
-    }
-}
-
-fn spaced(label: &str) -> String {
-    label.replace('_', " ")
-}
-
 /// Two IPv4 addresses with their ports and an arrow are no wider; IPv6 addresses may stand out.
 const MAX_WIDTH: usize = 45;
-const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
 
 #[cfg(test)]
 mod tests {
     use jiff::tz::{Offset, TimeZone};
 
-    use super::{Sink, Text};
+    use super::{Sink, Style, Text};
     use crate::lifecycle::Event;
     use crate::sink::samples;
 
-    fn log(color: bool, events: &[Event]) -> String {
-        let mut sink = Text::in_time_zone(color, TimeZone::fixed(Offset::constant(2)));
+    fn log(style: Style, events: &[Event]) -> String {
+        let mut sink = Text::in_time_zone(style, TimeZone::fixed(Offset::constant(2)));
         let mut out = Vec::new();
         for event in events {
             sink.write(event, &mut out).expect("a vector takes any bytes");
@@ -396,32 +289,50 @@ mod tests {
 
     #[test]
     fn a_connection_reads_as_a_story() {
-        assert_eq!(log(false, &samples::connection()), GOLDEN);
+        assert_eq!(log(PLAIN, &samples::connection()), GOLDEN);
     }
 
     #[test]
     fn unknown_values_are_not_shown() {
         assert_eq!(
-            log(false, &[samples::partial(), samples::listening(), samples::reset_of_nobody()]),
+            log(PLAIN, &[samples::partial(), samples::listening(), samples::reset_of_nobody()]),
             UNKNOWN
         );
     }
 
     #[test]
     fn a_failed_handshake_is_one_line() {
-        assert_eq!(log(false, &samples::refused()), REFUSED);
+        assert_eq!(log(PLAIN, &samples::refused()), REFUSED);
+    }
+
+    #[test]
+    fn numbers_that_are_wrong_are_told_with_the_right_ones() {
+        assert_eq!(log(PLAIN, &samples::wrong()), WRONG);
+        let colored = log(Style { color: true, ..PLAIN }, &samples::wrong());
+        assert!(colored.contains("\x1b[31mACK    \x1b[0m"), "{colored}");
+    }
+
+    #[test]
+    fn in_ascii_there_is_nothing_else() {
+        let ascii = Style { ascii: true, ..PLAIN };
+        let log = [samples::connection(), samples::wrong().into(), samples::refused().into()]
+            .map(|events| log(ascii, &events))
+            .concat();
+        assert!(log.is_ascii(), "{log}");
+        assert!(log.contains("10.0.0.5:51920 -> 10.0.0.9:8899  seq 303234858 win"), "{log}");
+        assert!(log.contains("handshake 505 us | SYN-ACK sent again once"), "{log}");
     }
 
     #[test]
     fn a_process_name_cannot_reach_the_terminal() {
-        let line = log(false, &[samples::hostile()]);
+        let line = log(PLAIN, &[samples::hostile()]);
         assert!(line.ends_with("a\\\"\\n\\u{1b}[31m\u{fffd}[1]\n"), "{line:?}");
         assert_eq!(line.chars().filter(|c| c.is_control()).count(), 1, "{line:?}");
     }
 
     #[test]
     fn colour_changes_nothing_but_colour() {
-        let colored = log(true, &samples::connection());
+        let colored = log(Style { color: true, ..PLAIN }, &samples::connection());
         let mut plain = String::new();
         for (index, part) in colored.split("\x1b[").enumerate() {
             let text = if index == 0 { part } else { part.split_once('m').map_or("", |(_, text)| text) };
@@ -431,12 +342,18 @@ mod tests {
         assert_eq!(plain, GOLDEN);
     }
 
-    const GOLDEN: &str = include_str!("golden/connection.txt");
+    const PLAIN: Style = Style { color: false, ascii: false };
+    const GOLDEN: &str = include_str!("../golden/connection.txt");
     const UNKNOWN: &str = concat!(
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
         "reset by server · 2.38 MiB in · open before the monitor\n",
         "14:00:01.000000  STATE    10.0.0.9:8899                     CLOSE → LISTEN\n",
         "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket · no_socket\n",
+    );
+    const WRONG: &str = concat!(
+        "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  seq +4 (≠+1) ack +21 (≠seq+5+1=20)\n",
+        "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  ",
+        "seq 303234862 (≠303234859) ack 3214116001 (≠seq+5+1=3214116000)\n",
     );
     const REFUSED: &str = concat!(
         "14:00:04.000000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",

@@ -1,0 +1,37 @@
+//! What a tracker can be asked for.
+
+/// What a tracker does, and how much it remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// What is explained from segments, with the evidence `segment` and `timer`. An end whose socket the kernel tells of is
+    /// left to the kernel.
+    pub infer_from: InferFrom,
+    /// How many connections are remembered: so many sockets, those in TIME_WAIT included, and so many connections that are
+    /// inferred. Of each, what is closed or in TIME_WAIT is forgotten first, then what is half-open, then what was idle for
+    /// longest. A socket takes less than 600 bytes, an inferred connection less than 700.
+    pub max_connections: usize,
+}
+
+impl Options {
+    /// How many connections are remembered, unless told otherwise.
+    pub const MAX_CONNECTIONS: u32 = 1 << 18;
+}
+
+/// From which segments what the kernel does not tell is inferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InferFrom {
+    /// From none, but for the end of TIME_WAIT.
+    Nothing,
+    /// From those that the kernel programs hand over: SYN, FIN, RST and the first acknowledgments of SYN-ACK and FIN, at each
+    /// interface that they pass. Explained are half-open requests to a server here, and connections that pass through.
+    ControlSegments,
+    /// From all, plain data and acknowledgments included, as in a capture. Both ends of every connection are explained.
+    AllSegments,
+}
+
+impl Default for Options {
+    /// What the kernel tells, of up to 262,144 connections.
+    fn default() -> Self {
+        Self { infer_from: InferFrom::Nothing, max_connections: Self::MAX_CONNECTIONS as usize }
+    }
+}

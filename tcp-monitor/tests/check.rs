@@ -1,0 +1,67 @@
+//! What the recorded captures say of the check on sequence and acknowledgment numbers: kernels get them right.
+
+use std::path::Path;
+
+use tcp_monitor::lifecycle::event::{Check, Step};
+use tcp_monitor::lifecycle::{Event, InferFrom, Input, Options, SegmentInput, Tracker};
+use tcp_monitor::source::capture::{Capture, Packet};
+
+#[test]
+fn no_number_in_the_recorded_captures_is_wrong() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures");
+    let mut checked = 0;
+    for file in folder.read_dir().expect("the captures are there") {
+        let file = file.expect("a file").path();
+        if file.extension().is_none_or(|extension| extension != "pcap" && extension != "pcapng") {
+            continue;
+        }
+        for (step, check) in steps(&file) {
+            assert!(check.holds(), "{}: {step:?} {check:?}", file.display());
+            checked += usize::from(check.ack.is_some());
+        }
+    }
+    assert!(checked > 100, "{checked} numbers were checked");
+}
+
+#[test]
+fn every_syn_ack_to_a_syn_that_was_seen_is_checked() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures/ethernet.pcap");
+    let steps = steps(&file);
+    let of_syn_acks: Vec<_> = steps.iter().filter(|(step, _)| *step == Step::SynAck).collect();
+    assert!(!of_syn_acks.is_empty() && of_syn_acks.iter().all(|(_, check)| check.ack.is_some()), "{steps:?}");
+}
+
+/// The steps of a capture with their checks.
+fn steps(file: &Path) -> Vec<(Step, Check)> {
+    let mut tracker = Tracker::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() });
+    let mut events = Vec::new();
+    for packet in Capture::open(file).expect("a capture").map_while(Result::ok) {
+        tracker.handle(Input::Segment(segment(&packet)), &mut events);
+    }
+    let steps = events.iter().filter_map(|event| match event {
+        Event::Segment(segment) => Some((segment.step, segment.check)),
+        Event::State(_)
+        | Event::Handshake(_)
+        | Event::Reset(_)
+        | Event::Retransmit(_)
+        | Event::Closed(_)
+        | Event::Lost(_) => None,
+    });
+    steps.collect()
+}
+
+fn segment(packet: &Packet) -> SegmentInput {
+    SegmentInput {
+        time: packet.time,
+        netns: 0,
+        ifindex: packet.interface,
+        direction: packet.direction,
+        src: packet.src,
+        dst: packet.dst,
+        header: packet.header,
+        payload_len: packet.payload_len,
+        acks_syn_ack: false,
+        acks_fin: false,
+        syn_cookie: false,
+    }
+}

@@ -1,0 +1,47 @@
+//! What is printed of a few captures, to the letter.
+//!
+//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the difference.
+
+use std::path::Path;
+use std::{env, fs};
+
+use super::run::{path, read};
+
+#[test]
+fn text_is_as_it_was() {
+    for capture in ["ethernet.pcap", "lossy.pcap", "headers.pcap", "cooked2.pcap"] {
+        check(capture, "text", "txt");
+    }
+}
+
+#[test]
+fn json_is_as_it_was() {
+    for capture in ["ethernet.pcap", "sections.pcapng", "short.pcap"] {
+        check(capture, "json", "jsonl");
+    }
+}
+
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(readme).expect("it is checked in");
+    let said = read(&[&path("scenarios/lost_fin.pcap")]);
+    let example = format!("```\n{}{}```\n", said.out, said.err);
+    assert!(readme.contains(&example), "not in README.md:\n{example}");
+}
+
+fn check(capture: &str, format: &str, ending: &str) {
+    let said = read(&["-o", format, &path(capture)]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    // The summary goes to another place, and belongs to the picture.
+    let printed = format!("{}--- standard error ---\n{}", said.out, said.err);
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/read/{capture}.{ending}"));
+    if env::var_os("BLESS").is_some() {
+        fs::write(&golden, &printed).expect("the golden file is written");
+    }
+    let expected = fs::read_to_string(&golden).expect("it is checked in");
+    for (line, expected) in printed.lines().zip(expected.lines()) {
+        assert_eq!(line, expected, "{capture}");
+    }
+    assert_eq!(printed.len(), expected.len(), "{capture}: one of the two goes on");
+}
