@@ -21,6 +21,7 @@ use crate::{
     lifetime, ports,
     records::{self, Cause},
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
+    tcp_receive_reset::was_late_data,
     turn::{Tracepoint, Turn},
 };
 
@@ -66,8 +67,13 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     }
     let full = FullSocket::of(sock)?;
     let role = role(full, old, new);
-    let outcome =
-        outcome(old, new, Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() });
+    let at = Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() };
+    let outcome = match outcome(old, new, at) {
+        Outcome::Closed(ClosedBy::RemoteReset) if was_late_data(sock, local_port) => {
+            Outcome::Closed(ClosedBy::LocalReset)
+        }
+        outcome => outcome,
+    };
     let syn_arrived = follow_request(sock, role, old, new);
     if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.

@@ -27,6 +27,9 @@ static LIFETIMES: Array<LifetimeTable> = Array::with_max_entries(1, 0);
 #[map]
 static SOCKET_ADDRESS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// In the lowest bit of an address, which is that of a multiple of eight.
+const ACCEPTED: u64 = 1;
+
 /// Counts what has taken its time when a socket changes its state. `syn_arrived` is when the first SYN of a server's
 /// connection did.
 ///
@@ -57,6 +60,8 @@ pub(crate) unsafe fn count(
             matches!(old, TcpState::Close) || matches!((old, role), (TcpState::SynRecv, Role::Server));
         if begins {
             lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
+            let socket = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place);
+            *socket = address | if matches!(role, Role::Server) { ACCEPTED } else { 0 };
         }
         let since = (*lifetime).since;
         (*lifetime).since = now;
@@ -96,6 +101,23 @@ pub(crate) unsafe fn count(
             *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = 0;
         }
     }
+}
+
+/// Whether the socket is known to have been accepted.
+#[inline(always)]
+pub(crate) fn was_accepted(sock: Socket) -> bool {
+    let Some(address) = address(sock) else { return false };
+    let Some(bucket) = bucket(address) else { return false };
+    let mut i = 0;
+    while i < LIFETIME_WAYS {
+        // SAFETY: the map's own value; the index is within its array.
+        let held = unsafe { (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile() };
+        if held == address | ACCEPTED {
+            return true;
+        }
+        i += 1;
+    }
+    false
 }
 
 /// The socket's address in kernel memory.
@@ -144,7 +166,7 @@ unsafe fn find(bucket: *mut LifetimeBucket, address: u64) -> usize {
         let mut i = 0;
         while i < LIFETIME_WAYS {
             let held = sockets.add(i).read_volatile();
-            if held == address {
+            if held & !ACCEPTED == address {
                 return i;
             }
             if held == 0 {

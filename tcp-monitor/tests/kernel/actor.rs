@@ -1,7 +1,7 @@
 //! Who makes the connections of a workload, one after the other, and keeps the books of what each must count as.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsFd,
     thread,
@@ -163,6 +163,19 @@ impl<'a> Actor<'a> {
 
     /// A listener on the server's side, with room for `backlog` and one.
     pub(crate) fn listen(&self, address: SocketAddr, backlog: i32) -> Result<Socket> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(listener) = self.try_listen(address, backlog)? {
+                return Ok(listener);
+            }
+            ensure!(Instant::now() < deadline, "{address} is in use");
+            // A process that is being started has a copy of the last one until it becomes another program.
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The same, or `None` if somebody listens already.
+    pub(crate) fn try_listen(&self, address: SocketAddr, backlog: i32) -> Result<Option<Socket>> {
         self.stage.go_to(Side::Server)?;
         let listener = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         listener.set_reuse_address(true)?;
@@ -170,9 +183,13 @@ impl<'a> Actor<'a> {
             // So that `::` is the IPv4 addresses too.
             listener.set_only_v6(false)?;
         }
-        listener.bind(&address.into()).with_context(|| format!("cannot bind {address}"))?;
+        match listener.bind(&address.into()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot bind {address}")),
+        }
         listener.listen(backlog)?;
-        Ok(listener)
+        Ok(Some(listener))
     }
 
     /// A socket that does not wait when it connects.

@@ -319,7 +319,8 @@ fn destroyed(actor: &mut Actor<'_>) -> Result<()> {
     if actor.rng.bool() {
         let port = actor.port();
         let client = begin(actor, actor.stage.strangers.silent(port))?;
-        destroy(actor, "state syn-sent", &format!("dport = :{port}"))?;
+        let from = client.local_addr()?.as_socket().context("no address")?.port();
+        destroy(actor, "state syn-sent", &format!("sport = :{from} and dport = :{port}"))?;
         actor.book_failures(Side::Server, port, "client", "aborted", 1);
         actor.note(Side::Server, DESTROYED_IN_SYN_SENT, 1);
         return await_events(&client, PollFlags::OUT);
@@ -350,7 +351,7 @@ fn crowd_at_a_listener(actor: &mut Actor<'_>) -> Result<()> {
     let of = Connection { route: actor.route(), port: actor.crowded_port() };
     let address = actor.stage.address(of.route, of.port);
     let backlog = actor.rng.i32(0..3);
-    let Ok(listener) = actor.listen(address, backlog) else {
+    let Some(listener) = actor.try_listen(address, backlog)? else {
         // The last one was kept.
         return Ok(());
     };

@@ -79,16 +79,26 @@ fn silence(actor: &mut Actor<'_>) -> Result<()> {
 
 fn rst_answers_syn_ack(actor: &mut Actor<'_>) -> Result<()> {
     let stranger = half_open(actor)?;
-    match actor.rng.u8(..4) {
+    match actor.rng.u8(..5) {
         0 => stranger.send(Segment::new(RST, stranger.seq, 0)),
         1 => stranger.rst(),
-        // Within the window.
-        2 => stranger.send(Segment::new(RST, stranger.seq.wrapping_add(1000), 0)),
-        _ => {
-            // Out of window, or with a number that the kernel never sent: it takes neither.
+        2 => {
             stranger.send(Segment::new(RST, stranger.seq.wrapping_sub(1000), 0));
-            stranger.send(Segment::new(RST | ACK, stranger.seq, stranger.ack.wrapping_add(7)));
             return fail(actor, "timed_out");
+        }
+        // Some kernels take what is within the window, some are content with the right sequence number.
+        chosen => {
+            let segment = if chosen == 3 {
+                Segment::new(RST, stranger.seq.wrapping_add(1000), 0)
+            } else {
+                Segment::new(RST | ACK, stranger.seq, stranger.ack.wrapping_add(7))
+            };
+            stranger.send(segment);
+            let port = actor.waiting_room()?;
+            let rows = actor.stage.namespace(Side::Server).sockets(port)?;
+            if rows.iter().any(|row| row.remote == stranger.address()) {
+                return fail(actor, "timed_out");
+            }
         }
     }
     fail(actor, "reset")
@@ -443,7 +453,7 @@ fn full_of_requests(actor: &mut Actor<'_>) -> Result<()> {
     let backlog = actor.rng.u8(1..4);
     let listener = actor.listen_to_strangers(port, backlog.into())?;
     let mut requests = Vec::new();
-    for _ in 0..backlog {
+    for _ in 0..usize::from(backlog) + actor.stage.spare_requests {
         let mut stranger = actor.meet(port);
         stranger.open()?;
         requests.push(stranger);

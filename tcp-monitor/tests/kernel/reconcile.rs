@@ -61,6 +61,8 @@ fn play(seed: u64) -> Result<()> {
         Counting::start(stage.namespace(side), &arguments, Stdio::null())
     };
     let agents = [start(Side::Server)?, start(Side::Client)?];
+    let before = [Side::Server, Side::Client].map(|side| stage.namespace(side).tcp_counters());
+    let before = before.into_iter().collect::<Result<Vec<_>>>()?;
     let books = workload::play(&stage, seed, |_| Ok(()))?;
 
     let deadline = Instant::now() + DEADLINE;
@@ -68,8 +70,10 @@ fn play(seed: u64) -> Result<()> {
         let [server, client] = &agents;
         let samples = [server.samples()?, client.samples()?];
         let mut complaints = Vec::new();
-        for (side, samples) in Side::BOTH.into_iter().zip(&samples) {
-            let (kernel, books) = (stage.namespace(side).tcp_counters()?, books.of(side));
+        for ((side, samples), before) in Side::BOTH.into_iter().zip(&samples).zip(&before) {
+            let mut kernel = stage.namespace(side).tcp_counters()?;
+            kernel.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
+            let books = books.of(side);
             let faults = Reckoning { agent: samples, kernel: &kernel, books: &books }.check()?;
             if let Err(fault) = faults.none() {
                 complaints.push(format!("{side:?}: {fault}"));

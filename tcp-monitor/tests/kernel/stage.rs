@@ -7,8 +7,10 @@ use std::{
 };
 
 use anyhow::Result;
+use socket2::{Domain, Socket, Type};
 
 use crate::{
+    actor::FIRST_PORT,
     namespace::{Namespace, move_into},
     stranger::{HERE_V4, HERE_V6, Strangers},
     topology::{Network, Topology},
@@ -58,6 +60,9 @@ pub(crate) struct Settings {
 pub(crate) struct Stage {
     network: Network,
     pub(crate) strangers: Strangers,
+    /// How many requests a listener without SYN cookies takes beyond its backlog: one since Linux 6.14, and the stable
+    /// kernels of that time.
+    pub(crate) spare_requests: usize,
 }
 
 impl Stage {
@@ -71,7 +76,23 @@ impl Stage {
             let _ = namespace.set("net/ipv4/tcp_syn_linear_timeouts", "0");
         }
         let strangers = Strangers::new(&network.server)?;
-        Ok(Self { network, strangers })
+        let mut stage = Self { network, strangers, spare_requests: 0 };
+        stage.spare_requests = stage.count_requests_at_backlog_0()?;
+        Ok(stage)
+    }
+
+    fn count_requests_at_backlog_0(&self) -> Result<usize> {
+        self.apply(Settings { syncookies: 0, abort_on_overflow: false })?;
+        let server = self.namespace(Side::Server);
+        let _listener = server.enter(|| {
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            listener.bind(&self.door(false, FIRST_PORT).into())?;
+            listener.listen(0)?;
+            Ok(listener)
+        })?;
+        // What a stranger sends has been dealt with when it is sent.
+        self.strangers.meet(self.door(false, FIRST_PORT), 0).syn();
+        Ok(server.sockets(FIRST_PORT)?.len())
     }
 
     pub(crate) fn namespace(&self, side: Side) -> &Namespace {

@@ -1,6 +1,6 @@
 //! A workload drawn from a seed: actors that make connections of every kind side by side, in three parts.
 
-use std::thread;
+use std::{env, thread};
 
 use anyhow::{Context, Result, anyhow};
 use fastrand::Rng;
@@ -66,8 +66,16 @@ fn side_by_side<'a>(
 
 fn act(actor: &mut Actor<'_>, settings: Settings) -> Result<()> {
     actor.settings = settings;
+    let acts = possible_acts(settings);
+    let lots: u32 = acts.iter().map(|(weight, ..)| weight).sum();
     for _ in 0..ACTS_EACH {
-        let (name, act) = draw(actor);
+        let mut lot = actor.rng.u32(..lots.max(1));
+        let drawn = acts.iter().find(|(weight, ..)| {
+            let drawn = lot < *weight;
+            lot = lot.saturating_sub(*weight);
+            drawn
+        });
+        let Some((_, name, act)) = drawn else { break };
         act(actor).with_context(|| format!("while \"{name}\""))?;
     }
     Ok(())
@@ -75,20 +83,12 @@ fn act(actor: &mut Actor<'_>, settings: Settings) -> Result<()> {
 
 type Act = fn(&mut Actor<'_>) -> Result<()>;
 
-fn draw(actor: &mut Actor<'_>) -> (&'static str, Act) {
-    let syncookies = actor.settings.syncookies;
-    let acts = || {
-        let forged = FORGED.iter().filter(|(_, _, cookies, _)| cookies.allow(syncookies));
-        let forged = forged.map(|&(weight, name, _, act)| (weight, name, act as Act));
-        ACTS.iter().map(|&(weight, name, act)| (weight, name, act as Act)).chain(forged)
-    };
-    let lots: u32 = acts().map(|(weight, ..)| weight).sum();
-    let mut lot = actor.rng.u32(..lots);
-    for (weight, name, act) in acts() {
-        if lot < weight {
-            return (name, act);
-        }
-        lot -= weight;
-    }
-    unreachable!("the lot is less than the sum of the weights")
+/// With how many lots each is in the draw.
+fn possible_acts(settings: Settings) -> Vec<(u32, &'static str, Act)> {
+    let only = env::var("KERNEL_SUITE_ACT").unwrap_or_default();
+    let acts = ACTS.iter().map(|&(weight, name, act)| (weight, name, act as Act));
+    let forged = FORGED.iter().filter(|(_, _, cookies, _)| cookies.allow(settings.syncookies));
+    acts.chain(forged.map(|&(weight, name, _, act)| (weight, name, act as Act)))
+        .filter(|(_, name, _)| name.contains(&only))
+        .collect()
 }
