@@ -86,6 +86,8 @@ pub struct KernelLayout {
     pub skc_rcv_wnd: u32,
     /// `tcp_request_sock.rcv_nxt`.
     pub request_rcv_nxt: u32,
+    /// `tcp_request_sock.snt_isn`.
+    pub request_snt_isn: u32,
     /// `inet_timewait_sock.tw_substate`.
     pub tw_substate: u32,
     /// `net.ns.inum`.
@@ -163,6 +165,7 @@ impl KernelLayout {
         skc_listener: 0,
         skc_rcv_wnd: 0,
         request_rcv_nxt: 0,
+        request_snt_isn: 0,
         tw_substate: 0,
         net_inum: 0,
         net_abort_on_overflow: 0,
@@ -256,7 +259,7 @@ pub struct LifetimeTable {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct LifetimeBucket {
-    /// The address of the socket whose times follow; 0 is free.
+    /// The address of the socket whose times follow, and in its lowest bit whether it was accepted; 0 is free.
     pub sockets: [u64; LIFETIME_WAYS],
     /// Its times.
     pub lifetimes: [Lifetime; LIFETIME_WAYS],

@@ -8,6 +8,8 @@ pub struct HalfOpen {
     pub opened: u64,
     /// When its SYN-ACK was last sent.
     pub answered: u64,
+    /// When a RST came that not every kernel takes; 0 if none did.
+    pub doubted: u64,
     /// The counters of its port.
     pub slot: u32,
     /// Inode number of its network namespace.
@@ -16,7 +18,7 @@ pub struct HalfOpen {
     pub retransmits: u32,
     /// Its port.
     pub port: u16,
-    /// 1 if its last ACK came and was dropped because the accept queue was full.
+    /// 1 if its last ACK came while the accept queue was full.
     pub overflowed: u16,
 }
 
@@ -45,6 +47,14 @@ pub struct Undecided {
     pub seq: u32,
     /// Index of the interface that it came in on.
     pub ifindex: u32,
+}
+
+impl Undecided {
+    /// Whether it is the last ACK of this half-open request, refused.
+    #[must_use]
+    pub const fn is_refused_ack_of(&self, cookie: u64) -> bool {
+        self.fate == Fate::AckRefused as u32 && self.cookie == cookie
+    }
 }
 
 /// What becomes of a segment from which nothing follows.

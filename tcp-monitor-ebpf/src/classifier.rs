@@ -20,7 +20,7 @@ use crate::{
     half_open::{self, Passing},
     instruction::{add, element},
     kernel::{layout, read},
-    packet::{self, Segment},
+    packet::{self, ACK, FIN, RST, SYN, Segment},
     ports,
     records::{self, Cause},
     socket::start,
@@ -35,11 +35,6 @@ static INTERFACE_COUNTERS: PerCpuHashMap<InterfaceKey, InterfaceCounters> =
 const TC_ACT_UNSPEC: i32 = -1;
 /// Index of the loopback interface, in every namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
-
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const RST: u8 = 0x04;
-const ACK: u8 = 0x10;
 
 #[classifier]
 pub(crate) fn tcp_monitor_ingress(ctx: TcContext) -> i32 {
@@ -91,7 +86,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
         return None;
     }
     let back = Path::new(destination, source, destination_port, source_port);
-    let passing = Passing { skb, segment: &segment, back, ifindex };
+    let passing = Passing { skb, segment: &segment, payload_len, back, ifindex };
     let netns = netns_of(skb);
     let mut origin = 0;
     match direction {
@@ -102,7 +97,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
             Some(SegmentKind::Fin) | None => {
                 let awaited = acks & (REQUEST | COOKIE);
                 if awaited != 0 {
-                    half_open::last_ack_arrives(passing, watched, path, payload_len, awaited);
+                    half_open::last_ack_arrives(passing, watched, path, awaited);
                 }
             }
         },

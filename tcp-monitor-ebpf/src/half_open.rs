@@ -14,14 +14,14 @@ use tcp_monitor_common::{
     TcpState,
     counters::{FAILURES, HandshakeFailure, PortCounters, Table},
     half_open::{Fate, HALF_OPEN_LIMIT, HalfOpen, Undecided},
-    record::Role,
+    record::{ResetPhase, Role},
 };
 
 use crate::{
     acks::{Awaited, COOKIE, Path},
     instruction::{add, element},
-    lookup::{Receiver, Request, receiver},
-    packet::Segment,
+    lookup::{Listener, Receiver, Request, Requests, listener, receiver},
+    packet::{ACK, FIN, SYN, Segment},
     ports::{Watched, counters_of},
     socket::now,
     tables::forgotten,
@@ -41,6 +41,8 @@ const COPIES_ARRIVE_WITHIN: u64 = 1_000_000;
 pub(crate) struct Passing<'a> {
     pub(crate) skb: *mut __sk_buff,
     pub(crate) segment: &'a Segment<'a>,
+    /// Bytes.
+    pub(crate) payload_len: u32,
     /// From its receiver to its sender.
     pub(crate) back: Path,
     pub(crate) ifindex: u32,
@@ -49,56 +51,80 @@ pub(crate) struct Passing<'a> {
 /// A SYN comes in.
 #[inline(always)]
 pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
+    // The kernel has no use for a SYN that is a FIN too, and drops it.
+    if passing.segment.tcp.flags & FIN != 0 {
+        return;
+    }
     let fate = match receiver(passing.skb, passing.segment) {
-        Receiver::Listener(listener) if listener.crowded => Fate::SynDropped,
-        Receiver::Listener(listener) if listener.full => Fate::SynOverflowed,
-        Receiver::Listener(_) => Fate::SynTaken,
+        Receiver::Listener(listener) => fate_of_syn(listener),
         Receiver::Nobody => Fate::NoListener,
         Receiver::Request(request) => {
-            let seq = passing.segment.tcp.sequence();
-            // The same SYN again is answered with the same SYN-ACK.
-            if seq != request.rcv_nxt.wrapping_sub(1) && accepts(request, seq, seq.wrapping_add(1)) {
+            if ends(request, passing) {
                 end(request.cookie, HandshakeFailure::Reset);
             }
             return;
         }
-        // TIME_WAIT, or a connection that answers by itself.
+        Receiver::TimeWait(rcv_nxt) => {
+            // A SYN that is newer than the connection begins another, and the request queue has room for it.
+            let is_new = passing.segment.tcp.sequence().wrapping_sub(rcv_nxt) as i32 > 0;
+            match listener(passing.skb, passing.segment) {
+                Some(listener) if is_new && listener.full => Fate::SynOverflowed,
+                Some(_) if is_new => Fate::SynTaken,
+                Some(_) | None => return,
+            }
+        }
+        // A connection that answers by itself.
         Receiver::Other => return,
     };
     let role = if matches!(fate, Fate::NoListener) { None } else { Some(Role::Server) };
     note(passing, fate, watched.slot(role), 0);
 }
 
+/// What a SYN comes to that is not answered (kernel: `tcp_conn_request`, in its order).
+#[inline(always)]
+fn fate_of_syn(listener: Listener) -> Fate {
+    match (listener.requests, listener.full) {
+        (Requests::TooMany, _) | (Requests::PerhapsTooMany, false) => Fate::SynDropped,
+        (Requests::PerhapsTooMany | Requests::Few, true) => Fate::SynOverflowed,
+        (Requests::Few, false) => Fate::SynTaken,
+    }
+}
+
 /// An ACK comes in that answers a SYN-ACK of this host.
 #[inline(always)]
-pub(crate) fn last_ack_arrives(
-    passing: Passing<'_>,
-    watched: Watched,
-    path: Path,
-    payload_len: u32,
-    awaited: u8,
-) {
+pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Path, awaited: u8) {
     let number = passing.segment.tcp.acknowledgement();
+    // If a child is born now, it is of this ACK.
+    settle_earlier(passing);
     match receiver(passing.skb, passing.segment) {
-        Receiver::Request(request) if request.full => {
-            let Some(half_open) = HALF_OPEN.get_ptr(request.cookie) else { return };
+        Receiver::Request(request) if request.full && accepts(request, passing) => {
+            let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) else { return };
             // SAFETY: the map's own value.
             let slot = unsafe { (*half_open).slot };
             if request.aborts {
                 note(passing, Fate::AckRefused, slot, request.cookie);
             } else {
+                // If there is room for it after all, nobody will ask.
+                // SAFETY: as above.
+                unsafe { (*half_open).overflowed = 1 };
                 note(passing, Fate::AckOverflowed, slot, request.cookie);
                 // The next segment with this number tries again.
                 path.expect(number, Awaited::Request);
             }
         }
+        // Not what it waits for, and answered without effect.
+        Receiver::Request(request) if !accepts(request, passing) => path.expect(number, Awaited::Request),
         Receiver::Listener(listener) if listener.full && awaited == COOKIE => {
             note(passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
             path.expect(number, Awaited::Cookie);
         }
         // On its way to another namespace of this host.
-        Receiver::Nobody if payload_len == 0 => expect_again(path, number, awaited),
-        Receiver::Nobody | Receiver::Listener(_) | Receiver::Request(_) | Receiver::Other => {}
+        Receiver::Nobody if passing.payload_len == 0 => expect_again(path, number, awaited),
+        Receiver::Nobody
+        | Receiver::Listener(_)
+        | Receiver::Request(_)
+        | Receiver::TimeWait(_)
+        | Receiver::Other => {}
     }
 }
 
@@ -113,13 +139,28 @@ pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
 }
 
 /// A RST comes in.
+///
+/// All kernels take one that has the very sequence number that is expected, and no acknowledgement or the right one. Some take
+/// what lies within the window instead, some do not look at the acknowledgement: whether the request is gone then shows when its
+/// SYN-ACK should be sent again.
 #[inline(always)]
 pub(crate) fn rst_arrives(passing: Passing<'_>) {
-    if let Receiver::Request(request) = receiver(passing.skb, passing.segment) {
-        let seq = passing.segment.tcp.sequence();
-        if accepts(request, seq, seq) {
-            end(request.cookie, HandshakeFailure::Reset);
+    let Receiver::Request(request) = receiver(passing.skb, passing.segment) else { return };
+    let tcp = &passing.segment.tcp;
+    match (tcp.sequence() == request.rcv_nxt, answers(request, passing)) {
+        (true, true) => {
+            let Some(slot) = end(request.cookie, HandshakeFailure::Reset) else { return };
+            let Some(counters) = counters_of(slot) else { return };
+            // SAFETY: the map's own value; the phase is within the array.
+            unsafe { add(&raw mut (*counters).resets_received[ResetPhase::Handshake as usize], 1) };
         }
+        (true, false) | (false, true) if accepts(request, passing) => {
+            if let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) {
+                // SAFETY: the map's own value.
+                unsafe { (*half_open).doubted = now() };
+            }
+        }
+        (_, _) => {}
     }
 }
 
@@ -196,11 +237,19 @@ pub(crate) fn rst_leaves(path: Path) {
     let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        if (*undecided).fate == Fate::NoListener as u32 && (*undecided).path == path.hash() {
-            (*undecided).fate = 0;
-            if let Some(counters) = counters_of((*undecided).slot) {
-                count_failure(counters, HandshakeFailure::NoListener);
+        if (*undecided).path != path.hash() {
+            return;
+        }
+        match Fate::from_number((*undecided).fate) {
+            Some(Fate::NoListener) => {
+                (*undecided).fate = 0;
+                if let Some(counters) = counters_of((*undecided).slot) {
+                    count_failure(counters, HandshakeFailure::NoListener);
+                }
             }
+            // It was answered, and not dropped: by a TIME_WAIT socket that still awaits a FIN.
+            Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken) => (*undecided).fate = 0,
+            Some(Fate::AckOverflowed | Fate::AckRefused) | None => {}
         }
     }
 }
@@ -242,40 +291,30 @@ pub(crate) fn complete(cookie: u64) -> u64 {
     opened
 }
 
-/// The request with this cookie has failed. It is counted once, by whoever removes it.
+/// The request with this cookie has failed. It is counted once, by whoever removes it, who gets its slot.
 #[inline(always)]
-fn end(cookie: u64, reason: HandshakeFailure) {
-    let Some(half_open) = HALF_OPEN.get_ptr(cookie) else { return };
+fn end(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
+    let half_open = HALF_OPEN.get_ptr(cookie)?;
     // SAFETY: the map's own value.
     let (slot, overflowed) = unsafe { ((*half_open).slot, (*half_open).overflowed != 0) };
-    if HALF_OPEN.remove(cookie).is_err() {
-        return;
+    HALF_OPEN.remove(cookie).ok()?;
+    let counters = counters_of(slot)?;
+    let reason = if overflowed { HandshakeFailure::AcceptQueueFull } else { reason };
+    // SAFETY: the map's own value.
+    unsafe {
+        count_failure(counters, reason);
+        count_end(counters);
     }
-    if let Some(counters) = counters_of(slot) {
-        let reason = if overflowed { HandshakeFailure::AcceptQueueFull } else { reason };
-        // SAFETY: the map's own value.
-        unsafe {
-            count_failure(counters, reason);
-            count_end(counters);
-        }
-    }
+    Some(slot)
 }
 
 /// Notes what a segment that has come in will have come to if nothing follows from it.
 #[inline(always)]
 fn note(passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
+    settle_earlier(passing);
     let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
-    let now = now();
-    // SAFETY: the map's own value, and only this CPU's.
-    let before = unsafe { undecided.read() };
-    let is_copy = before.path == passing.back.hash()
-        && before.ifindex != passing.ifindex
-        && now.wrapping_sub(before.time) < COPIES_ARRIVE_WITHIN;
-    if before.fate != 0 && !is_copy {
-        settle(before);
-    }
     let noted = Undecided {
-        time: now,
+        time: now(),
         path: passing.back.hash(),
         cookie,
         slot,
@@ -283,8 +322,24 @@ fn note(passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
         seq: passing.segment.tcp.sequence(),
         ifindex: passing.ifindex,
     };
-    // SAFETY: as above.
+    // SAFETY: the map's own value, and only this CPU's.
     unsafe { undecided.write(noted) };
+}
+
+/// What is noted of another segment has come to pass.
+#[inline(always)]
+fn settle_earlier(passing: Passing<'_>) {
+    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+    // SAFETY: the map's own value, and only this CPU's.
+    let before = unsafe { undecided.read() };
+    let is_copy = before.path == passing.back.hash()
+        && before.ifindex != passing.ifindex
+        && now().wrapping_sub(before.time) < COPIES_ARRIVE_WITHIN;
+    if before.fate != 0 && !is_copy {
+        settle(before);
+        // SAFETY: as above.
+        unsafe { (*undecided).fate = 0 };
+    }
 }
 
 /// Nothing followed from the segment: counts what it came to.
@@ -301,9 +356,6 @@ fn settle(undecided: Undecided) {
             Some(Fate::SynDropped) => count_failure(counters, HandshakeFailure::SynDropped),
             Some(Fate::AckOverflowed) => {
                 add(&raw mut (*counters).accept_queue_overflows, 1);
-                if let Some(half_open) = HALF_OPEN.get_ptr_mut(undecided.cookie) {
-                    (*half_open).overflowed = 1;
-                }
             }
             Some(Fate::AckRefused) => {
                 add(&raw mut (*counters).accept_queue_overflows, 1);
@@ -360,12 +412,28 @@ unsafe fn count_end(counters: *mut PortCounters) {
     }
 }
 
-/// Whether a request takes a segment from `seq` to `end` (kernel: `tcp_in_window`).
+/// Whether a SYN that is not the first again ends a request (kernel: `tcp_check_req`).
 #[inline(always)]
-fn accepts(request: Request, seq: u32, end: u32) -> bool {
-    let from_start = seq.wrapping_sub(request.rcv_nxt);
-    let end_from_start = end.wrapping_sub(request.rcv_nxt);
-    from_start == 0
-        || ((end_from_start as i32) > 0 && (from_start.wrapping_sub(request.rcv_wnd) as i32) < 0)
-        || (from_start == request.rcv_wnd && seq == end)
+fn ends(request: Request, passing: Passing<'_>) -> bool {
+    let is_first = passing.segment.tcp.sequence() == request.rcv_nxt.wrapping_sub(1);
+    !is_first && accepts(request, passing)
+}
+
+/// Whether a segment acknowledges nothing, or the SYN-ACK.
+#[inline(always)]
+fn answers(request: Request, passing: Passing<'_>) -> bool {
+    let tcp = &passing.segment.tcp;
+    tcp.flags & ACK == 0 || tcp.acknowledgement() == request.snt_isn.wrapping_add(1)
+}
+
+/// Whether a segment lies within the window of a request (kernel: `tcp_in_window`).
+#[inline(always)]
+fn accepts(request: Request, passing: Passing<'_>) -> bool {
+    let tcp = &passing.segment.tcp;
+    let controls = u32::from(tcp.flags & SYN != 0) + u32::from(tcp.flags & FIN != 0);
+    let start = tcp.sequence().wrapping_sub(request.rcv_nxt);
+    let end = start.wrapping_add(passing.payload_len).wrapping_add(controls);
+    start == 0
+        || (end as i32 > 0 && (start.wrapping_sub(request.rcv_wnd) as i32) < 0)
+        || (start == request.rcv_wnd && start == end)
 }

@@ -21,6 +21,7 @@ use crate::{
     ports,
     records::{self, Cause},
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
+    tcp_receive_reset::was_late_data,
     turn::{Tracepoint, Turn},
 };
 
@@ -75,11 +76,14 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     if matches!(new, TcpState::Close) {
         remember_closed(sock, local_port, old);
     }
-    let meaning = Meaning::of(outcome(
+    let mut meaning = Meaning::of(outcome(
         old,
         new,
         Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() },
     ));
+    if meaning.is_closed_by(ClosedBy::RemoteReset) && was_late_data(sock, local_port) {
+        meaning.detail = ClosedBy::LocalReset as u8;
+    }
     let counters = watched.counters(Some(role))?;
     let syn_arrived = follow_request(cookie, role, old, new);
     // SAFETY: the map's own value.
@@ -167,6 +171,11 @@ impl Meaning {
             Outcome::AwaitsFin => (Effect::HandsOver, ClosedBy::Local as u8),
         };
         Self { effect, detail }
+    }
+
+    #[inline(always)]
+    fn is_closed_by(&self, closed_by: ClosedBy) -> bool {
+        matches!(self.effect, Effect::Closes) && self.detail == closed_by as u8
     }
 }
 

@@ -98,6 +98,9 @@ fn tag(sock: Socket) -> u64 {
     u64::from(low_half(sock.0.address())) << 32 | u64::from(sock.remote_port())
 }
 
+/// A bit of a tag that is 0 in every tag: whether the socket was accepted.
+const ACCEPTED: u64 = 1 << 16;
+
 /// Counts what has taken its time when a socket changes its state. `syn_arrived` is when the first SYN of a server's
 /// connection did, if it is known: neither 0 nor later than now.
 ///
@@ -117,16 +120,18 @@ pub(crate) unsafe fn count(
         return;
     }
     let [old, role, effect, begins, ends, ..] = Transition::new(role, (old, new), effect).forget();
-    let address = tag(sock);
-    let Some(bucket) = bucket(address) else { return };
+    let tag = tag(sock);
+    let Some(bucket) = bucket(tag) else { return };
     let now = now();
     // SAFETY: the map's own value, and `counters` by the caller's word.
     unsafe {
-        let place = find(bucket, address) | (now >> 63) as usize;
+        let place = find(bucket, tag) | (now >> 63) as usize;
         let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
         if begins != 0 {
             // Another socket may have had the address, or this one an earlier life.
             lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
+            let socket = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place);
+            *socket = tag | if role == Role::Server as u8 { ACCEPTED } else { 0 };
         }
         let since = (*lifetime).since;
         (*lifetime).since = now;
@@ -159,10 +164,27 @@ pub(crate) unsafe fn count(
     }
 }
 
+/// Whether the socket is known to have been accepted.
 #[inline(always)]
-fn bucket(address: u64) -> Option<*mut LifetimeBucket> {
+pub(crate) fn was_accepted(sock: Socket) -> bool {
+    let tag = tag(sock);
+    let Some(bucket) = bucket(tag) else { return false };
+    let mut i = 0;
+    while i < LIFETIME_WAYS {
+        // SAFETY: the map's own value; the index is within its array.
+        let held = unsafe { (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile() };
+        if held == tag | ACCEPTED {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
+#[inline(always)]
+fn bucket(tag: u64) -> Option<*mut LifetimeBucket> {
     let table = LIFETIMES.get_ptr_mut(0)?;
-    let index = (address.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (LIFETIME_BUCKETS - 1);
+    let index = (tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (LIFETIME_BUCKETS - 1);
     // SAFETY: the map's own value; the index is masked to lie within it.
     Some(unsafe { (&raw mut (*table).buckets).cast::<LifetimeBucket>().add(index) })
 }
@@ -173,7 +195,7 @@ fn bucket(address: u64) -> Option<*mut LifetimeBucket> {
 ///
 /// `bucket` must point into a map value.
 #[inline(always)]
-unsafe fn find(bucket: *mut LifetimeBucket, address: u64) -> usize {
+unsafe fn find(bucket: *mut LifetimeBucket, tag: u64) -> usize {
     // SAFETY: by the caller's word; each index is within its array.
     unsafe {
         let sockets = (&raw mut (*bucket).sockets).cast::<u64>();
@@ -181,7 +203,7 @@ unsafe fn find(bucket: *mut LifetimeBucket, address: u64) -> usize {
         let mut i = 0;
         while i < LIFETIME_WAYS {
             let held = sockets.add(i).read_volatile();
-            if held == address {
+            if held & !ACCEPTED == tag {
                 return i;
             }
             if held == 0 {
@@ -191,9 +213,9 @@ unsafe fn find(bucket: *mut LifetimeBucket, address: u64) -> usize {
         }
         if place == LIFETIME_WAYS {
             forgotten(Table::Lifetimes);
-            place = (address >> 12) as usize;
+            place = (tag >> 12) as usize;
         }
-        *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = address;
+        *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = tag;
         let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
         lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
         place

@@ -6,6 +6,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
     helpers::generated::{
         bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_request_sock, bpf_skc_to_tcp_sock,
+        bpf_skc_to_tcp_timewait_sock,
     },
 };
 use tcp_monitor_common::TcpState;
@@ -16,6 +17,8 @@ use crate::{
 };
 
 const BPF_F_CURRENT_NETNS: u64 = u64::MAX;
+/// Of a handshake, whose segments have windows of 16 bits (kernel: `tcp_synack_window`).
+const LARGEST_WINDOW: u32 = 65_535;
 
 /// What a segment that comes in meets.
 #[derive(Clone, Copy)]
@@ -26,6 +29,8 @@ pub(crate) enum Receiver {
     Listener(Listener),
     /// A half-open request.
     Request(Request),
+    /// A TIME_WAIT socket, and the next sequence number that it expects.
+    TimeWait(u32),
     /// A socket of another kind.
     Other,
 }
@@ -35,8 +40,19 @@ pub(crate) enum Receiver {
 pub(crate) struct Listener {
     /// Its accept queue is full.
     pub(crate) full: bool,
-    /// It has so many requests that it may not take another.
-    pub(crate) crowded: bool,
+    pub(crate) requests: Requests,
+}
+
+/// How many half-open requests a listener has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Requests {
+    /// Few enough to take another, or SYN cookies help.
+    Few,
+    /// As many as its backlog: it takes another since Linux 6.14, and the stable kernels of that time. Or so many that only
+    /// peers that the kernel knows well are taken.
+    PerhapsTooMany,
+    /// It takes no other.
+    TooMany,
 }
 
 /// A half-open request and its listener.
@@ -46,6 +62,8 @@ pub(crate) struct Request {
     /// The next sequence number that it expects, and how many from there on it accepts.
     pub(crate) rcv_nxt: u32,
     pub(crate) rcv_wnd: u32,
+    /// The sequence number of its SYN-ACK.
+    pub(crate) snt_isn: u32,
     /// The listener's accept queue is full.
     pub(crate) full: bool,
     /// What the last ACK then comes to: a RST instead of nothing.
@@ -62,29 +80,48 @@ union Tuple {
 /// Who will receive a segment, in the network namespace of the interface that it comes in on.
 #[inline(always)]
 pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>) -> Receiver {
-    let sk = look_up(skb, segment);
+    let sk = look_up(skb, segment, false);
     if sk.is_null() {
         return Receiver::Nobody;
     }
     // SAFETY: not NULL, and held until the release below.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
     let receiver = if state == TcpState::Listen as u32 {
-        listener(sk)
+        queues(sk).map(Receiver::Listener)
     } else if state == TcpState::NewSynRecv as u32 {
         request(sk)
+    } else if state == TcpState::TimeWait as u32 {
+        time_wait(sk)
     } else {
-        Receiver::Other
+        None
     };
     // SAFETY: releases what was looked up, once.
     unsafe { bpf_sk_release(sk.cast()) };
-    receiver
+    receiver.unwrap_or(Receiver::Other)
+}
+
+/// The listener that a segment is for if no connection takes it. Of several that share the port, it may be another than the
+/// kernel's choice.
+#[inline(always)]
+pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>) -> Option<Listener> {
+    // From port 0 there are no connections.
+    let sk = look_up(skb, segment, true);
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: not NULL, and held until the release below.
+    let state = unsafe { (&raw const (*sk).state).read_volatile() };
+    let listener = if state == TcpState::Listen as u32 { queues(sk) } else { None };
+    // SAFETY: releases what was looked up, once.
+    unsafe { bpf_sk_release(sk.cast()) };
+    listener
 }
 
 #[inline(always)]
-fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>) -> *mut bpf_sock {
+fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>, listeners_only: bool) -> *mut bpf_sock {
     let addresses = segment.addresses();
     let (source, destination) = segment.tcp.raw_ports();
-    let ports = [source, destination];
+    let ports = [if listeners_only { 0 } else { source }, destination];
     let mut tuple = MaybeUninit::<Tuple>::uninit();
     // SAFETY: writes what the helper reads: of the union, the variant whose length it is told.
     unsafe {
@@ -101,39 +138,60 @@ fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>) -> *mut bpf_sock {
 }
 
 #[inline(always)]
-fn listener(sk: *mut bpf_sock) -> Receiver {
+fn queues(sk: *mut bpf_sock) -> Option<Listener> {
     // SAFETY: the helper takes any socket, and answers NULL for what is no tcp_sock.
     let tcp = KernelPtr::new(unsafe { bpf_skc_to_tcp_sock(sk.cast()) }.cast_const().cast());
     if tcp.is_null() {
-        return Receiver::Other;
+        return None;
     }
     let limit = tcp.load::<u32>(layout!(sk_max_ack_backlog));
     let net = tcp.follow(layout!(skc_net));
-    let requests = tcp.load::<u32>(layout!(request_queue_len));
+    let held = tcp.load::<u32>(layout!(request_queue_len));
     // Kernel: `tcp_conn_request`. Of those it knows well it takes more than three quarters.
-    let crowded = net.load::<u8>(layout!(net_syncookies)) == 0 && {
+    let requests = if net.load::<u8>(layout!(net_syncookies)) != 0 {
+        Requests::Few
+    } else if held > limit {
+        Requests::TooMany
+    } else {
         let backlog = net.load::<u32>(layout!(net_max_syn_backlog));
-        requests >= limit || (backlog.wrapping_sub(requests) as i32) < (backlog >> 2) as i32
+        if held == limit || (backlog.wrapping_sub(held) as i32) < (backlog >> 2) as i32 {
+            Requests::PerhapsTooMany
+        } else {
+            Requests::Few
+        }
     };
-    Receiver::Listener(Listener { full: tcp.load::<u32>(layout!(sk_ack_backlog)) > limit, crowded })
+    Some(Listener { full: tcp.load::<u32>(layout!(sk_ack_backlog)) > limit, requests })
 }
 
 #[inline(always)]
-fn request(sk: *mut bpf_sock) -> Receiver {
+fn time_wait(sk: *mut bpf_sock) -> Option<Receiver> {
+    // SAFETY: the helper takes any socket, and answers NULL for what is none in TIME_WAIT.
+    let socket = unsafe { bpf_skc_to_tcp_timewait_sock(sk.cast()) };
+    let socket = KernelPtr::new(socket.cast_const().cast());
+    if socket.is_null() {
+        return None;
+    }
+    // The field shares its place with a request's window.
+    Some(Receiver::TimeWait(socket.load::<u32>(layout!(skc_rcv_wnd))))
+}
+
+#[inline(always)]
+fn request(sk: *mut bpf_sock) -> Option<Receiver> {
     // SAFETY: the helper takes any socket, and answers NULL for what is no request.
     let request = KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast());
     if request.is_null() {
-        return Receiver::Other;
+        return None;
     }
     // The field shares its place with a number, so the verifier does not know it for a pointer.
     let listener = request.load::<u64>(layout!(skc_listener)) as *const u8;
     let of_listener = |offset: u32| read::<u32>(listener.wrapping_add(offset as usize));
     let net = read::<u64>(listener.wrapping_add(layout!(skc_net) as usize)) as *const u8;
-    Receiver::Request(Request {
+    Some(Receiver::Request(Request {
         cookie: request.load::<u64>(layout!(skc_cookie)),
         rcv_nxt: request.load::<u32>(layout!(request_rcv_nxt)),
-        rcv_wnd: request.load::<u32>(layout!(skc_rcv_wnd)),
+        rcv_wnd: request.load::<u32>(layout!(skc_rcv_wnd)).min(LARGEST_WINDOW),
+        snt_isn: request.load::<u32>(layout!(request_snt_isn)),
         full: of_listener(layout!(sk_ack_backlog)) > of_listener(layout!(sk_max_ack_backlog)),
         aborts: read::<u8>(net.wrapping_add(layout!(net_abort_on_overflow) as usize)) != 0,
-    })
+    }))
 }

@@ -12,6 +12,7 @@ use tcp_monitor_common::{
 use crate::{
     acks::Path,
     kernel::{KernelPtr, layout, read, setting},
+    lifetime,
     packet::{Addresses, V4_MAPPED_PREFIX},
 };
 
@@ -172,10 +173,15 @@ impl FullSocket {
 
     /// Which end this is, where the transition itself does not tell.
     ///
-    /// An accepted socket is a copy of its listener and keeps the listener's backlog limit; one that connected has none.
+    /// An accepted socket is a copy of its listener and keeps the listener's backlog limit; one that connected has none. Behind
+    /// `listen(fd, 0)` the limit is 0, and it must be remembered.
     #[inline(always)]
     pub(crate) fn role(self) -> Role {
-        if self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0 { Role::Server } else { Role::Client }
+        if self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0 || lifetime::was_accepted(self.sock) {
+            Role::Server
+        } else {
+            Role::Client
+        }
     }
 
     /// Payload that the peer acknowledged, bytes; as [`SocketRecord::bytes_acked`] without what is no payload.

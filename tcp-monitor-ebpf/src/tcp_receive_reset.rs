@@ -8,6 +8,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
+    acks::Awaited,
     instruction::{add, element},
     kernel::KernelPtr,
     ports,
@@ -16,6 +17,9 @@ use crate::{
     tcp_send_reset::phase,
     turn::{Tracepoint, Turn},
 };
+
+/// In place of an acknowledgement number.
+const LATE_DATA: u32 = 1;
 
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub(crate) fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
@@ -45,6 +49,8 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
     let state = TcpState::from_kernel(sock.state())?;
     // Then only a RST that a classifier saw come in counts.
     if may_be_late_data(full, state) && sock.path_back(local_port).take(0) == 0 {
+        // The end that resets is this one.
+        sock.path(local_port).expect(LATE_DATA, Awaited::Rst);
         return None;
     }
     let role = full.role();
@@ -66,6 +72,12 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
     record.phase = phase as u8;
     records::submit(entry);
     Some(())
+}
+
+/// Whether the socket, which goes to CLOSE with ECONNRESET, was reset by this end because data came too late. To be asked once.
+#[inline(always)]
+pub(crate) fn was_late_data(sock: Socket, local_port: u16) -> bool {
+    sock.path(local_port).take(LATE_DATA) != 0
 }
 
 /// Whether the kernel may have got here without a RST: data that arrives after close() ends the socket the same way

@@ -6,15 +6,21 @@
 //! `KERNEL_SUITE_AGENT=path`, the agent is another binary than the one cargo built. With `KERNEL_SUITE_RECORD=directory`,
 //! the captures of the scenarios are kept there.
 
+mod actor;
+mod acts;
 mod agent;
 mod agreement;
 mod capture;
+mod counting;
 mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod forge;
+mod forged;
 mod found;
 mod gauges;
+mod identities;
 mod inferred;
 mod interfaces;
 mod job;
@@ -31,21 +37,27 @@ mod pcapng;
 mod peer;
 mod ports;
 mod processes;
+mod reconcile;
 mod recording;
 mod reuse;
 mod scrape;
 mod segments;
 mod selfcheck;
 mod sockets;
+mod stage;
 mod stall;
 mod states;
 mod steps;
+mod stranger;
 mod timewait;
 mod topology;
 mod traffic;
 mod trial;
+mod tun;
 mod usage;
 mod wire;
+mod withheld;
+mod workload;
 
 use std::{env, process::ExitCode};
 
@@ -91,6 +103,7 @@ fn run_trials() -> ExitCode {
         metrics::trials(),
         found::trials(),
         gauges::trials(),
+        reconcile::trials(),
         stall::trials(),
         crowd::trials(),
         interfaces::trials(),
@@ -100,5 +113,7 @@ fn run_trials() -> ExitCode {
         usage::trials(),
         vec![their_ends],
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
+    withheld::forget();
+    conclusion.exit_code()
 }

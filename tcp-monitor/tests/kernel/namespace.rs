@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{feed::DEADLINE, job::output, sockets::SocketRow};
@@ -84,9 +84,27 @@ impl Namespace {
         what: &str,
         reached: impl Fn(&[SocketRow]) -> bool,
     ) -> Result<Vec<SocketRow>> {
+        self.await_rows(what, || self.sockets(port), reached)
+    }
+
+    /// The same of the whole socket table.
+    pub(crate) fn await_all(
+        &self,
+        what: &str,
+        reached: impl Fn(&[SocketRow]) -> bool,
+    ) -> Result<Vec<SocketRow>> {
+        self.await_rows(what, || self.all_sockets(), reached)
+    }
+
+    fn await_rows(
+        &self,
+        what: &str,
+        rows: impl Fn() -> Result<Vec<SocketRow>>,
+        reached: impl Fn(&[SocketRow]) -> bool,
+    ) -> Result<Vec<SocketRow>> {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let rows = self.sockets(port)?;
+            let rows = rows()?;
             if reached(&rows) {
                 return Ok(rows);
             }
@@ -101,6 +119,16 @@ impl Namespace {
     /// Awaits a socket in `state` (as in metrics: `fin_wait2`).
     pub(crate) fn await_state(&self, port: u16, state: &str) -> Result<()> {
         self.await_sockets(port, state, |rows| rows.iter().any(|row| row.state == state))?;
+        Ok(())
+    }
+
+    /// Awaits that an interface is in a multicast group.
+    pub(crate) fn await_group(&self, interface: &str, group: &str) -> Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.ip(&format!("maddr show dev {interface}"))?.split_whitespace().any(|word| word == group) {
+            ensure!(Instant::now() < deadline, "waited {DEADLINE:?} in vain for {interface} to join {group}");
+            thread::sleep(Duration::from_millis(5));
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -24,14 +24,15 @@ pub(crate) fn get(namespace: &Namespace, path: &str) -> Result<Response> {
 }
 
 pub(crate) fn get_from(namespace: &Namespace, address: &str, path: &str) -> Result<Response> {
-    let text = namespace.enter(|| {
-        let mut stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
-    })?;
+    namespace.enter(|| fetch(address, path))
+}
+
+fn fetch(address: &str, path: &str) -> Result<Response> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("not HTTP: {text}"))?;
     let mut lines = head.lines();
     let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
@@ -54,12 +55,20 @@ struct Sample {
 
 /// Scrapes the agent in `namespace`.
 pub(crate) fn samples(namespace: &Namespace) -> Result<Samples> {
-    let response = get(namespace, "/metrics")?;
-    ensure!(response.status == 200, "/metrics answered {}: {}", response.status, response.body);
-    Samples::parse(&response.body)
+    Samples::of_response(&get(namespace, "/metrics")?)
+}
+
+/// Scrapes an agent in this namespace.
+pub(crate) fn samples_from(address: SocketAddr) -> Result<Samples> {
+    Samples::of_response(&fetch(&address.to_string(), "/metrics")?)
 }
 
 impl Samples {
+    fn of_response(response: &Response) -> Result<Self> {
+        ensure!(response.status == 200, "/metrics answered {}: {}", response.status, response.body);
+        Self::parse(&response.body)
+    }
+
     fn parse(exposition: &str) -> Result<Self> {
         let lines = exposition.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
         Ok(Self(lines.map(Sample::parse).collect::<Result<_>>()?))
@@ -76,6 +85,17 @@ impl Samples {
     /// The same, where no sample at all is as good as 0.
     pub(crate) fn sum_or_zero(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.sum(name, labels).unwrap_or(0)
+    }
+
+    /// Every sample of `tcp_monitor_{name}`: its labels and its count.
+    pub(crate) fn of<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Iterator<Item = (BTreeMap<&'a str, &'a str>, u64)> + 'a {
+        self.0.iter().filter(move |sample| sample.is(name, &[])).map(|sample| {
+            let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            (labels.collect(), sample.value as u64)
+        })
     }
 
     /// Every value of a label.

@@ -104,6 +104,10 @@ impl Network {
         }
         client.ip(&format!("link set {near} up"))?;
         server.ip(&format!("link set {far} up"))?;
+        // Until a host has joined this group, some time after its link is up, neighbours ask for its address in vain.
+        for (namespace, name, host) in [(&client, near, 1), (&server, far, 2)] {
+            namespace.await_group(name, &format!("ff02::1:ff00:{host}"))?;
+        }
         Ok(Self {
             client,
             server,

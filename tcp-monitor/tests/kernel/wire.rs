@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
@@ -12,13 +12,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Context, Result, ensure};
-use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    ioctl::{Opcode, Setter, ioctl, opcode},
-};
+use anyhow::{Result, ensure};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::{feed::DEADLINE, namespace::Namespace};
+use crate::{feed::DEADLINE, namespace::Namespace, tun::tun};
 
 /// Two namespaces, `client` at 198.51.100.1 and `server` at 198.51.100.2 (RFC 5737), and the cable.
 pub(crate) struct Wire {
@@ -66,7 +63,7 @@ struct Shared {
 impl Wire {
     pub(crate) fn new() -> Result<Self> {
         let (client, server) = (Arc::new(Namespace::new()?), Arc::new(Namespace::new()?));
-        let devices = [tun(&client, CLIENT, SERVER)?, tun(&server, SERVER, CLIENT)?];
+        let devices = [end(&client, CLIENT, SERVER)?, end(&server, SERVER, CLIENT)?];
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), devices });
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let carrier = thread::spawn({
@@ -211,35 +208,10 @@ pub(crate) const SYN: u8 = 1 << 1;
 const RST: u8 = 1 << 2;
 const CONTROLS: u8 = FIN | SYN | RST;
 
-/// Makes a tun device in `namespace`; it is there as long as the file is open.
-fn tun(namespace: &Namespace, local: Ipv4Addr, remote: Ipv4Addr) -> Result<File> {
-    let file = namespace.enter(|| {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .context("cannot open /dev/net/tun")?;
-        let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TUN | IFF_NO_PI, rest: [0; 22] };
-        request.name[..DEVICE.len()].copy_from_slice(DEVICE.as_bytes());
-        // SAFETY: TUNSETIFF reads a `struct ifreq`, which `InterfaceRequest` is laid out like.
-        unsafe { ioctl(&file, Setter::<TUNSETIFF, InterfaceRequest>::new(request)) }
-            .context("TUNSETIFF failed")?;
-        Ok(file)
-    })?;
+/// Makes one end of the cable.
+fn end(namespace: &Namespace, local: Ipv4Addr, remote: Ipv4Addr) -> Result<File> {
+    let device = tun(namespace, DEVICE)?;
     namespace.ip(&format!("addr add {local} peer {remote} dev {DEVICE}"))?;
     namespace.ip(&format!("link set {DEVICE} up"))?;
-    Ok(file)
+    Ok(device)
 }
-
-/// `struct ifreq` (linux/if.h), with the flags of its union.
-#[repr(C)]
-struct InterfaceRequest {
-    name: [u8; 16],
-    flags: u16,
-    rest: [u8; 22],
-}
-
-/// From linux/if_tun.h.
-const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
-const IFF_TUN: u16 = 0x0001;
-const IFF_NO_PI: u16 = 0x1000;

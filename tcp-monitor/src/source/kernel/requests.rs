@@ -13,15 +13,25 @@ use tcp_monitor_common::{
     TcpState,
     counters::{HandshakeFailure, PortCounters},
     half_open::{Fate, HalfOpen, Undecided},
-    record::Role,
+    record::{ResetPhase, Role},
 };
 
 /// The half-open requests, and the segments whose fate is not counted yet.
 pub(super) struct Requests {
     half_open: Mutex<HashMap<MapData, u64, HalfOpen>>,
     undecided: PerCpuArray<MapData, Undecided>,
-    /// Requests that were given up, by the counters of their port: with and without a full accept queue.
-    given_up: Mutex<BTreeMap<u32, [u64; 2]>>,
+    /// By the counters of their port.
+    given_up: Mutex<BTreeMap<u32, GivenUp>>,
+}
+
+/// Requests that nobody told of the end of.
+#[derive(Clone, Copy, Default)]
+struct GivenUp {
+    timed_out: u64,
+    overflowed: u64,
+    reset: u64,
+    /// RSTs that ended them.
+    resets: u64,
 }
 
 impl Requests {
@@ -37,10 +47,6 @@ impl Requests {
     pub(super) fn expire(&self) -> Result<(), MapError> {
         let now = now();
         let undecided = self.undecided()?;
-        let fate = |cookie| {
-            let of_it = undecided.iter().find(|undecided| undecided.cookie == cookie);
-            of_it.and_then(|undecided| Fate::from_number(undecided.fate))
-        };
         let mut half_open = self.half_open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut overdue = Vec::new();
         for entry in half_open.iter() {
@@ -51,18 +57,13 @@ impl Requests {
         }
         let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
         for (cookie, request) in overdue {
-            let overflowed = match fate(cookie) {
-                // The programs count it when the CPU gets to the next segment, or it is added until then.
-                Some(Fate::AckRefused) => continue,
-                Some(Fate::AckOverflowed) => true,
-                Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken | Fate::NoListener) | None => {
-                    request.overflowed != 0
-                }
-            };
+            // The programs count it when the CPU gets to the next segment, or it is added until then.
+            if undecided.iter().any(|undecided| undecided.is_refused_ack_of(cookie)) {
+                continue;
+            }
             // If it is gone it has just been answered after all, and was counted as what it came to.
             if half_open.remove(&cookie).is_ok() {
-                let counts = given_up.entry(request.slot).or_default();
-                counts[usize::from(overflowed)] += 1;
+                given_up.entry(request.slot).or_default().add(&request);
             }
         }
         Ok(())
@@ -92,15 +93,8 @@ impl Requests {
             }
             add(&mut counters, undecided.slot, &more);
         }
-        for (slot, [timed_out, overflowed]) in &*self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            let mut more = PortCounters::ZERO;
-            let failures = &mut more.handshake_failures[Role::Server as usize];
-            failures[HandshakeFailure::TimedOut as usize] = *timed_out;
-            failures[HandshakeFailure::AcceptQueueFull as usize] = *overflowed;
-            more.transitions[TcpState::NewSynRecv as usize][TcpState::Close as usize] =
-                timed_out + overflowed;
-            add(&mut counters, *slot, &more);
+        for (slot, given_up) in &*self.given_up.lock().unwrap_or_else(PoisonError::into_inner) {
+            add(&mut counters, *slot, &given_up.counters());
         }
         Ok(counters)
     }
@@ -131,6 +125,33 @@ impl Requests {
             .copied()
             .filter(|undecided| undecided.fate != 0 && now.saturating_sub(undecided.time) > AT_ONCE)
             .collect())
+    }
+}
+
+impl GivenUp {
+    fn add(&mut self, request: &HalfOpen) {
+        // After the RST its SYN-ACK was not sent again.
+        let was_reset = request.doubted > request.answered;
+        self.resets += u64::from(was_reset);
+        if request.overflowed != 0 {
+            self.overflowed += 1;
+        } else if was_reset {
+            self.reset += 1;
+        } else {
+            self.timed_out += 1;
+        }
+    }
+
+    fn counters(&self) -> PortCounters {
+        let mut counters = PortCounters::ZERO;
+        let failures = &mut counters.handshake_failures[Role::Server as usize];
+        failures[HandshakeFailure::TimedOut as usize] = self.timed_out;
+        failures[HandshakeFailure::AcceptQueueFull as usize] = self.overflowed;
+        failures[HandshakeFailure::Reset as usize] = self.reset;
+        counters.resets_received[ResetPhase::Handshake as usize] = self.resets;
+        counters.transitions[TcpState::NewSynRecv as usize][TcpState::Close as usize] =
+            self.timed_out + self.overflowed + self.reset;
+        counters
     }
 }
 

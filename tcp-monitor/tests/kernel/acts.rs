@@ -1,0 +1,423 @@
+//! Connections between two sockets, from beginning to end, each with what it must count as.
+
+use std::{
+    io::Write,
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsFd,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{
+    actor::{
+        Act, Actor, Connection, Pair, Payload, await_acknowledgement, leave_unread, read_end, reset, transfer,
+    },
+    forge::Unreachable,
+    job::output,
+    stage::{Route, Side},
+};
+
+/// How often each is done, by weight.
+pub(crate) const ACTS: &[(u32, &str, Act)] = &[
+    (6, "the client closes first", client_closes_first),
+    (6, "the server closes first", server_closes_first),
+    (3, "the client closes its half", client_half_closes),
+    (3, "the server closes its half", server_half_closes),
+    (3, "the client aborts", client_aborts),
+    (3, "the server aborts", server_aborts),
+    (2, "the server aborts what the client has half closed", server_aborts_in_close_wait),
+    (2, "the client leaves data unread", client_leaves_data_unread),
+    (2, "the client leaves data and a FIN unread", client_leaves_fin_unread),
+    (2, "data comes after shutdown", data_after_shutdown),
+    (2, "both close at once", both_close_at_once),
+    (3, "a closed port", refused),
+    (2, "a closed port, and an open one by the same socket", refused_then_connected),
+    (2, "connect() is given up", given_up),
+    (2, "a router says unreachable", unreachable),
+    (2, "a port is used again", port_is_used_again),
+    (2, "a socket connects to itself", connects_to_itself),
+    (2, "a listener closes before it accepts", listener_closes),
+    (1, "a socket is destroyed", destroyed),
+    (3, "more clients than the accept queue takes", crowd_at_a_listener),
+];
+
+fn client_closes_first(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    drop(client);
+    read_end(&mut server)?;
+    actor.book(of, "remote", "local", payload);
+    Ok(())
+}
+
+fn server_closes_first(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    drop(server);
+    read_end(&mut client)?;
+    actor.book(of, "local", "remote", payload);
+    Ok(())
+}
+
+fn client_half_closes(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let mut payload = exchange(actor, &mut server, &mut client)?;
+    client.shutdown(Shutdown::Write)?;
+    read_end(&mut server)?;
+    payload.to_client += more(actor, &mut server, &mut client)?;
+    drop(server);
+    read_end(&mut client)?;
+    actor.book(of, "remote", "local", payload);
+    Ok(())
+}
+
+fn server_half_closes(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let mut payload = exchange(actor, &mut server, &mut client)?;
+    server.shutdown(Shutdown::Write)?;
+    read_end(&mut client)?;
+    payload.to_server += more(actor, &mut client, &mut server)?;
+    drop(client);
+    read_end(&mut server)?;
+    actor.book(of, "local", "remote", payload);
+    Ok(())
+}
+
+fn client_aborts(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    reset(client)?;
+    actor.book(of, "remote_reset", "local_reset", payload);
+    await_error(&server)
+}
+
+fn server_aborts(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    reset(server)?;
+    actor.book(of, "local_reset", "remote_reset", payload);
+    await_error(&client)
+}
+
+fn server_aborts_in_close_wait(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    client.shutdown(Shutdown::Write)?;
+    read_end(&mut server)?;
+    await_acknowledgement(&client)?;
+    reset(server)?;
+    actor.book(of, "local_reset", "remote_reset", payload);
+    await_error(&client)
+}
+
+fn client_leaves_data_unread(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let mut payload = exchange(actor, &mut server, &mut client)?;
+    let unread = actor.rng.usize(1..500);
+    leave_unread(&mut server, unread)?;
+    payload.to_client += unread;
+    drop(client);
+    actor.book(of, "remote_reset", "local_reset", payload);
+    await_error(&server)
+}
+
+fn client_leaves_fin_unread(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let mut payload = exchange(actor, &mut server, &mut client)?;
+    let unread = actor.rng.usize(1..500);
+    leave_unread(&mut server, unread)?;
+    payload.to_client += unread;
+    server.shutdown(Shutdown::Write)?;
+    await_acknowledgement(&server)?;
+    drop(client);
+    actor.book(of, "remote_reset", "local_reset", payload);
+    await_error(&server)
+}
+
+fn data_after_shutdown(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    client.shutdown(Shutdown::Both)?;
+    await_acknowledgement(&client)?;
+    read_end(&mut server)?;
+    server.write_all(b"late")?;
+    actor.book(of, "remote_reset", "local_reset", payload);
+    await_error(&server)
+}
+
+/// Who was first is a matter of luck.
+fn both_close_at_once(actor: &mut Actor<'_>) -> Result<()> {
+    let of = Connection { route: actor.route(), port: actor.loose_port() };
+    let Pair { server, client, .. } = actor.connect_at(of)?;
+    thread::scope(|scope| {
+        scope.spawn(move || drop(client));
+        drop(server);
+    });
+    Ok(())
+}
+
+fn refused(actor: &mut Actor<'_>) -> Result<()> {
+    let (route, port) = (actor.route(), actor.closed_port()?);
+    actor.stage.go_to(route.client_side())?;
+    let connected = TcpStream::connect(actor.stage.address(route, port));
+    ensure!(connected.is_err(), "somebody listens on port {port}");
+    book_refused(actor, route, port);
+    Ok(())
+}
+
+fn refused_then_connected(actor: &mut Actor<'_>) -> Result<()> {
+    let (route, port) = (actor.route(), actor.closed_port()?);
+    let address = actor.stage.address(route, port);
+    actor.stage.go_to(route.client_side())?;
+    let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    ensure!(client.connect(&address.into()).is_err(), "somebody listens on port {port}");
+    book_refused(actor, route, port);
+
+    let of = Connection { route, port: actor.port() };
+    let address = actor.stage.address(route, of.port);
+    let listener = actor.listen(address, 16)?;
+    client.connect(&address.into()).context("the second connect() failed")?;
+    let (mut server, mut client) = (TcpStream::from(listener.accept()?.0), TcpStream::from(client));
+    let payload = exchange(actor, &mut server, &mut client)?;
+    drop(client);
+    read_end(&mut server)?;
+    actor.book(of, "remote", "local", payload);
+    Ok(())
+}
+
+fn book_refused(actor: &mut Actor<'_>, route: Route, port: u16) {
+    actor.book_failures(route.client_side(), port, "client", "refused", 1);
+    actor.book_failures(Side::Server, port, "server", "no_listener", 1);
+}
+
+fn given_up(actor: &mut Actor<'_>) -> Result<()> {
+    let port = actor.port();
+    let client = begin(actor, actor.stage.strangers.silent(port))?;
+    if actor.rng.u8(..4) > 0 {
+        actor.book_failures(Side::Server, port, "client", "aborted", 1);
+    } else {
+        // Nobody answers, and the kernel gives up after three seconds.
+        actor.dying.push(client);
+        actor.book_failures(Side::Server, port, "client", "timed_out", 1);
+    }
+    Ok(())
+}
+
+fn unreachable(actor: &mut Actor<'_>) -> Result<()> {
+    let port = actor.port();
+    let (why, reason) = match actor.rng.u8(..3) {
+        0 => (Unreachable::Net, "net_unreachable"),
+        1 => (Unreachable::Host, "host_unreachable"),
+        _ => (Unreachable::Port, "refused"),
+    };
+    let client = begin(actor, actor.stage.strangers.unreachable(why, port))?;
+    actor.book_failures(Side::Server, port, "client", reason, 1);
+    if why == Unreachable::Port {
+        actor.note(Side::Server, REFUSED_BY_ICMP, 1);
+    }
+    // If the error comes while connect() is still under way, the kernel waits for the next one.
+    await_events(&client, PollFlags::OUT)
+}
+
+/// connect() that does not wait, from the server's side.
+fn begin(actor: &mut Actor<'_>, address: SocketAddr) -> Result<Socket> {
+    let client = actor.client(Side::Server, address)?;
+    let begun = client.connect(&address.into());
+    ensure!(
+        begun.as_ref().is_err_and(|error| error.raw_os_error() == Some(EINPROGRESS)),
+        "connect() to {address}: {begun:?}"
+    );
+    Ok(client)
+}
+
+/// The server's end is in TIME_WAIT when the client's port connects again.
+fn port_is_used_again(actor: &mut Actor<'_>) -> Result<()> {
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    let from = client.local_addr()?;
+    drop(server);
+    read_end(&mut client)?;
+    drop(client);
+    actor.book(of, "local", "remote", payload);
+    actor.stage.namespace(Side::Server).await_sockets(of.port, "TIME_WAIT", |rows| {
+        rows.iter().all(|row| row.remote != from || row.state == "time_wait")
+    })?;
+
+    let address = actor.stage.address(of.route, of.port);
+    let listener = actor.listen(address, 16)?;
+    actor.stage.go_to(of.route.client_side())?;
+    let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    client.set_reuse_address(true)?;
+    client.bind(&from.into())?;
+    match client.connect(&address.into()) {
+        Ok(()) => {}
+        // In the same namespace, the kernel keeps a port for its TIME_WAIT.
+        Err(error) if error.raw_os_error() == Some(EADDRNOTAVAIL) => {
+            actor.book_failures(of.route.client_side(), of.port, "client", "aborted", 1);
+            actor.note(of.route.client_side(), NO_SYN, 1);
+            return Ok(());
+        }
+        Err(error) => return Err(error).context("a port cannot be used again"),
+    }
+    let (mut server, mut client) = (TcpStream::from(listener.accept()?.0), TcpStream::from(client));
+    let payload = exchange(actor, &mut server, &mut client)?;
+    drop(client);
+    read_end(&mut server)?;
+    actor.book(of, "remote", "local", payload);
+    Ok(())
+}
+
+/// A simultaneous open and, after it, a simultaneous close.
+fn connects_to_itself(actor: &mut Actor<'_>) -> Result<()> {
+    let route = if actor.rng.bool() { Route::LoopbackV4 } else { Route::LoopbackV6 };
+    let port = actor.port();
+    let address = actor.stage.address(route, port);
+    actor.stage.go_to(Side::Server)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    if let Err(error) = socket.connect(&address.into()) {
+        // It did so before, and is in TIME_WAIT.
+        ensure!(error.raw_os_error() == Some(EADDRNOTAVAIL), "connect() to {address}: {error}");
+        actor.book_failures(Side::Server, port, "client", "aborted", 1);
+        actor.note(Side::Server, NO_SYN, 1);
+        return Ok(());
+    }
+    let (mut writer, mut reader) = (TcpStream::from(socket.try_clone()?), TcpStream::from(socket));
+    let count = actor.rng.usize(..2000);
+    transfer(&mut writer, &mut reader, count)?;
+    actor.book_end(Side::Server, port, ("client", "both"), (count, count));
+    Ok(())
+}
+
+fn listener_closes(actor: &mut Actor<'_>) -> Result<()> {
+    let of = Connection { route: actor.route(), port: actor.port() };
+    let address = actor.stage.address(of.route, of.port);
+    let listener = actor.listen(address, 16)?;
+    let mut clients = Vec::new();
+    for _ in 0..actor.rng.u8(1..8) {
+        actor.stage.go_to(of.route.client_side())?;
+        let mut client = TcpStream::connect(address)?;
+        // It is acknowledged by the child, which is then established.
+        leave_unread(&mut client, 10)?;
+        if actor.rng.bool() {
+            client.shutdown(Shutdown::Write)?;
+            await_acknowledgement(&client)?;
+        }
+        actor.book(of, "local_reset", "remote_reset", Payload { to_server: 10, to_client: 0 });
+        clients.push(client);
+    }
+    drop(listener);
+    clients.iter().try_for_each(await_error)
+}
+
+fn destroyed(actor: &mut Actor<'_>) -> Result<()> {
+    if actor.rng.bool() {
+        let port = actor.port();
+        let client = begin(actor, actor.stage.strangers.silent(port))?;
+        let from = client.local_addr()?.as_socket().context("no address")?.port();
+        destroy(actor, "state syn-sent", &format!("sport = :{from} and dport = :{port}"))?;
+        actor.book_failures(Side::Server, port, "client", "aborted", 1);
+        actor.note(Side::Server, DESTROYED_IN_SYN_SENT, 1);
+        return await_events(&client, PollFlags::OUT);
+    }
+    let Pair { mut server, mut client, of } = actor.connect()?;
+    let payload = exchange(actor, &mut server, &mut client)?;
+    let peer = client.local_addr()?.port();
+    if actor.rng.bool() {
+        client.shutdown(Shutdown::Write)?;
+        read_end(&mut server)?;
+        await_acknowledgement(&client)?;
+    }
+    destroy(actor, "state connected", &format!("sport = :{} and dport = :{peer}", of.port))?;
+    actor.book(of, "killed", "remote_reset", payload);
+    await_error(&client)
+}
+
+fn destroy(actor: &Actor<'_>, states: &str, filter: &str) -> Result<()> {
+    let mut ss = actor.stage.namespace(Side::Server).command("ss");
+    ss.args(["-K", "-tnH"]).args(states.split(' ')).arg(filter);
+    let destroyed = output(&mut ss)?;
+    ensure!(destroyed.lines().count() == 1, "ss -K destroyed {destroyed:?}");
+    Ok(())
+}
+
+/// What becomes of each is a matter of luck, and of the settings.
+fn crowd_at_a_listener(actor: &mut Actor<'_>) -> Result<()> {
+    let of = Connection { route: actor.route(), port: actor.crowded_port() };
+    let address = actor.stage.address(of.route, of.port);
+    let backlog = actor.rng.i32(0..3);
+    let Some(listener) = actor.try_listen(address, backlog)? else {
+        // The last one was kept.
+        return Ok(());
+    };
+    listener.set_nonblocking(true)?;
+    let mut clients = Vec::new();
+    for _ in 0..actor.rng.usize(2..10) {
+        let client = actor.client(of.route.client_side(), address)?;
+        // In progress, or refused by a RST already.
+        let _ = client.connect(&address.into());
+        clients.push(client);
+    }
+    let mut accepted = Vec::new();
+    while actor.rng.u8(..3) > 0 {
+        match listener.accept() {
+            Ok((server, _)) => accepted.push(server),
+            Err(_) => break,
+        }
+    }
+    for client in clients {
+        match actor.rng.u8(..6) {
+            0 => SockRef::from(&client).set_linger(Some(Duration::ZERO))?,
+            1 => drop(client.send(b"hello")),
+            2 => actor.kept.push(client),
+            _ => {}
+        }
+    }
+    if actor.rng.bool() {
+        actor.kept.push(listener);
+    }
+    Ok(())
+}
+
+/// Some payload in both directions.
+fn exchange(actor: &mut Actor<'_>, server: &mut TcpStream, client: &mut TcpStream) -> Result<Payload> {
+    let payload = Payload { to_server: actor.amount(), to_client: actor.amount() };
+    transfer(client, server, payload.to_server)?;
+    transfer(server, client, payload.to_client)?;
+    Ok(payload)
+}
+
+fn more(actor: &mut Actor<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Result<usize> {
+    let count = actor.amount();
+    transfer(from, to, count)?;
+    Ok(count)
+}
+
+/// Awaits the RST.
+fn await_error(stream: &TcpStream) -> Result<()> {
+    await_events(stream, PollFlags::empty())
+}
+
+/// Awaits an event, or an error.
+fn await_events(socket: &impl AsFd, events: PollFlags) -> Result<()> {
+    let mut ready = [PollFd::new(socket, events)];
+    let ready = poll(&mut ready, Some(&PATIENCE))?;
+    ensure!(ready == 1, "waited in vain for the end of a connection");
+    Ok(())
+}
+
+/// Notes in the ledger: connect() failed before a SYN left.
+pub(crate) const NO_SYN: &str = "no SYN left";
+/// It was refused by an ICMP error, not by a RST.
+pub(crate) const REFUSED_BY_ICMP: &str = "refused by ICMP";
+/// An administrator destroyed the socket before it was connected.
+pub(crate) const DESTROYED_IN_SYN_SENT: &str = "destroyed in SYN_SENT";
+
+const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
+const EADDRNOTAVAIL: i32 = 99;
+const EINPROGRESS: i32 = 115;

@@ -1,0 +1,259 @@
+//! What the agent's counters must equal: the kernel's own, exactly, and each other.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    actor::is_booked,
+    acts::{DESTROYED_IN_SYN_SENT, NO_SYN, REFUSED_BY_ICMP},
+    forged::{COOKIES_WHILE_FULL, RESET_BY_SYN},
+    scrape::Samples,
+    stage::series,
+    workload::ACTORS,
+};
+
+/// One namespace at rest, as three have counted it who do not know of each other.
+pub(crate) struct Reckoning<'a> {
+    pub(crate) agent: &'a Samples,
+    /// `/proc/net/snmp` and `/proc/net/netstat`.
+    pub(crate) kernel: &'a BTreeMap<String, u64>,
+    /// The workload's own books.
+    pub(crate) books: &'a BTreeMap<String, u64>,
+}
+
+/// Everything that should be equal and is not.
+#[derive(Default)]
+pub(crate) struct Faults(Vec<String>);
+
+impl Faults {
+    pub(crate) fn equal(&mut self, what: &str, agent: u64, expected: u64) {
+        if agent != expected {
+            self.0.push(format!("{what}: {agent}, should be {expected}"));
+        }
+    }
+
+    fn at_most(&mut self, what: &str, count: u64, limit: u64) {
+        if count > limit {
+            self.0.push(format!("{what}: {count}, should be at most {limit}"));
+        }
+    }
+
+    pub(crate) fn none(self) -> Result<()> {
+        ensure!(self.0.is_empty(), "{:#?}", self.0);
+        Ok(())
+    }
+}
+
+impl Reckoning<'_> {
+    pub(crate) fn check(&self) -> Result<Faults> {
+        let mut faults = Faults::default();
+        self.check_openings(&mut faults)?;
+        self.check_failures(&mut faults)?;
+        self.check_ends(&mut faults)?;
+        self.check_states(&mut faults);
+        self.check_durations(&mut faults);
+        self.check_segments(&mut faults)?;
+        self.check_books(&mut faults);
+        Ok(faults)
+    }
+
+    fn check_openings(&self, faults: &mut Faults) -> Result<()> {
+        let passive_opens = self.transitions("listen", "syn_recv");
+        faults.equal("PassiveOpens", passive_opens, self.kernel("PassiveOpens")?);
+        let born =
+            self.sum("handshakes_total", &[("role", "server")]) + self.transitions("syn_recv", "close");
+        faults.equal("handshakes of a server and children that died before", born, passive_opens);
+
+        let begun = self.transitions("close", "syn_sent");
+        faults.equal("ActiveOpens", begun, self.kernel("ActiveOpens")? + self.note(NO_SYN));
+        let ended = self.sum("handshakes_total", &[("role", "client")])
+            + self.sum("handshake_failures_total", &[("role", "client")]);
+        faults.equal("handshakes of a client and its failures", ended, begun);
+
+        let syns_again = self.sum("syn_retransmits_total", &[]);
+        faults.equal("TCPSynRetrans", syns_again, self.kernel("TCPSynRetrans")?);
+        let sent_again = self.sum("retransmits_total", &[]) + syns_again;
+        faults.equal("RetransSegs", sent_again, self.kernel("RetransSegs")?);
+        Ok(())
+    }
+
+    fn check_failures(&self, faults: &mut Faults) -> Result<()> {
+        let overflows = self.sum("accept_queue_overflows_total", &[]);
+        faults.equal("ListenOverflows", overflows, self.kernel("ListenOverflows")?);
+        let dropped = self.failures("server", "syn_dropped");
+        faults.equal("TCPReqQFullDrop", dropped, self.kernel("TCPReqQFullDrop")?);
+
+        let sent = self.sum("syn_cookies_total", &[("result", "sent")]);
+        faults.equal("SyncookiesSent", sent, self.kernel("SyncookiesSent")?);
+        // The kernel also counts those for which it then finds no room in the accept queue.
+        let accepted = self.sum("syn_cookies_total", &[("result", "accepted")]);
+        let received = self.kernel("SyncookiesRecv")?;
+        faults.at_most("SyncookiesRecv, from below", accepted + self.note(COOKIES_WHILE_FULL), received);
+        faults.at_most("SyncookiesRecv, from above", received, accepted + overflows);
+
+        let by_client = self.sum("handshake_failures_total", &[("role", "client")])
+            - self.failures("client", "aborted")
+            + self.note(DESTROYED_IN_SYN_SENT);
+        let by_rst = self.failures("client", "refused") - self.note(REFUSED_BY_ICMP);
+        let rsts = self.sum("resets_total", &[("direction", "received"), ("phase", "handshake")]);
+        let of_server = rsts.wrapping_sub(by_rst).wrapping_add(self.note(RESET_BY_SYN));
+        faults.equal("AttemptFails", by_client.wrapping_add(of_server), self.kernel("AttemptFails")?);
+        // The rest are last ACKs that were answered with a RST.
+        faults.at_most("EmbryonicRsts", of_server, self.kernel("EmbryonicRsts")?);
+        faults.at_most("requests that were reset", self.failures("server", "reset"), of_server);
+        Ok(())
+    }
+
+    fn check_ends(&self, faults: &mut Faults) -> Result<()> {
+        let resets = self.transitions("established", "close") + self.transitions("close_wait", "close");
+        faults.equal("EstabResets", resets, self.kernel("EstabResets")?);
+        faults.equal("OutRsts", self.sum("resets_total", &[("direction", "sent")]), self.kernel("OutRsts")?);
+
+        let in_time_wait = self.closed("local") + self.closed("both");
+        faults.equal("TW and TWKilled", in_time_wait, self.kernel("TW")? + self.kernel("TWKilled")?);
+        faults.equal(
+            "of them, those that had the peer's FIN",
+            self.transitions("fin_wait2", "time_wait") + self.transitions("closing", "time_wait"),
+            in_time_wait.saturating_sub(self.await_fin()),
+        );
+        for role in ["server", "client"] {
+            let closed = self.sum("connections_closed_total", &[("role", role)]);
+            let opened = self.sum("handshakes_total", &[("role", role)]);
+            faults.equal(&format!("connections of a {role} that ended"), closed, opened);
+        }
+        Ok(())
+    }
+
+    /// Whoever entered a state has left it.
+    fn check_states(&self, faults: &mut Faults) {
+        for state in [
+            "established",
+            "syn_sent",
+            "syn_recv",
+            "fin_wait1",
+            "fin_wait2",
+            "close_wait",
+            "last_ack",
+            "closing",
+        ] {
+            let entered = self.sum("state_transitions_total", &[("to", state)]);
+            let left = self.sum("state_transitions_total", &[("from", state)]);
+            faults.equal(&format!("left {state}"), left, entered);
+        }
+    }
+
+    /// Whatever is counted has taken its time.
+    fn check_durations(&self, faults: &mut Faults) {
+        for role in ["server", "client"] {
+            let without_cookie = self.sum("handshakes_total", &[("role", role)])
+                - if role == "server" { self.sum("syn_cookies_total", &[("result", "accepted")]) } else { 0 };
+            let handshakes = self.sum("handshake_duration_seconds_count", &[("role", role)]);
+            faults.equal(&format!("durations of handshakes of a {role}"), handshakes, without_cookie);
+            let closed = self.sum("connections_closed_total", &[("role", role)]);
+            let connections = self.sum("connection_duration_seconds_count", &[("role", role)]);
+            faults.equal(&format!("durations of connections of a {role}"), connections, closed);
+        }
+        for state in ["close_wait", "fin_wait1", "fin_wait2", "last_ack", "closing"] {
+            let left = self.sum("state_transitions_total", &[("from", state)])
+                - if state == "fin_wait2" { self.await_fin() } else { 0 };
+            let durations = self.sum("state_duration_seconds_count", &[("state", state)]);
+            faults.equal(&format!("durations of {state}"), durations, left);
+        }
+    }
+
+    fn check_segments(&self, faults: &mut Faults) -> Result<()> {
+        let sent = |flags| self.sum("segments_total", &[("direction", "egress"), ("flags", flags)]);
+        faults.equal("RSTs that left", sent("rst"), self.kernel("OutRsts")?);
+        let syns = self.kernel("ActiveOpens")? + self.sum("syn_retransmits_total", &[("role", "client")]);
+        faults.equal("SYNs that left", sent("syn"), syns);
+        for flags in FLAGS {
+            let on_loopback = |direction| {
+                let labels = [("interface", "lo"), ("direction", direction), ("flags", flags)];
+                self.sum("segments_total", &labels)
+            };
+            faults.equal(&format!("{flags} on lo"), on_loopback("ingress"), on_loopback("egress"));
+        }
+        Ok(())
+    }
+
+    /// On the ports of which books are kept, every series is as they say.
+    fn check_books(&self, faults: &mut Faults) {
+        for metric in BOOKED {
+            let mut counted = BTreeMap::new();
+            for (labels, count) in self.agent.of(metric) {
+                let port = labels.get("port").and_then(|port| port.parse().ok());
+                if port.is_some_and(|port| is_booked(port, ACTORS)) {
+                    counted.insert(series(metric, &labels), count);
+                }
+            }
+            let prefix = format!("{metric}{{");
+            let booked = self.books.iter().filter(|(name, _)| name.starts_with(&prefix));
+            let mut all: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+            for (name, count) in booked {
+                all.entry(name).or_default()[1] = *count;
+            }
+            for (name, count) in &counted {
+                all.entry(name).or_default()[0] = *count;
+            }
+            for (name, [counted, booked]) in all {
+                faults.equal(name, counted, booked);
+            }
+        }
+    }
+
+    /// Connections that count as closed while a minisocket still awaits the peer's FIN.
+    fn await_fin(&self) -> u64 {
+        self.closed("local").saturating_sub(self.transitions("fin_wait2", "time_wait"))
+    }
+
+    fn sum(&self, metric: &str, labels: &[(&str, &str)]) -> u64 {
+        self.agent.sum_or_zero(metric, labels)
+    }
+
+    fn transitions(&self, from: &str, to: &str) -> u64 {
+        self.sum("state_transitions_total", &[("from", from), ("to", to)])
+    }
+
+    fn failures(&self, role: &str, reason: &str) -> u64 {
+        self.sum("handshake_failures_total", &[("role", role), ("reason", reason)])
+    }
+
+    fn closed(&self, by: &str) -> u64 {
+        self.sum("connections_closed_total", &[("closed_by", by)])
+    }
+
+    fn kernel(&self, name: &str) -> Result<u64> {
+        self.kernel.get(name).copied().with_context(|| format!("the kernel has no counter {name}"))
+    }
+
+    fn note(&self, what: &str) -> u64 {
+        self.books.get(&series::<&str>(what, &BTreeMap::new())).copied().unwrap_or(0)
+    }
+}
+
+/// What left one end of a veth arrived at the other.
+pub(crate) fn check_veth(faults: &mut Faults, server: &Samples, client: &Samples) {
+    for flags in FLAGS {
+        let on = |samples: &Samples, interface, direction| {
+            let labels = [("interface", interface), ("direction", direction), ("flags", flags)];
+            samples.sum_or_zero("segments_total", &labels)
+        };
+        let [near, far] = ["veth-client", "veth-server"];
+        faults.equal(
+            &format!("{flags} to the server"),
+            on(server, far, "ingress"),
+            on(client, near, "egress"),
+        );
+        faults.equal(
+            &format!("{flags} to the client"),
+            on(client, near, "ingress"),
+            on(server, far, "egress"),
+        );
+    }
+}
+
+/// The metrics of which books are kept.
+const BOOKED: [&str; 4] =
+    ["handshakes_total", "handshake_failures_total", "connections_closed_total", "bytes_total"];
+const FLAGS: [&str; 4] = ["syn", "syn_ack", "fin", "rst"];
