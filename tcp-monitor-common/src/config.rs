@@ -229,6 +229,19 @@ pub struct AckTable {
     pub words: [u64; ACK_WORDS],
 }
 
+/// Words in [`OrphanTable`], a power of two.
+pub const ORPHAN_WORDS: usize = 1 << 16;
+/// Words in a bucket: any of them may hold an entry that hashes to the bucket.
+pub const ORPHAN_WAYS: usize = 4;
+
+/// The minisockets in FIN_WAIT2, one word each.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct OrphanTable {
+    /// Buckets of [`ORPHAN_WAYS`] words; 0 is free.
+    pub words: [u64; ORPHAN_WORDS],
+}
+
 /// Words in [`ClosedTable`], a power of two.
 pub const CLOSED_WORDS: usize = 1 << 10;
 

@@ -385,11 +385,13 @@ pub enum Table {
     Lifetimes = 1,
     /// Half-open requests.
     Requests = 2,
+    /// Minisockets in FIN_WAIT2.
+    Orphans = 3,
 }
 
 impl Table {
     /// Every table, in order of its number.
-    pub const ALL: [Self; 3] = [Self::Acks, Self::Lifetimes, Self::Requests];
+    pub const ALL: [Self; 4] = [Self::Acks, Self::Lifetimes, Self::Requests, Self::Orphans];
 
     /// The name in metrics.
     #[must_use]
@@ -398,6 +400,7 @@ impl Table {
             Self::Acks => "acks",
             Self::Lifetimes => "lifetimes",
             Self::Requests => "requests",
+            Self::Orphans => "orphans",
         }
     }
 }

@@ -60,11 +60,16 @@ impl Path {
         self.0
     }
 
+    /// The same with an acknowledgement number.
+    #[inline(always)]
+    pub(crate) fn hash_with(self, number: u32) -> u64 {
+        let hash = (self.0 ^ u64::from(number)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        hash ^ hash >> 32
+    }
+
     #[inline(always)]
     fn word(self, number: u32) -> u64 {
-        let mut word = (self.0 ^ u64::from(number)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        word ^= word >> 32;
-        word & !KIND_BITS
+        self.hash_with(number) & !KIND_BITS
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use tcp_monitor_common::{
+    TcpState,
     counters::{InterfaceCounters, InterfaceKey, SegmentKind},
     record::{Direction, Kind, SegmentRecord, origin},
 };
@@ -20,6 +21,7 @@ use crate::{
     half_open::{self, Passing},
     instruction::{add, element},
     kernel::{layout, read},
+    orphans,
     packet::{self, ACK, FIN, RST, SYN, Segment},
     ports,
     records::{self, Cause},
@@ -86,13 +88,21 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
         return None;
     }
     let back = Path::new(destination, source, destination_port, source_port);
+    // Acknowledged by a minisocket, which has entered TIME_WAIT.
+    if acks & Awaited::Fin as u8 != 0 {
+        orphans::end(path, tcp.acknowledgement(), TcpState::TimeWait);
+    }
     let passing = Passing { skb, segment: &segment, payload_len, back, ifindex };
     let netns = netns_of(skb);
     let mut origin = 0;
     match direction {
         Direction::Ingress => match kind {
             Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
-            Some(SegmentKind::Rst) => half_open::rst_arrives(passing),
+            Some(SegmentKind::Rst) => {
+                half_open::rst_arrives(passing);
+                // A minisocket takes one with the number of the FIN that it awaits.
+                orphans::end(back, tcp.sequence().wrapping_add(1), TcpState::Close);
+            }
             Some(SegmentKind::SynAck) => {}
             Some(SegmentKind::Fin) | None => {
                 let awaited = acks & (REQUEST | COOKIE);

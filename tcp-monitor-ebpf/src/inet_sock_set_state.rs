@@ -18,7 +18,8 @@ use crate::{
     instruction::{add, element},
     kernel::KernelPtr,
     lifetime::{self, Effect},
-    ports,
+    orphans,
+    ports::{self, counters_of},
     records::{self, Cause},
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
     tcp_receive_reset::was_late_data,
@@ -84,7 +85,11 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     if meaning.is_closed_by(ClosedBy::RemoteReset) && was_late_data(sock, local_port) {
         meaning.detail = ClosedBy::LocalReset as u8;
     }
-    let counters = watched.counters(Some(role))?;
+    let slot = watched.slot(Some(role));
+    let counters = counters_of(slot)?;
+    if matches!(meaning.effect, Effect::HandsOver) {
+        orphans::begin(sock.path(local_port), full.ack_of_fin(), slot);
+    }
     let syn_arrived = follow_request(cookie, role, old, new);
     // SAFETY: the map's own value.
     unsafe {
@@ -197,8 +202,11 @@ unsafe fn count(
     let to = if matches!(meaning.effect, Effect::Waits) { TcpState::TimeWait } else { new };
     // SAFETY: by the caller's word.
     unsafe {
-        let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
-        add(element::<_, 15, STATES>(row, to as usize), 1);
+        // A connection that is handed over stays in its state.
+        if !matches!(meaning.effect, Effect::HandsOver) {
+            let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
+            add(element::<_, 15, STATES>(row, to as usize), 1);
+        }
         match meaning.effect {
             Effect::Establishes => {
                 add(element::<_, 1, 2>(&raw mut (*counters).handshakes, role as usize), 1);

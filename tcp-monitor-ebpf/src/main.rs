@@ -13,6 +13,7 @@ mod instruction;
 mod kernel;
 mod lifetime;
 mod lookup;
+mod orphans;
 mod packet;
 mod ports;
 mod records;

@@ -41,6 +41,13 @@ impl Socket {
         read::<u8>(self.0.as_ptr().wrapping_add(layout!(tw_substate) as usize))
     }
 
+    /// The same of a minisocket as [`FullSocket::ack_of_fin`].
+    #[inline(always)]
+    pub(crate) fn minisocket_ack_of_fin(self) -> u32 {
+        // The field shares its place with a request's window.
+        read::<u32>(self.0.as_ptr().wrapping_add(layout!(skc_rcv_wnd) as usize)).wrapping_add(1)
+    }
+
     /// The local port; 0 once the kernel has let go of it, see [`FullSocket::local_port`].
     #[inline(always)]
     pub(crate) fn local_port(self) -> u16 {
@@ -195,6 +202,12 @@ impl FullSocket {
     #[inline(always)]
     pub(crate) fn payload_received(self) -> u64 {
         self.tcp.load::<u64>(layout!(bytes_received)).saturating_sub(u64::from(self.peer_closed()))
+    }
+
+    /// The acknowledgement that answers a FIN of the peer, if that is the next to come.
+    #[inline(always)]
+    pub(crate) fn ack_of_fin(self) -> u32 {
+        self.tcp.load::<u32>(layout!(rcv_nxt)).wrapping_add(1)
     }
 
     /// Everything sent is acknowledged.

@@ -11,6 +11,7 @@ use crate::{
     inet_sock_set_state::state_before_close,
     instruction::{add, element},
     kernel::{KernelPtr, layout, read},
+    orphans,
     packet::Addresses,
     ports::{self, Watched},
     records::{self, Cause},
@@ -51,6 +52,10 @@ fn reset(turn: Turn<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<
         TcpState::TimeWait => {
             // It stands in for a socket in FIN_WAIT2, too.
             let state = TcpState::from_kernel(sock.substate())?;
+            if matches!(state, TcpState::FinWait2) {
+                // There it goes with its RST.
+                orphans::end(sock.path(sock.local_port()), sock.minisocket_ack_of_fin(), TcpState::Close);
+            }
             from_socket(turn, sock, None, state, phase(state), reason)
         }
         TcpState::NewSynRecv => from_socket(turn, sock, None, state, ResetPhase::Handshake, reason),
@@ -71,7 +76,13 @@ fn from_full(turn: Turn<'_>, sock: Socket, state: TcpState, reason: u8) -> Optio
     let full = FullSocket::of(sock)?;
     // An aborted socket is set to CLOSE first and its RST sent after.
     let state = if matches!(state, TcpState::Close) {
-        state_before_close(sock, full.local_port()).unwrap_or(state)
+        let local_port = full.local_port();
+        let before = state_before_close(sock, local_port).unwrap_or(state);
+        if matches!(before, TcpState::FinWait2) {
+            // What looked like the birth of a minisocket was none.
+            orphans::end(sock.path(local_port), full.ack_of_fin(), TcpState::Close);
+        }
+        before
     } else {
         state
     };

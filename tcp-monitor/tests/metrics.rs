@@ -277,7 +277,7 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
-        tables: TableCounters { forgotten: [91, 92, 93] },
+        tables: TableCounters { forgotten: [91, 92, 93, 94] },
         tracker: Some(TrackerCounters { connections: 74, evicted: 75 }),
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),

@@ -183,9 +183,9 @@ pub(super) static STATE_TRANSITIONS: Family<3> = Family {
     name: "tcp_monitor_state_transitions_total",
     kind: MetricType::COUNTER,
     labels: ["port", "from", "to"],
-    help: "State transitions of sockets as the kernel reports them (inet_sock_set_state). to=time_wait is a CLOSE that \
-           handed the connection to a TIME_WAIT socket, the peer's FIN having been seen; fin_wait2 to close, one that \
-           still waits for it. The end of either, and half-open requests, are not reported.",
+    help: "State transitions of connections: of sockets as the kernel reports them (inet_sock_set_state), of half-open \
+           requests (new_syn_recv) and of those that wait for the peer's FIN after close() as their segments show. Not \
+           known are the end of TIME_WAIT, and that of FIN_WAIT2 when the kernel gives up such a wait.",
 };
 
 pub(super) static RETRANSMITS: Family<1> = Family {
@@ -286,7 +286,7 @@ pub(super) static TABLE_EVICTIONS: Family<1> = Family {
     labels: ["table"],
     help: "How often a full table of the kernel programs let go of an entry, or did not take one. acks: an ACK may be missing in the \
            log; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
-           is not counted.",
+           is not counted; orphans: nor is what ends a FIN_WAIT2 after close().",
 };
 
 pub(super) static TRACKER_CONNECTIONS: Family<0> = Family {

@@ -32,6 +32,7 @@ mod namespace;
 mod numbers;
 mod offline;
 mod opening;
+mod orphans;
 mod packet;
 mod pcapng;
 mod peer;
@@ -94,6 +95,7 @@ fn run_trials() -> ExitCode {
         numbers::trials(),
         crossing::trials(),
         states::trials(),
+        orphans::trials(),
         reuse::trials(),
         failures::trials(),
         opening::trials(),

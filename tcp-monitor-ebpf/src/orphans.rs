@@ -1,0 +1,102 @@
+//! Connections that go on without a socket: closed by the application here, and not yet by the peer.
+//!
+//! The kernel reports CLOSE when a minisocket takes over in FIN_WAIT2, and nothing of what follows. What follows shows on the wire: the
+//! minisocket acknowledges the peer's FIN when it has entered TIME_WAIT, and a RST ends it. So the number of that acknowledgement is
+//! noted when the minisocket takes over. As in [`acks`](crate::acks) there is no key and no lock, but a table of its own, for most of
+//! those acknowledgements come late, and some never.
+
+use aya_ebpf::{macros::map, maps::Array};
+use tcp_monitor_common::{
+    TcpState,
+    config::{ORPHAN_WAYS, ORPHAN_WORDS, OrphanTable},
+    counters::{STATES, Table},
+};
+
+use crate::{
+    acks::Path,
+    instruction::{add, element, masked},
+    ports::counters_of,
+    socket::now,
+    tables::forgotten,
+};
+
+#[map]
+static ORPHANS: Array<OrphanTable> = Array::with_max_entries(1, 0);
+
+// A word: when it was noted in its low eight bits, the slot of its counters in the next 16, and a hash of path and number.
+
+const TIME_BITS: u64 = 0xff;
+const SLOT_SHIFT: u32 = 8;
+const HASH_BITS: u64 = !0xff_ffff;
+const BUCKETS: u64 = (ORPHAN_WORDS / ORPHAN_WAYS) as u64;
+
+/// A unit of time is 2³² ns, 4.3 s.
+const UNIT_SHIFT: u32 = 32;
+/// A minisocket lasts 60 s at most (kernel: `TCP_TIMEWAIT_LEN`); its timer may be five seconds late.
+const LASTS: u64 = 16;
+
+/// A minisocket takes over in FIN_WAIT2. It will answer the peer's FIN on `path` with acknowledgement `number`.
+#[inline(always)]
+pub(crate) fn begin(path: Path, number: u32, slot: u32) {
+    let Some(bucket) = bucket(path) else { return };
+    let time = now() >> UNIT_SHIFT;
+    let word = hash(path, number) | u64::from(slot) << SLOT_SHIFT | time & TIME_BITS;
+    let mut place = ORPHAN_WAYS;
+    let mut i = 0;
+    while i < ORPHAN_WAYS {
+        // SAFETY: `i` is within the bucket.
+        let held = unsafe { bucket.add(i).read_volatile() };
+        if held == 0 || time.wrapping_sub(held) & TIME_BITS > LASTS {
+            place = i;
+        }
+        i += 1;
+    }
+    if place == ORPHAN_WAYS {
+        forgotten(Table::Orphans);
+        place = (word >> 24) as usize;
+    }
+    // SAFETY: the mask keeps the place within the bucket.
+    unsafe { *bucket.add(masked::<{ ORPHAN_WAYS as i32 - 1 }>(place)) = word };
+}
+
+/// The minisocket that would acknowledge `number` on `path`, if there is one, leaves FIN_WAIT2 for `to`: counts that, once.
+#[inline(always)]
+pub(crate) fn end(path: Path, number: u32, to: TcpState) {
+    let Some(bucket) = bucket(path) else { return };
+    let hash = hash(path, number);
+    let mut word = 0;
+    let mut i = 0;
+    while i < ORPHAN_WAYS {
+        // SAFETY: `i` is within the bucket.
+        let held = unsafe { bucket.add(i).read_volatile() };
+        if held != 0 && held & HASH_BITS == hash {
+            // SAFETY: as above.
+            unsafe { bucket.add(i).write_volatile(0) };
+            word = held;
+        }
+        i += 1;
+    }
+    if word == 0 {
+        return;
+    }
+    if let Some(counters) = counters_of((word >> SLOT_SHIFT) as u32 & 0xffff) {
+        // SAFETY: the map's own value; both states are within the array.
+        unsafe {
+            let row = &raw mut (*counters).transitions[TcpState::FinWait2 as usize];
+            add(element::<_, 15, STATES>(row, to as usize), 1);
+        }
+    }
+}
+
+#[inline(always)]
+fn hash(path: Path, number: u32) -> u64 {
+    path.hash_with(number) & HASH_BITS
+}
+
+#[inline(always)]
+fn bucket(path: Path) -> Option<*mut u64> {
+    let table = ORPHANS.get_ptr_mut(0)?;
+    let index = (path.hash() & (BUCKETS - 1)) as usize * ORPHAN_WAYS;
+    // SAFETY: the map's own value; the index is masked to lie within it.
+    Some(unsafe { (&raw mut (*table).words).cast::<u64>().add(index) })
+}
