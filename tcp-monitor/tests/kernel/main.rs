@@ -37,6 +37,7 @@ mod pcapng;
 mod peer;
 mod ports;
 mod processes;
+mod queues;
 mod reconcile;
 mod recording;
 mod records;
