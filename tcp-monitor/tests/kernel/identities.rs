@@ -9,6 +9,7 @@ use crate::{
     acts::{DESTROYED_IN_SYN_SENT, NO_SYN, REFUSED_BY_ICMP},
     forged::{COOKIES_WHILE_FULL, RESET_BY_SYN},
     scrape::Samples,
+    sockets::SocketRow,
     stage::series,
     workload::ACTORS,
 };
@@ -20,6 +21,8 @@ pub(crate) struct Reckoning<'a> {
     pub(crate) kernel: &'a BTreeMap<String, u64>,
     /// The workload's own books.
     pub(crate) books: &'a BTreeMap<String, u64>,
+    /// What `ss` shows.
+    pub(crate) sockets: &'a [SocketRow],
 }
 
 /// Everything that should be equal and is not.
@@ -55,6 +58,7 @@ impl Reckoning<'_> {
         self.check_durations(&mut faults);
         self.check_segments(&mut faults)?;
         self.check_books(&mut faults);
+        self.check_gauges(&mut faults);
         Ok(faults)
     }
 
@@ -214,9 +218,22 @@ impl Reckoning<'_> {
         }
     }
 
-    /// Minisockets that await the peer's FIN, as the kernel lists them: at rest there is no socket in FIN_WAIT2.
+    fn check_gauges(&self, faults: &mut Faults) {
+        let mut shown: BTreeMap<&str, u64> = BTreeMap::new();
+        for row in self.sockets {
+            *shown.entry(&row.state).or_default() += 1;
+        }
+        for (labels, _) in self.agent.of("connections") {
+            shown.entry(labels.get("state").copied().unwrap_or_default()).or_default();
+        }
+        for (state, shown) in shown {
+            faults.equal(&format!("sockets in {state}"), self.sum("connections", &[("state", state)]), shown);
+        }
+    }
+
+    /// Minisockets that await the peer's FIN: at rest there is no socket in FIN_WAIT2.
     fn await_fin(&self) -> u64 {
-        self.sum("connections", &[("state", "fin_wait2")])
+        self.sockets.iter().filter(|row| row.state == "fin_wait2").count() as u64
     }
 
     /// Sockets that went from FIN_WAIT2 to CLOSE themselves: of all connections that did not end with two FINs, the rest.

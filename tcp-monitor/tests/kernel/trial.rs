@@ -49,8 +49,12 @@ pub(crate) fn trial(
 pub(crate) fn attempt(body: impl Fn() -> Result<()>) -> Result<()> {
     for _ in 1..ATTEMPTS {
         let before = withheld::events();
-        match body() {
-            Err(_) if withheld::events() > before => {}
+        let outcome = body();
+        let hidden = withheld::events() - before;
+        match outcome {
+            Err(error) if hidden > 0 => {
+                eprintln!("once more, for the machine hid some events ({hidden} or fewer): {error:#}");
+            }
             outcome => return outcome,
         }
     }
