@@ -20,6 +20,7 @@ mod ring;
 mod rtnetlink;
 mod slots;
 mod stop;
+mod types;
 mod watch;
 
 use std::{
