@@ -15,7 +15,19 @@ pub struct Options {
 impl Options {
     /// How many connections are remembered, unless told otherwise.
     pub const MAX_CONNECTIONS: u32 = 1 << 18;
+
+    /// How many connections are remembered, on a running agent, that may be nothing but a SYN or two: anybody can send
+    /// those, from addresses that nobody has and as many as they like. In a capture there are no more than there are.
+    pub(super) fn max_unproven(&self) -> usize {
+        match self.infer_from {
+            InferFrom::Nothing | InferFrom::ControlSegments => self.max_connections.div_ceil(UNPROVEN),
+            InferFrom::AllSegments => self.max_connections,
+        }
+    }
 }
+
+/// Of so many connections that are remembered, one may be unproven.
+const UNPROVEN: usize = 32;
 
 /// From which segments what the kernel does not tell is inferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
