@@ -16,6 +16,7 @@ mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod flood;
 mod forge;
 mod forged;
 mod found;
@@ -44,6 +45,7 @@ mod scrape;
 mod segments;
 mod selfcheck;
 mod sockets;
+mod spoofed;
 mod stage;
 mod stall;
 mod states;
@@ -106,6 +108,7 @@ fn run_trials() -> ExitCode {
         reconcile::trials(),
         stall::trials(),
         crowd::trials(),
+        flood::trials(),
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),
