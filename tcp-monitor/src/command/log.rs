@@ -41,6 +41,8 @@ pub(super) struct Log {
 pub(super) struct Written {
     /// Events written.
     pub(super) events: u64,
+    /// Records read.
+    pub(super) read: u64,
     /// Records that the ring buffer had no room for.
     pub(super) lost: u64,
     /// Records that could not be understood; any is a bug.
@@ -133,6 +135,7 @@ impl Log {
             self.clock = read_clock();
             self.clock_set = Instant::now();
         }
+        self.written.read += batch.records.len() as u64;
         self.written.malformed += batch.malformed;
         for record in batch.records.iter() {
             match decode(record, &self.clock) {

@@ -267,9 +267,10 @@ fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
 
 fn summary(written: &Written, elapsed: Duration) -> String {
     let mut text = format!(
-        "stopped after {:.1} s: {} events written, {} records lost",
+        "stopped after {:.1} s: {} events written, {} records read, {} records lost",
         elapsed.as_secs_f64(),
         written.events,
+        written.read,
         written.lost,
     );
     if written.lost > 0 {

@@ -77,6 +77,22 @@ pub(crate) struct Payload {
     pub(crate) to_client: usize,
 }
 
+/// Binds `socket`, which may share its address with others in TIME_WAIT.
+pub(crate) fn bind(socket: &Socket, address: SocketAddr) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(COPIES_GO);
+            }
+            bound => return bound.with_context(|| format!("cannot bind {address}")),
+        }
+    }
+}
+
+/// A process that is being started has a copy of each socket until it becomes another program, closed ones included.
+const COPIES_GO: Duration = Duration::from_millis(1);
+
 /// Whether books are kept of a port.
 pub(crate) fn is_booked(port: u16, actors: u16) -> bool {
     let Some(offset) = port.checked_sub(FIRST_PORT) else { return false };
@@ -137,7 +153,12 @@ impl<'a> Actor<'a> {
     pub(crate) fn closed_port(&mut self) -> Result<u16> {
         let port = self.ports.first + CLOSED;
         // Somebody did once, so that the port has counters of its own.
-        self.listen(self.stage.address(Route::LoopbackV4, port), 1)?;
+        let address = self.stage.address(Route::LoopbackV4, port);
+        self.listen(address, 1)?;
+        // Nobody can be bound there as long as somebody listens.
+        let probe = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        probe.set_reuse_address(true)?;
+        bind(&probe, address)?;
         Ok(port)
     }
 
@@ -172,8 +193,7 @@ impl<'a> Actor<'a> {
                 return Ok(listener);
             }
             ensure!(Instant::now() < deadline, "{address} is in use");
-            // A process that is being started has a copy of the last one until it becomes another program.
-            thread::sleep(Duration::from_millis(1));
+            thread::sleep(COPIES_GO);
         }
     }
 

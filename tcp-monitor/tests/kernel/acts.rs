@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
     os::fd::AsFd,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,8 +14,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     actor::{
-        Act, Actor, Connection, Pair, Payload, await_acknowledgement, leave_unread, read_end, reset, transfer,
+        Act, Actor, Connection, Pair, Payload, await_acknowledgement, bind, leave_unread, read_end, reset,
+        transfer,
     },
+    feed::DEADLINE,
     forge::Unreachable,
     job::output,
     stage::{Route, Side},
@@ -219,8 +221,7 @@ fn unreachable(actor: &mut Actor<'_>) -> Result<()> {
     if why == Unreachable::Port {
         actor.note(Side::Server, REFUSED_BY_ICMP, 1);
     }
-    // If the error comes while connect() is still under way, the kernel waits for the next one.
-    await_events(&client, PollFlags::OUT)
+    await_closed(&client)
 }
 
 /// connect() that does not wait, from the server's side.
@@ -252,7 +253,7 @@ fn port_is_used_again(actor: &mut Actor<'_>) -> Result<()> {
     actor.stage.go_to(of.route.client_side())?;
     let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     client.set_reuse_address(true)?;
-    client.bind(&from.into())?;
+    bind(&client, from)?;
     match client.connect(&address.into()) {
         Ok(()) => {}
         // In the same namespace, the kernel keeps a port for its TIME_WAIT.
@@ -279,7 +280,7 @@ fn connects_to_itself(actor: &mut Actor<'_>) -> Result<()> {
     actor.stage.go_to(Side::Server)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     if let Err(error) = socket.connect(&address.into()) {
         // It did so before, and is in TIME_WAIT.
         ensure!(error.raw_os_error() == Some(EADDRNOTAVAIL), "connect() to {address}: {error}");
@@ -401,6 +402,20 @@ fn more(actor: &mut Actor<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Resu
 /// Awaits the RST.
 fn await_error(stream: &TcpStream) -> Result<()> {
     await_events(stream, PollFlags::empty())
+}
+
+/// Awaits that connect() failed. If an error came while it was still under way, that is shown, and the kernel awaits another.
+fn await_closed(socket: &Socket) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let mut state = [PollFd::new(socket, PollFlags::OUT)];
+        poll(&mut state, Some(&PATIENCE))?;
+        if state[0].revents().contains(PollFlags::HUP) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "waited in vain for the end of connect()");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Awaits an event, or an error.

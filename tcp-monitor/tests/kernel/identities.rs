@@ -9,6 +9,7 @@ use crate::{
     acts::{DESTROYED_IN_SYN_SENT, NO_SYN, REFUSED_BY_ICMP},
     forged::{COOKIES_WHILE_FULL, RESET_BY_SYN},
     scrape::Samples,
+    sockets::SocketRow,
     stage::series,
     workload::ACTORS,
 };
@@ -20,6 +21,8 @@ pub(crate) struct Reckoning<'a> {
     pub(crate) kernel: &'a BTreeMap<String, u64>,
     /// The workload's own books.
     pub(crate) books: &'a BTreeMap<String, u64>,
+    /// What `ss` shows.
+    pub(crate) sockets: &'a [SocketRow],
 }
 
 /// Everything that should be equal and is not.
@@ -55,6 +58,7 @@ impl Reckoning<'_> {
         self.check_durations(&mut faults);
         self.check_segments(&mut faults)?;
         self.check_books(&mut faults);
+        self.check_gauges(&mut faults);
         Ok(faults)
     }
 
@@ -199,6 +203,19 @@ impl Reckoning<'_> {
             for (name, [counted, booked]) in all {
                 faults.equal(name, counted, booked);
             }
+        }
+    }
+
+    fn check_gauges(&self, faults: &mut Faults) {
+        let mut shown: BTreeMap<&str, u64> = BTreeMap::new();
+        for row in self.sockets {
+            *shown.entry(&row.state).or_default() += 1;
+        }
+        for (labels, _) in self.agent.of("connections") {
+            shown.entry(labels.get("state").copied().unwrap_or_default()).or_default();
+        }
+        for (state, shown) in shown {
+            faults.equal(&format!("sockets in {state}"), self.sum("connections", &[("state", state)]), shown);
         }
     }
 

@@ -40,6 +40,7 @@ mod ports;
 mod processes;
 mod reconcile;
 mod recording;
+mod records;
 mod reuse;
 mod scrape;
 mod segments;

@@ -4,21 +4,24 @@
 //! long.
 
 use std::{
+    collections::BTreeMap,
     env,
     process::Stdio,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
+use rustix::process::Signal;
 
 use crate::{
     actor::ports_of,
     counting::Counting,
-    feed::DEADLINE,
     identities::{Faults, Reckoning, check_veth},
-    stage::{Side, Stage},
+    records::{check_records, records_read},
+    scrape::Samples,
+    stage::{Ledger, Side, Stage},
     trial::{self, attempt, trial},
     workload::{self, ACTORS},
 };
@@ -26,82 +29,141 @@ use crate::{
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT, trial::WIRE];
     if let Some(seed) = number("KERNEL_SUITE_SEED") {
-        return vec![trial(format!("the workload of seed {seed} adds up"), needs, move || reconcile(seed))];
+        return WAYS.iter().map(|way| trial(way.title(seed), needs, move || reconcile(seed, way))).collect();
     }
-    let mut trials: Vec<_> = (1..=SEEDS)
-        .map(|seed| trial(format!("workload {seed} adds up"), needs, move || reconcile(seed)))
-        .collect();
     if let Some(seconds) = number("KERNEL_SUITE_SOAK") {
-        trials.push(trial("workloads add up for as long as asked", needs, move || soak(seconds)));
+        return vec![trial("workloads add up for as long as asked", needs, move || soak(seconds))];
     }
-    trials
+    let seeds = WAYS.iter().flat_map(|way| (1..=way.seeds).map(move |seed| (seed, way)));
+    seeds.map(|(seed, way)| trial(way.title(seed), needs, move || reconcile(seed, way))).collect()
+}
+
+/// What agents go through while they count.
+struct Way {
+    name: &'static str,
+    /// How many workloads are tried each time.
+    seeds: u64,
+    arguments: &'static str,
+    /// Standard output is not read, and nothing else runs either, for the second of three parts.
+    stopped: bool,
+}
+
+const WAYS: [Way; 3] = [
+    Way { name: "adds up", seeds: 10, arguments: "--output none", stopped: false },
+    Way {
+        name: "adds up though the agent is stopped meanwhile",
+        seeds: 2,
+        arguments: "--output json",
+        stopped: true,
+    },
+    Way {
+        name: "adds up though the ring buffer has 4 KiB",
+        seeds: 2,
+        arguments: "--output json --ring-size 4096",
+        stopped: false,
+    },
+];
+
+impl Way {
+    /// The ring buffer cannot hold what happens between two looks.
+    fn is_cramped(&self) -> bool {
+        self.arguments.contains("4096")
+    }
+
+    fn title(&self, seed: u64) -> String {
+        format!("workload {seed} {}", self.name)
+    }
 }
 
 fn soak(seconds: u64) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut seed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64;
-    while Instant::now() < end {
+    for way in WAYS.iter().cycle() {
+        if Instant::now() >= end {
+            break;
+        }
         seed = seed.wrapping_add(1);
-        attempt(|| reconcile(seed))?;
+        attempt(|| reconcile(seed, way))?;
     }
     Ok(())
 }
 
-fn reconcile(seed: u64) -> Result<()> {
-    play(seed).with_context(|| format!("KERNEL_SUITE_SEED={seed} does it again"))
+fn reconcile(seed: u64, way: &Way) -> Result<()> {
+    play(seed, way).with_context(|| format!("KERNEL_SUITE_SEED={seed} does it again"))
 }
 
-fn play(seed: u64) -> Result<()> {
+fn play(seed: u64, way: &Way) -> Result<()> {
     let stage = Stage::new()?;
-    let output = if seed.is_multiple_of(5) { "json" } else { "none" };
     // All ports, or those of the workload.
     let ports = if seed.is_multiple_of(2) { String::new() } else { format!(" --port {}", ports_of(ACTORS)) };
-    let start = |side| {
-        let arguments = format!("--output {output}{ports}");
-        Counting::start(stage.namespace(side), &arguments, Stdio::null())
-    };
+    let arguments = format!("{}{ports}", way.arguments);
+    let start = |side| Counting::start(stage.namespace(side), &arguments, Stdio::null());
     let agents = [start(Side::Server)?, start(Side::Client)?];
-    let before = [Side::Server, Side::Client].map(|side| stage.namespace(side).tcp_counters());
+    let before = Side::BOTH.map(|side| stage.namespace(side).tcp_counters());
     let before = before.into_iter().collect::<Result<Vec<_>>>()?;
-    let books = workload::play(&stage, seed, |_| Ok(()))?;
+    let books = workload::play(&stage, seed, |part| {
+        if way.stopped {
+            let signal = if part == 1 { Signal::STOP } else { Signal::CONT };
+            agents.iter().try_for_each(|agent| agent.job.signal(signal))?;
+        }
+        Ok(())
+    })?;
 
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let [server, client] = &agents;
-        let samples = [server.samples()?, client.samples()?];
-        let mut complaints = Vec::new();
-        for ((side, samples), before) in Side::BOTH.into_iter().zip(&samples).zip(&before) {
-            let mut kernel = stage.namespace(side).tcp_counters()?;
-            kernel.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
-            let books = books.of(side);
-            let faults = Reckoning { agent: samples, kernel: &kernel, books: &books }.check()?;
-            if let Err(fault) = faults.none() {
-                complaints.push(format!("{side:?}: {fault}"));
-            }
-        }
-        let mut veth = Faults::default();
-        check_veth(&mut veth, &samples[0], &samples[1]);
-        if let Err(fault) = veth.none() {
-            complaints.push(fault.to_string());
-        }
+    let deadline = Instant::now() + SETTLES;
+    let samples = loop {
+        let samples = [agents[0].samples()?, agents[1].samples()?];
+        let complaints = complaints(&stage, &before, &books, &samples)?;
         if complaints.is_empty() {
-            break;
+            break samples;
         }
         if Instant::now() > deadline {
             bail!("{}", complaints.join("\n"));
         }
         // The agent finds some seconds later which half-open requests were given up.
         thread::sleep(Duration::from_millis(200));
-    }
-    for agent in agents {
-        agent.stop()?;
+    };
+    for (agent, samples) in agents.into_iter().zip(&samples) {
+        let messages = agent.stop()?;
+        if !way.arguments.contains("none") {
+            check_records(samples, records_read(&messages)?)?;
+            let lost = samples.sum("events_lost_total", &[])?;
+            ensure!(lost > 0 || !way.is_cramped() || workload::is_partial(), "the ring buffer took it all");
+        }
     }
     Ok(())
+}
+
+/// What does not add up yet.
+fn complaints(
+    stage: &Stage,
+    before: &[BTreeMap<String, u64>],
+    books: &Ledger,
+    samples: &[Samples; 2],
+) -> Result<Vec<String>> {
+    let mut complaints = Vec::new();
+    for ((side, samples), before) in Side::BOTH.into_iter().zip(samples).zip(before) {
+        let namespace = stage.namespace(side);
+        let mut kernel = namespace.tcp_counters()?;
+        kernel.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
+        let books = books.of(side);
+        let sockets = namespace.all_sockets()?;
+        let faults =
+            Reckoning { agent: samples, kernel: &kernel, books: &books, sockets: &sockets }.check()?;
+        if let Err(fault) = faults.none() {
+            complaints.push(format!("{side:?}: {fault}"));
+        }
+    }
+    let mut veth = Faults::default();
+    check_veth(&mut veth, &samples[0], &samples[1]);
+    if let Err(fault) = veth.none() {
+        complaints.push(fault.to_string());
+    }
+    Ok(complaints)
 }
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
 }
 
-/// How many workloads are tried each time.
-const SEEDS: u64 = 10;
+/// A half-open request lasts for three seconds, and the agent finds some two seconds later that it was given up.
+const SETTLES: Duration = Duration::from_secs(10);

@@ -64,6 +64,11 @@ fn side_by_side<'a>(
     })
 }
 
+/// Whether only some acts are asked for, to find out what is wrong with them.
+pub(crate) fn is_partial() -> bool {
+    env::var_os(ONLY).is_some()
+}
+
 fn act(actor: &mut Actor<'_>, settings: Settings) -> Result<()> {
     actor.settings = settings;
     let acts = possible_acts(settings);
@@ -83,10 +88,13 @@ fn act(actor: &mut Actor<'_>, settings: Settings) -> Result<()> {
 
 /// With how many lots each is in the draw.
 fn possible_acts(settings: Settings) -> Vec<(u32, &'static str, Act)> {
-    let only = env::var("KERNEL_SUITE_ACT").unwrap_or_default();
+    let only = env::var(ONLY).unwrap_or_default();
     let acts = ACTS.iter().map(|&(weight, name, act)| (weight, name, act));
     let forged = FORGED.iter().filter(|(_, _, cookies, _)| cookies.allow(settings.syncookies));
     acts.chain(forged.map(|&(weight, name, _, act)| (weight, name, act)))
         .filter(|(_, name, _)| name.contains(&only))
         .collect()
 }
+
+/// Names a part of the names of the only acts that are to be done.
+const ONLY: &str = "KERNEL_SUITE_ACT";
