@@ -8,7 +8,7 @@ pub struct Options {
     pub infer_from: InferFrom,
     /// How many connections are remembered: so many sockets, those in TIME_WAIT included, and so many connections that are
     /// inferred. Of each, what is closed or in TIME_WAIT is forgotten first, then what is half-open, then what was idle for
-    /// longest. A socket takes less than 600 bytes, an inferred connection less than 700.
+    /// longest. On a running agent one in 32 at most may be half-open for want of an answer. A socket takes less than 600 bytes, an inferred connection less than 700.
     pub max_connections: usize,
 }
 
