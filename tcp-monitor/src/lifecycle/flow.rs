@@ -19,6 +19,8 @@ use tcp_monitor_common::transition::is_synchronized;
 #[derive(Debug)]
 pub(super) struct Flows {
     flows: Queues<FlowKey, Flow, { Class::ALL.len() }>,
+    /// How many of them may be opening.
+    max_opening: usize,
 }
 
 /// Relative sequence and acknowledgment number of a segment, where the start was seen.
@@ -55,8 +57,9 @@ impl Flows {
     #[cfg(test)]
     pub(super) const ENTRY: usize = Queues::<FlowKey, Flow, { Class::ALL.len() }>::ENTRY;
 
-    pub(super) fn new(limit: usize) -> Self {
-        Self { flows: Queues::new(limit) }
+    /// Knows at most `limit` flows, and of those that are opening at most `max_opening`.
+    pub(super) fn new(limit: usize, max_opening: usize) -> Self {
+        Self { flows: Queues::new(limit), max_opening }
     }
 
     /// Takes a segment in.
@@ -64,12 +67,15 @@ impl Flows {
         let (key, sender) = FlowKey::of(segment.netns, segment.src, segment.dst);
         let place = match self.flows.find(&key) {
             Some(place) => place,
-            None => self.flows.insert(key, Flow::default(), Class::Sockless as usize, segment.time).0,
+            None => self.flows.insert(key, Flow::default(), Class::Opening as usize, segment.time).0,
         };
         let Some(flow) = self.flows.get_mut(place) else { return Numbers::default() };
         let numbers = flow.observe(segment, step, sender);
         let class = flow.class();
         self.flows.queue(place, class as usize, segment.time, ORDERED_TO);
+        while self.flows.count(Class::Opening as usize) > self.max_opening {
+            self.flows.evict_from(Class::Opening as usize);
+        }
         numbers
     }
 
@@ -84,7 +90,7 @@ impl Flows {
     pub(super) fn find_socket(&mut self, addresses: &Addresses, state: TcpState, now: Time) {
         let (key, _) = FlowKey::of(addresses.netns, addresses.local, addresses.remote);
         if self.flows.find(&key).is_none() {
-            self.flows.insert(key, Flow::default(), Class::Sockless as usize, now);
+            self.flows.insert(key, Flow::default(), Class::Opening as usize, now);
         }
         self.set_state(addresses, state, now);
     }
@@ -96,7 +102,7 @@ impl Flows {
             Some(place) => place,
             // A flow is made by its segments, or by the SYN_SENT before the first of them.
             None if state == TcpState::SynSent => {
-                self.flows.insert(key, Flow::default(), Class::Sockless as usize, now).0
+                self.flows.insert(key, Flow::default(), Class::Opening as usize, now).0
             }
             None => return,
         };
@@ -149,19 +155,21 @@ impl Flows {
 enum Class {
     /// Its sockets here are closed.
     Closed,
+    /// No socket of it is known here, and its handshake is not complete.
+    Opening,
     /// No socket of it is known here.
     Sockless,
     WithSocket,
 }
 
 impl Class {
-    const ALL: [Self; 3] = [Self::Closed, Self::Sockless, Self::WithSocket];
+    const ALL: [Self; 4] = [Self::Closed, Self::Opening, Self::Sockless, Self::WithSocket];
 
     /// How long a flow of which nothing is heard is kept; `None` for as long as its sockets.
     const fn timeout(self) -> Option<Duration> {
         match self {
             Self::Closed => Some(CLOSED),
-            Self::Sockless => Some(IDLE),
+            Self::Opening | Self::Sockless => Some(IDLE),
             Self::WithSocket => None,
         }
     }
@@ -202,6 +210,8 @@ impl FlowKey {
 #[derive(Debug, Default)]
 struct Flow {
     ends: [End; 2],
+    /// What one end sent was acknowledged by the other, who so is where it says it is.
+    acknowledged: bool,
 }
 
 impl Flow {
@@ -210,7 +220,13 @@ impl Flow {
     }
 
     fn class(&self) -> Class {
-        if self.has_socket() { Class::WithSocket } else { Class::Sockless }
+        if self.has_socket() {
+            Class::WithSocket
+        } else if self.acknowledged {
+            Class::Sockless
+        } else {
+            Class::Opening
+        }
     }
 
     fn set_state(&mut self, local: usize, state: TcpState) {
@@ -230,6 +246,7 @@ impl Flow {
         match step {
             Step::Syn | Step::SynAck => self.begin(segment, step, sender, receiver),
             Step::Fin | Step::HandshakeAck | Step::FinAck => {
+                self.acknowledged |= matches!(step, Step::HandshakeAck | Step::FinAck);
                 self.ends[sender].sent.send(segment);
                 self.ends[receiver].sent.acknowledge(segment);
             }

@@ -24,6 +24,8 @@ pub(super) struct Queues<K, V, const N: usize> {
     /// The first empty slot. Each has the next one `after` it.
     free: u32,
     ends: [Ends; N],
+    /// How many entries are in each class.
+    counts: [usize; N],
     evicted: u64,
 }
 
@@ -58,6 +60,7 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
             slots: Vec::new(),
             free: NONE,
             ends: [Ends { front: NONE, back: NONE }; N],
+            counts: [0; N],
             evicted: 0,
         }
     }
@@ -72,6 +75,11 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
 
     pub(super) fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// How many of them are in a class.
+    pub(super) fn count(&self, class: usize) -> usize {
+        self.counts[class]
     }
 
     /// All of them, in no order.
@@ -146,7 +154,13 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
 
     /// Removes the front of the lowest class that has one, and counts it.
     pub(super) fn evict(&mut self) -> Option<(K, V)> {
-        let (_, place) = (0..N).find_map(|class| self.front(class))?;
+        let class = (0..N).find(|class| self.count(*class) > 0)?;
+        self.evict_from(class)
+    }
+
+    /// Removes the front of a class, and counts it.
+    pub(super) fn evict_from(&mut self, class: usize) -> Option<(K, V)> {
+        let (_, place) = self.front(class)?;
         self.evicted += 1;
         self.remove_at(place)
     }
@@ -207,6 +221,7 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
             None => self.ends[class].front = place,
         }
         self.ends[class].back = place;
+        self.counts[class] += 1;
     }
 
     fn unlink(&mut self, place: u32) {
@@ -220,6 +235,7 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
             Some(slot) => slot.before = before,
             None => self.ends[class].back = before,
         }
+        self.counts[class] -= 1;
     }
 }
 
@@ -257,6 +273,21 @@ mod tests {
         queues.insert('f', 6, 1, at(7));
         assert_eq!((queues.find(&'b'), queues.find(&'a'), queues.len()), (None, None, 3));
         assert_eq!((front(&queues, 0), front(&queues, 1)), (None, Some((at(5), 'd'))));
+    }
+
+    #[test]
+    fn entries_are_counted_by_class_wherever_they_go() {
+        let mut queues = Queues::<char, u8, 2>::new(3);
+        let (a, _) = queues.insert('a', 1, 0, at(1));
+        queues.insert('b', 2, 0, at(2));
+        queues.insert('c', 3, 1, at(3));
+        assert_eq!([queues.count(0), queues.count(1)], [2, 1]);
+        queues.queue(a, 1, at(4), Duration::ZERO);
+        queues.insert('c', 3, 0, at(5));
+        assert_eq!([queues.count(0), queues.count(1)], [2, 1]);
+        assert_eq!(queues.evict_from(1), Some(('a', 1)));
+        queues.remove(&'c');
+        assert_eq!(([queues.count(0), queues.count(1)], queues.evict_from(1)), ([1, 0], None));
     }
 
     #[test]

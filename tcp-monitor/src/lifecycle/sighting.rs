@@ -41,6 +41,10 @@ pub(super) struct Seen {
 }
 
 impl Sightings {
+    /// Bytes that a sighting takes.
+    #[cfg(test)]
+    pub(super) const ENTRY: usize = Queues::<Identity, Sighting, 1>::ENTRY;
+
     pub(super) fn new(limit: usize) -> Self {
         Self { sightings: Queues::new(limit) }
     }

@@ -16,6 +16,7 @@ mod crossing;
 mod crowd;
 mod failures;
 mod feed;
+mod flood;
 mod forge;
 mod forged;
 mod found;
@@ -47,6 +48,7 @@ mod scrape;
 mod segments;
 mod selfcheck;
 mod sockets;
+mod spoofed;
 mod stage;
 mod stall;
 mod states;
@@ -110,6 +112,7 @@ fn run_trials() -> ExitCode {
         reconcile::trials(),
         stall::trials(),
         crowd::trials(),
+        flood::trials(),
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),

@@ -12,6 +12,8 @@ use crate::lifecycle::time::Time;
 pub(super) struct Elsewhere {
     /// The namespace in which a flow seen in this one is known.
     homes: Queues<FlowKey, u32, 1>,
+    /// From so many on, those of connections that are over go at once.
+    crowd: usize,
     /// SYNs that came in lately, by network namespace and initial sequence number.
     came_in: Queues<(u32, u32), (Opener, Time), 1>,
     /// Connections that began as a SYN which came in under other addresses, and was translated.
@@ -33,10 +35,12 @@ struct Translation {
 }
 
 impl Elsewhere {
-    /// Knows the other places of at most `limit` connections.
-    pub(super) fn new(limit: usize) -> Self {
+    /// Knows the other places of at most `limit` connections. Those of connections that are over linger, unless there are more
+    /// than `crowd` places.
+    pub(super) fn new(limit: usize, crowd: usize) -> Self {
         Self {
             homes: Queues::new(limit),
+            crowd,
             came_in: Queues::new(MAX_MOMENTARY),
             translations: Queues::new(MAX_MOMENTARY),
         }
@@ -91,7 +95,8 @@ impl Elsewhere {
     /// Forgets flows of connections that are over: more than come in.
     fn sweep(&mut self, now: Time, connections: &Connections) {
         for _ in 0..2 {
-            let Some((_, place)) = self.homes.front(0).filter(|(queued, _)| *queued + LINGERS <= now) else {
+            let lingers = if self.homes.len() > self.crowd { Duration::ZERO } else { LINGERS };
+            let Some((_, place)) = self.homes.front(0).filter(|(queued, _)| *queued + lingers <= now) else {
                 return;
             };
             if self.homes.key(place).is_some_and(|flow| self.resolve(flow, connections).is_some()) {

@@ -35,6 +35,8 @@ pub(super) struct Inference {
     connections: Connections,
     /// All their segments are seen, each once; not only those of handshakes and teardowns, each wherever it passes.
     is_whole: bool,
+    /// So many of the connections may be half-open, and as many closed.
+    max_unproven: usize,
     elsewhere: Elsewhere,
     /// The latest time that was told; inputs may go back a little.
     now: Time,
@@ -63,10 +65,10 @@ impl Inference {
     #[cfg(test)]
     pub(super) const ENTRY: usize = Connections::ENTRY;
 
-    /// Knows at most `limit` connections.
-    pub(super) fn new(is_whole: bool, limit: usize) -> Self {
-        let (connections, elsewhere) = (Queues::new(limit), Elsewhere::new(limit));
-        Self { connections, is_whole, elsewhere, now: Time::default() }
+    /// Knows at most `limit` connections, and of those that are half-open or closed at most `max_unproven` each.
+    pub(super) fn new(is_whole: bool, limit: usize, max_unproven: usize) -> Self {
+        let (connections, elsewhere) = (Queues::new(limit), Elsewhere::new(limit, max_unproven));
+        Self { connections, is_whole, max_unproven, elsewhere, now: Time::default() }
     }
 
     /// Whether plain data and all acknowledgments are seen.
@@ -139,7 +141,7 @@ impl Inference {
         };
         let numbers = Numbers { relative: connection.relative(from, to, segment), check };
         let class = Class::of(connection);
-        self.connections.queue(place, class as usize, self.now, class.stays(segment, unexpected));
+        self.queue(place, class, class.stays(segment, unexpected));
         Reading { numbers, unexpected }
     }
 
@@ -192,7 +194,7 @@ impl Inference {
         let class = Class::of(connection);
         let is_answered_here = connection.sight.is_here(from);
         let at_least = if is_copy { Duration::MAX } else { class.stays(segment, None) };
-        self.connections.queue(place, class as usize, self.now, at_least);
+        self.queue(place, class, at_least);
         self.follow_translation(
             segment,
             Opener { key, end: from },
@@ -248,7 +250,7 @@ impl Inference {
         let class = Class::of(connection);
         let mine = &connection.ends[end];
         let since = mine.since.filter(|_| is_told && mine.was_told && mine.told == TcpState::SynRecv);
-        self.connections.queue(place, class as usize, self.now, Duration::MAX);
+        self.queue(place, class, Duration::MAX);
         since
     }
 
@@ -278,7 +280,21 @@ impl Inference {
             connection.time_out(class, deadline, &key, out);
         }
         let class = Class::of(connection);
-        self.connections.queue(place, class as usize, self.now, Duration::ZERO);
+        self.queue(place, class, Duration::ZERO);
+    }
+
+    /// Moves a connection to the back of its class, and lets go of what a flood of SYNs puts there beyond the limit.
+    fn queue(&mut self, place: Place, class: Class, at_least: Duration) {
+        self.connections.queue(place, class as usize, self.now, at_least);
+        while self.connections.count(Class::HalfOpen as usize) > self.max_unproven {
+            self.connections.evict_from(Class::HalfOpen as usize);
+        }
+        // Nothing is left to tell of those: it is no loss.
+        while self.connections.count(Class::Closed as usize) > self.max_unproven
+            && let Some((_, place)) = self.connections.front(Class::Closed as usize)
+        {
+            self.connections.remove_at(place);
+        }
     }
 
     fn deadline(&self, class: Class) -> Option<(Time, Place)> {

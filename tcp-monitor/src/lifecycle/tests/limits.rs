@@ -142,6 +142,26 @@ fn a_syn_flood_costs_no_more_than_one_connection() {
 }
 
 #[test]
+fn a_syn_flood_fills_a_32nd_of_the_tracker_at_most() {
+    for answer in [None, Some(SYN_ACK), Some(Flags::RST.union(Flags::ACK))] {
+        let options = Options { infer_from: InferFrom::ControlSegments, max_connections: 320 };
+        let mut script = Script::with(options);
+        for id in 1..=100 {
+            connect(&mut script, id, SECOND);
+        }
+        for id in 1_000..3_000 {
+            script.segment(of(id, from_client(2 * SECOND, SYN, 0, 0)));
+            if let Some(flags) = answer {
+                script.segment(of(id, from_server(2 * SECOND, flags, 0, 1)));
+            }
+        }
+        assert!(script.tracker().inferred() <= 2 * 10, "{answer:?}: {}", script.tracker().inferred());
+        assert_eq!(script.tracker().sockets(), 100);
+        assert!((1..=100).all(|id| is_remembered(&mut script, id, 3 * SECOND)));
+    }
+}
+
+#[test]
 fn the_limit_holds_whatever_comes() {
     for infer_from in [InferFrom::Nothing, InferFrom::ControlSegments, InferFrom::AllSegments] {
         let (mut random, mut script, mut ms) = (Random::new(0x5eed), script(infer_from), 0);

@@ -48,15 +48,26 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{InferFrom, MAX_SIGHTINGS, Options};
     use super::{Class, Socket, SocketKey};
     use crate::lifecycle::flow::Flows;
     use crate::lifecycle::inference::Inference;
     use crate::lifecycle::queues::Queues;
+    use crate::lifecycle::sighting::Sightings;
 
     #[test]
     fn connections_take_no_more_memory_than_documented() {
         let socket = Queues::<SocketKey, Socket, { Class::ALL.len() }>::ENTRY + Flows::ENTRY;
         let bytes = [socket, Inference::ENTRY];
         assert!(bytes[0] < 600 && bytes[1] < 700, "{bytes:?}");
+    }
+
+    #[test]
+    fn a_flood_of_syns_takes_no_more_memory_than_documented() {
+        let options = Options { infer_from: InferFrom::ControlSegments, ..Options::default() };
+        // Half-open and closed connections, as many flows, and the segments seen lately.
+        let unproven = options.max_unproven() * (2 * Inference::ENTRY + Flows::ENTRY);
+        let megabytes = (unproven + MAX_SIGHTINGS * Sightings::ENTRY) >> 20;
+        assert!(megabytes < 20, "{megabytes} MB");
     }
 }

@@ -77,14 +77,15 @@ impl Tracker {
     /// A tracker that knows of no socket.
     #[must_use]
     pub fn with(options: Options) -> Self {
-        let infer_from = |is_whole| Some(Inference::new(is_whole, options.max_connections));
+        let max_unproven = options.max_unproven();
+        let infer_from = |is_whole| Some(Inference::new(is_whole, options.max_connections, max_unproven));
         Self {
             max_connections: options.max_connections,
             sockets: Queues::new(options.max_connections),
             newborn: Newborn::new(MAX_NEWBORN),
             connecting: Connecting::new(MAX_CONNECTING),
             waiting: Waiting::new(options.max_connections),
-            flows: Flows::new(options.max_connections),
+            flows: Flows::new(options.max_connections, max_unproven),
             sightings: Sightings::new(MAX_SIGHTINGS),
             inference: match options.infer_from {
                 InferFrom::Nothing => None,

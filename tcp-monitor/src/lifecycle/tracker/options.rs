@@ -8,14 +8,26 @@ pub struct Options {
     pub infer_from: InferFrom,
     /// How many connections are remembered: so many sockets, those in TIME_WAIT included, and so many connections that are
     /// inferred. Of each, what is closed or in TIME_WAIT is forgotten first, then what is half-open, then what was idle for
-    /// longest. A socket takes less than 600 bytes, an inferred connection less than 700.
+    /// longest. On a running agent one in 32 at most may be half-open for want of an answer. A socket takes less than 600 bytes, an inferred connection less than 700.
     pub max_connections: usize,
 }
 
 impl Options {
     /// How many connections are remembered, unless told otherwise.
     pub const MAX_CONNECTIONS: u32 = 1 << 18;
+
+    /// How many connections are remembered, on a running agent, that may be nothing but a SYN or two: anybody can send
+    /// those, from addresses that nobody has and as many as they like. In a capture there are no more than there are.
+    pub(super) fn max_unproven(&self) -> usize {
+        match self.infer_from {
+            InferFrom::Nothing | InferFrom::ControlSegments => self.max_connections.div_ceil(UNPROVEN),
+            InferFrom::AllSegments => self.max_connections,
+        }
+    }
 }
+
+/// Of so many connections that are remembered, one may be unproven.
+const UNPROVEN: usize = 32;
 
 /// From which segments what the kernel does not tell is inferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,14 @@
 
 use std::{fs, io, path::Path};
 
-use btfparse::{Offset, Readable, TypeInformation, TypeVariant};
 use tcp_monitor_common::config::{KernelLayout, program};
 use thiserror::Error;
 
-use super::{error::KernelError, release::Release};
+use super::{
+    error::KernelError,
+    release::Release,
+    types::{Field, Types},
+};
 
 /// Why the kernel's layout is not known.
 #[derive(Debug, Error)]
@@ -20,7 +23,7 @@ pub enum BtfError {
     Unavailable(io::Error),
     /// What it publishes makes no sense.
     #[error("the kernel's type information in {BTF_FILE} cannot be understood: {0}")]
-    Unreadable(String),
+    Unreadable(&'static str),
     /// The kernel lacks a tracepoint.
     #[error("this kernel has no tracepoint `{0}`; a kernel of at least 5.10 is needed")]
     NoTracepoint(String),
@@ -61,7 +64,7 @@ pub(super) fn kernel_layout(release: Release) -> Result<KernelLayout, KernelErro
     Ok(types.layout(release)?)
 }
 
-struct KernelTypes(TypeInformation);
+struct KernelTypes(Types);
 
 impl KernelTypes {
     fn read(path: &Path) -> Result<Self, BtfError> {
@@ -69,10 +72,7 @@ impl KernelTypes {
     }
 
     fn parse(btf: Vec<u8>) -> Result<Self, BtfError> {
-        match TypeInformation::new(&Bytes(btf)) {
-            Ok(types) => Ok(Self(types)),
-            Err(error) => Err(BtfError::Unreadable(error.message().to_owned())),
-        }
+        Types::parse(btf).map(Self).map_err(BtfError::Unreadable)
     }
 
     fn layout(&self, release: Release) -> Result<KernelLayout, BtfError> {
@@ -144,16 +144,9 @@ impl KernelTypes {
 
     /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs and unions.
     fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
-        // Functions and variables may have the same name, and so may structures private to one file.
-        let offset = self.0.get().iter().find_map(|(id, candidate)| {
-            let TypeVariant::Struct(candidate) = candidate else { return None };
-            let named = candidate.name().as_deref() == Some(structure);
-            named.then(|| self.0.offset_of(*id, path).ok()).flatten()
-        });
-        match offset {
-            Some((_, Offset::ByteOffset(bytes))) => Ok(bytes),
-            Some((_, Offset::BitOffsetAndSize(bit, size))) if bit % 8 == 0 && size % 8 == 0 => Ok(bit / 8),
-            Some((_, Offset::BitOffsetAndSize(..))) => Err(BtfError::BitField { structure, path }),
+        match self.0.field(structure, path) {
+            Some(Field { bits, bit_len }) if bits % 8 == 0 && bit_len % 8 == 0 => Ok(bits / 8),
+            Some(_) => Err(BtfError::BitField { structure, path }),
             None => Err(BtfError::NoField { structure, path }),
         }
     }
@@ -162,25 +155,9 @@ impl KernelTypes {
     ///
     /// The kernel describes it as a typedef of a pointer to a function that takes a `void *` before them.
     fn arguments(&self, tracepoint: &str) -> Result<usize, BtfError> {
-        let name = format!("btf_trace_{tracepoint}");
-        let prototype = self.0.id_of(&name).and_then(|id| self.0.pointee_tid(id).ok());
-        let Some(TypeVariant::FuncProto(prototype)) = prototype.and_then(|id| self.0.get().get(&id)) else {
-            return Err(BtfError::NoTracepoint(tracepoint.to_owned()));
-        };
-        Ok(prototype.parameter_list().len().saturating_sub(1))
-    }
-}
-
-struct Bytes(Vec<u8>);
-
-impl Readable for Bytes {
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> btfparse::Result<()> {
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|start| self.0.get(start..start.checked_add(buffer.len())?))
-            .ok_or_else(|| btfparse::Error::new(btfparse::ErrorKind::EOF, "it ends too early"))?;
-        buffer.copy_from_slice(bytes);
-        Ok(())
+        let parameters = self.0.parameters(&format!("btf_trace_{tracepoint}"));
+        let parameters = parameters.ok_or_else(|| BtfError::NoTracepoint(tracepoint.to_owned()))?;
+        Ok(parameters.saturating_sub(1))
     }
 }
 

@@ -20,6 +20,7 @@ mod ring;
 mod rtnetlink;
 mod slots;
 mod stop;
+mod types;
 mod watch;
 
 use std::{
@@ -163,6 +164,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         load.classifiers(&mut ebpf)?;
     }
     load.tracepoints(&mut ebpf)?;
+    give_back_memory();
 
     let stop = StopSignal::new().map_err(KernelError::system("make an eventfd"))?;
     let records: Arc<PerCpuArray<MapData, RecordCounters>> = Arc::new(take(&mut ebpf, map::RECORD_COUNTERS)?);
@@ -192,6 +194,16 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         None => Programs::Kept(ebpf),
     };
     Ok(KernelSource { programs, reader: Some(reader), counters, interfaces, release: release_text, stop })
+}
+
+/// Gives the memory back that it took to read the kernel's types. What is kept lies behind it, so that it would not be given back by
+/// itself.
+fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 impl KernelSource {

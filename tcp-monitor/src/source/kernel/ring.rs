@@ -192,8 +192,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// between taking the time and reserving room may run for up to 2 ms (`MAX_SOFTIRQ_TIME`).
 const HOLD_BACK: Duration = Duration::from_millis(2);
 const HOLD_BACK_NS: u64 = HOLD_BACK.as_nanos() as u64;
-/// How many records are read before the handler gets them: bounds memory to about 2 MB.
-const MAX_BATCH: usize = 8192;
+/// How many records are read before the handler gets them: bounds memory to about 2 MB, with what is made of them.
+const MAX_BATCH: usize = 2048;
 /// How often lost records are looked for.
 const LOSS_INTERVAL_NS: u64 = 1_000_000_000;
 /// What woke the reader.

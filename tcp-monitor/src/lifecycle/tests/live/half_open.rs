@@ -254,8 +254,8 @@ fn a_connection_from_addresses_in_time_wait_begins_with_a_request_again() {
 
 #[test]
 fn requests_that_never_complete_are_bounded() {
-    let mut tracker = Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections: 10 });
-    let mut events = Vec::new();
+    let options = Options { infer_from: InferFrom::ControlSegments, max_connections: 320 };
+    let (mut tracker, mut events) = (Tracker::with(options), Vec::new());
     for port in 1..1000 {
         for mut segment in [syn(port.into()), syn_ack(port.into())] {
             let address = if segment.src.port() == 8899 { &mut segment.dst } else { &mut segment.src };
