@@ -249,6 +249,7 @@ fn rst_in_fin_wait2(actor: &mut Actor<'_>) -> Result<()> {
         stranger.await_fin()?;
         stranger.acknowledge();
         stranger.rst();
+        actor.note(Side::Server, RESET_AFTER_CLOSE, 1);
         actor.book_server(port, "local", Payload::default());
         return Ok(());
     }
@@ -378,5 +379,7 @@ fn fin_unacknowledged(actor: &mut Actor<'_>) -> Result<()> {
 
 /// Notes in the ledger: a SYN ended a request.
 pub(crate) const RESET_BY_SYN: &str = "reset by a SYN";
+/// A minisocket was reset while it awaited the peer's FIN.
+pub(crate) const RESET_AFTER_CLOSE: &str = "reset after close";
 /// A good cookie came while the accept queue was full.
 pub(crate) const COOKIES_WHILE_FULL: &str = "cookies while full";

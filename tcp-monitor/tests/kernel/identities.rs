@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     actor::is_booked,
     acts::{DESTROYED_IN_SYN_SENT, NO_SYN, REFUSED_BY_ICMP},
-    forged::{COOKIES_WHILE_FULL, RESET_BY_SYN},
+    forged::{COOKIES_WHILE_FULL, RESET_AFTER_CLOSE, RESET_BY_SYN},
     scrape::Samples,
     sockets::SocketRow,
     stage::series,
@@ -124,6 +124,10 @@ impl Reckoning<'_> {
                 .wrapping_add(reset),
             minisockets,
         );
+        // Besides those, a listener that closes resets the peers of whom it has not accepted.
+        faults.at_most("reset after close, from below", self.note(RESET_AFTER_CLOSE), reset);
+        let rsts = self.sum("segments_total", &[("direction", "ingress"), ("flags", "rst")]);
+        faults.at_most("reset after close, from above", reset, rsts);
         faults.equal(
             "sockets that left FIN_WAIT2, and did so in TIME_WAIT, as a minisocket or aborted",
             self.sum("state_transitions_total", &[("to", "fin_wait2")]),
