@@ -88,6 +88,8 @@ pub struct KernelLayout {
     pub request_rcv_nxt: u32,
     /// `tcp_request_sock.snt_isn`.
     pub request_snt_isn: u32,
+    /// `request_sock.rsk_timer.entry.pprev`: not NULL while the timer runs.
+    pub request_timer_pprev: u32,
     /// `inet_timewait_sock.tw_substate`.
     pub tw_substate: u32,
     /// `net.ns.inum`.
@@ -166,6 +168,7 @@ impl KernelLayout {
         skc_rcv_wnd: 0,
         request_rcv_nxt: 0,
         request_snt_isn: 0,
+        request_timer_pprev: 0,
         tw_substate: 0,
         net_inum: 0,
         net_abort_on_overflow: 0,
@@ -243,7 +246,7 @@ pub struct OrphanTable {
 }
 
 /// Words in [`ClosedTable`], a power of two.
-pub const CLOSED_WORDS: usize = 1 << 10;
+pub const CLOSED_WORDS: usize = 1 << 14;
 
 /// The state that sockets lately left for CLOSE: a hash of the connection, with the state's number in its low four bits.
 ///
@@ -308,8 +311,8 @@ pub mod map {
     pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
     /// `HashMap<u64, HalfOpen>`, by cookie.
     pub const HALF_OPEN: &str = "HALF_OPEN";
-    /// `PerCpuArray<Undecided>`, one entry.
-    pub const UNDECIDED: &str = "UNDECIDED";
+    /// `PerCpuArray<Arrivals>`, one entry.
+    pub const ARRIVALS: &str = "ARRIVALS";
 }
 
 /// Names of globals the agent sets before loading.

@@ -26,10 +26,49 @@ pub struct HalfOpen {
 /// default (`net.core.somaxconn`).
 pub const HALF_OPEN_LIMIT: u32 = 32_768;
 
-/// What a segment that came in on this CPU would have come to if nothing followed from it.
+/// What segments that came in on this CPU will have come to if nothing follows from them.
 ///
-/// What the kernel does with a SYN, or with the last ACK of a handshake, it does at once and on the same CPU: a SYN-ACK
-/// leaves, a socket is born. If the CPU gets to the next such segment and neither happened, the segment was dropped.
+/// What the kernel does with a SYN, or with the last ACK of a handshake, it does soon and on the same CPU: a SYN-ACK leaves, a
+/// socket is born. If neither happens within [`AT_ONCE`], the segment was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Arrivals {
+    /// The last of them, in a circle.
+    pub undecided: [Undecided; NOTES],
+    /// How many there ever were, and so where the next one goes.
+    pub noted: u64,
+    /// Place of the last note on a last ACK that the accept queue has no room for.
+    pub last_ack: u64,
+    /// A place for what is looked for: see the programs.
+    pub found: u64,
+    /// SYNs that a listener will take in.
+    pub syns: Pending,
+    /// Last ACKs of which children will be born.
+    pub acks: Pending,
+    /// Those of them that bring back a SYN cookie.
+    pub cookies: Pending,
+}
+
+/// Segments whose effect is still to come: network drivers hand the kernel several at a time, and each passes the classifier
+/// before the first takes effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pending {
+    /// When the first came in, `CLOCK_MONOTONIC`, nanoseconds.
+    pub time: u64,
+    /// Their destination.
+    pub port: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// How many notes are kept: twice what the kernel takes from a driver at a time (`net.core.gro_normal_batch`).
+pub const NOTES: usize = 16;
+
+/// How long the kernel may take for what it does with a segment, nanoseconds. Most often it is some microseconds.
+pub const AT_ONCE: u64 = 10_000_000;
+
+/// One of those segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Undecided {
@@ -50,6 +89,13 @@ pub struct Undecided {
 }
 
 impl Undecided {
+    /// Whether it came in within the last so many nanoseconds, and nothing has followed yet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_younger(&self, than: u64, now: u64) -> bool {
+        self.fate != 0 && now.wrapping_sub(self.time) <= than
+    }
+
     /// Whether it is the last ACK of this half-open request, refused.
     #[must_use]
     pub const fn is_refused_ack_of(&self, cookie: u64) -> bool {
@@ -96,5 +142,5 @@ mod user {
     // SAFETY: each is `repr(C)` of integers only, without padding, and any bit pattern is a value.
     unsafe impl aya::Pod for super::HalfOpen {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for super::Undecided {}
+    unsafe impl aya::Pod for super::Arrivals {}
 }

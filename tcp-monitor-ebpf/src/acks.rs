@@ -85,13 +85,18 @@ impl Path {
     pub(crate) fn expect(self, number: u32, what: Awaited) {
         let Some(bucket) = self.bucket() else { return };
         let word = self.word(number) | what as u64;
-        let mut place = ACK_WAYS;
+        // What decides on counters does not give way to what is only told in the log.
+        let counts = matches!(what, Awaited::Request | Awaited::Cookie);
+        let (mut place, mut expendable) = (ACK_WAYS, ACK_WAYS);
         let mut i = 0;
         while i < ACK_WAYS {
             // SAFETY: `i` is within the bucket.
             let held = unsafe { *bucket.add(i) };
             if held == word {
                 return;
+            }
+            if held & u64::from(REQUEST | COOKIE) == 0 {
+                expendable = i;
             }
             if held == 0 {
                 place = i;
@@ -100,6 +105,12 @@ impl Path {
         }
         if place == ACK_WAYS {
             forgotten(Table::Acks);
+            place = expendable;
+        }
+        if place == ACK_WAYS {
+            if !counts {
+                return;
+            }
             place = (word >> 5) as usize;
         }
         // SAFETY: the mask keeps the place within the bucket.

@@ -2,7 +2,10 @@
 //!
 //! The tracepoints begin at the last ACK. What happens before it, the kernel does at once when a segment comes in, on the
 //! CPU that it came in on. So the classifier asks beforehand who will receive the segment, notes what it would have come to
-//! if nothing followed, and takes the note back when something does.
+//! if nothing followed, and takes the note back when something does. A driver may hand over several segments at a time, each of
+//! which passes here before the first takes effect.
+
+use core::ptr;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
@@ -13,14 +16,14 @@ use aya_ebpf::{
 use tcp_monitor_common::{
     TcpState,
     counters::{FAILURES, HandshakeFailure, PortCounters, Table},
-    half_open::{Fate, HALF_OPEN_LIMIT, HalfOpen, Undecided},
+    half_open::{AT_ONCE, Arrivals, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending, Undecided},
     record::{ResetPhase, Role},
 };
 
 use crate::{
     acks::{Awaited, COOKIE, Path},
     instruction::{add, element},
-    lookup::{Listener, Receiver, Request, Requests, listener, receiver},
+    lookup::{Awaiting, Listener, Receiver, Request, Requests, is_sent_again, listener, receiver},
     packet::{ACK, FIN, SYN, Segment},
     ports::{Watched, counters_of},
     socket::now,
@@ -31,10 +34,15 @@ use crate::{
 static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(HALF_OPEN_LIMIT, 0);
 
 #[map]
-static UNDECIDED: PerCpuArray<Undecided> = PerCpuArray::with_max_entries(1, 0);
+static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(1, 0);
 
-/// Within this time one packet gets from a member of a bond to the bond, or from a vlan's parent to the vlan.
-const COPIES_ARRIVE_WITHIN: u64 = 1_000_000;
+/// Within this time, nanoseconds, the segments that a driver handed over take effect; and one packet gets from a member of a bond to
+/// the bond, from a vlan's parent to the vlan, or from one interface to another.
+const BATCH: u64 = 1_000_000;
+/// A packet for this host (`PACKET_HOST`).
+const FOR_THIS_HOST: u32 = 0;
+/// A connection of which no request was kept.
+pub(crate) const SYN_COOKIE: u64 = u64::MAX;
 
 /// A segment on its way through the classifier.
 #[derive(Clone, Copy)]
@@ -52,10 +60,12 @@ pub(crate) struct Passing<'a> {
 #[inline(always)]
 pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     // The kernel has no use for a SYN that is a FIN too, and drops it.
-    if passing.segment.tcp.flags & FIN != 0 {
+    if passing.segment.tcp.flags & FIN != 0 || !passing.is_for_this_host() {
         return;
     }
-    let fate = match receiver(passing.skb, passing.segment) {
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
+    let awaiting = passing.awaiting(arrivals);
+    let fate = match receiver(passing.skb, passing.segment, awaiting) {
         Receiver::Listener(listener) => fate_of_syn(listener),
         Receiver::Nobody => Fate::NoListener,
         Receiver::Request(request) => {
@@ -67,7 +77,7 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
         Receiver::TimeWait(rcv_nxt) => {
             // A SYN that is newer than the connection begins another, and the request queue has room for it.
             let is_new = passing.segment.tcp.sequence().wrapping_sub(rcv_nxt) as i32 > 0;
-            match listener(passing.skb, passing.segment) {
+            match listener(passing.skb, passing.segment, awaiting) {
                 Some(listener) if is_new && listener.full => Fate::SynOverflowed,
                 Some(_) if is_new => Fate::SynTaken,
                 Some(_) | None => return,
@@ -77,7 +87,11 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
         Receiver::Other => return,
     };
     let role = if matches!(fate, Fate::NoListener) { None } else { Some(Role::Server) };
-    note(passing, fate, watched.slot(role), 0);
+    if matches!(fate, Fate::SynTaken) {
+        // SAFETY: the map's own value, and only this CPU's.
+        unsafe { await_another(&raw mut (*arrivals).syns, passing.segment.tcp.destination_port()) };
+    }
+    note(arrivals, passing, fate, watched.slot(role), 0);
 }
 
 /// What a SYN comes to that is not answered (kernel: `tcp_conn_request`, in its order).
@@ -94,37 +108,53 @@ fn fate_of_syn(listener: Listener) -> Fate {
 #[inline(always)]
 pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Path, awaited: u8) {
     let number = passing.segment.tcp.acknowledgement();
-    // If a child is born now, it is of this ACK.
-    settle_earlier(passing);
-    match receiver(passing.skb, passing.segment) {
-        Receiver::Request(request) if request.full && accepts(request, passing) => {
-            let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) else { return };
-            // SAFETY: the map's own value.
-            let slot = unsafe { (*half_open).slot };
+    let port = passing.segment.tcp.destination_port();
+    if !passing.is_for_this_host() {
+        expect_again(path, number, awaited);
+        return;
+    }
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
+    match receiver(passing.skb, passing.segment, passing.awaiting(arrivals)) {
+        // Not what it waits for, and answered without effect.
+        Receiver::Request(request) if !accepts(request, passing) => path.expect(number, Awaited::Request),
+        Receiver::Request(request) if request.full => {
+            let slot = match HALF_OPEN.get_ptr_mut(request.cookie) {
+                Some(half_open) => {
+                    if !request.aborts {
+                        // If there is room for it after all, nobody will ask.
+                        // SAFETY: the map's own value.
+                        unsafe { (*half_open).overflowed = 1 };
+                    }
+                    // SAFETY: as above.
+                    unsafe { (*half_open).slot }
+                }
+                None => watched.slot(Some(Role::Server)),
+            };
             if request.aborts {
-                note(passing, Fate::AckRefused, slot, request.cookie);
+                note(arrivals, passing, Fate::AckRefused, slot, request.cookie);
             } else {
-                // If there is room for it after all, nobody will ask.
-                // SAFETY: as above.
-                unsafe { (*half_open).overflowed = 1 };
-                note(passing, Fate::AckOverflowed, slot, request.cookie);
+                note(arrivals, passing, Fate::AckOverflowed, slot, request.cookie);
                 // The next segment with this number tries again.
                 path.expect(number, Awaited::Request);
             }
         }
-        // Not what it waits for, and answered without effect.
-        Receiver::Request(request) if !accepts(request, passing) => path.expect(number, Awaited::Request),
-        Receiver::Listener(listener) if listener.full && awaited == COOKIE => {
-            note(passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
-            path.expect(number, Awaited::Cookie);
+        // SAFETY: the map's own value, and only this CPU's.
+        Receiver::Request(_) => unsafe { await_another(&raw mut (*arrivals).acks, port) },
+        Receiver::Listener(listener) if awaited == COOKIE => {
+            if listener.full {
+                note(arrivals, passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
+                path.expect(number, Awaited::Cookie);
+            } else {
+                // SAFETY: as above.
+                unsafe {
+                    await_another(&raw mut (*arrivals).acks, port);
+                    await_another(&raw mut (*arrivals).cookies, port);
+                }
+            }
         }
         // On its way to another namespace of this host.
         Receiver::Nobody if passing.payload_len == 0 => expect_again(path, number, awaited),
-        Receiver::Nobody
-        | Receiver::Listener(_)
-        | Receiver::Request(_)
-        | Receiver::TimeWait(_)
-        | Receiver::Other => {}
+        Receiver::Nobody | Receiver::Listener(_) | Receiver::TimeWait(_) | Receiver::Other => {}
     }
 }
 
@@ -145,7 +175,8 @@ pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
 /// SYN-ACK should be sent again.
 #[inline(always)]
 pub(crate) fn rst_arrives(passing: Passing<'_>) {
-    let Receiver::Request(request) = receiver(passing.skb, passing.segment) else { return };
+    let none = Awaiting { requests: 0, children: 0 };
+    let Receiver::Request(request) = receiver(passing.skb, passing.segment, none) else { return };
     let tcp = &passing.segment.tcp;
     match (tcp.sequence() == request.rcv_nxt, answers(request, passing)) {
         (true, true) => {
@@ -164,14 +195,16 @@ pub(crate) fn rst_arrives(passing: Passing<'_>) {
     }
 }
 
-/// A SYN goes out. If it came in before, it was not for this namespace.
+/// A SYN goes out. If it came in a moment before, it was not for this namespace.
 #[inline(always)]
 pub(crate) fn syn_leaves(segment: &Segment<'_>) {
-    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
+    let (seq, now) = (segment.tcp.sequence(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        if (*undecided).fate != 0 && (*undecided).seq == segment.tcp.sequence() {
-            (*undecided).fate = 0;
+        let note = find(arrivals, |note| note.seq == seq && note.is_younger(BATCH, now));
+        if !note.is_null() {
+            (*note).fate = 0;
         }
     }
 }
@@ -185,13 +218,17 @@ pub(crate) fn syn_ack_leaves(
     netns: u32,
     port: u16,
 ) -> Option<Awaited> {
-    let answered = take_back(path);
+    let arrivals = ARRIVALS.get_ptr_mut(0)?;
+    // SAFETY: the map's own value, and only this CPU's.
+    let answered = unsafe { take_back(arrivals, path) };
     // SAFETY: the context of a classifier.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
         // Of a SYN-ACK with a cookie the kernel keeps nothing, not even a request.
-        let syn = answered?;
-        if let Some(counters) = counters_of(syn.slot) {
+        if answered.time == 0 {
+            return None;
+        }
+        if let Some(counters) = counters_of(answered.slot) {
             // SAFETY: the map's own value.
             unsafe { add(&raw mut (*counters).syn_cookies[0], 1) };
         }
@@ -211,8 +248,12 @@ pub(crate) fn syn_ack_leaves(
         unsafe { (*half_open).answered = now };
         return Some(Awaited::Request);
     }
+    // One from before the agent, or that the table had no room for.
+    if answered.time == 0 && is_sent_again(sk) {
+        return Some(Awaited::Request);
+    }
     let half_open = HalfOpen {
-        opened: answered.map_or(now, |syn| syn.time),
+        opened: if answered.time == 0 { now } else { answered.time },
         answered: now,
         slot: watched.slot(Some(Role::Server)),
         netns,
@@ -234,21 +275,23 @@ pub(crate) fn syn_ack_leaves(
 /// A RST goes out on its own path.
 #[inline(always)]
 pub(crate) fn rst_leaves(path: Path) {
-    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
+    let (path, now) = (path.hash(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        if (*undecided).path != path.hash() {
+        let note = find(arrivals, |note| note.path == path && note.is_younger(AT_ONCE, now));
+        if note.is_null() {
             return;
         }
-        match Fate::from_number((*undecided).fate) {
+        match Fate::from_number((*note).fate) {
             Some(Fate::NoListener) => {
-                (*undecided).fate = 0;
-                if let Some(counters) = counters_of((*undecided).slot) {
+                (*note).fate = 0;
+                if let Some(counters) = counters_of((*note).slot) {
                     count_failure(counters, HandshakeFailure::NoListener);
                 }
             }
             // It was answered, and not dropped: by a TIME_WAIT socket that still awaits a FIN.
-            Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken) => (*undecided).fate = 0,
+            Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken) => (*note).fate = 0,
             Some(Fate::AckOverflowed | Fate::AckRefused) | None => {}
         }
     }
@@ -266,17 +309,27 @@ pub(crate) fn syn_ack_sent_again(cookie: u64) {
     }
 }
 
-/// A listener's child is born.
+/// A listener's child is born. Returns [`SYN_COOKIE`] if a SYN cookie came back for it, else 0.
 #[inline(always)]
-pub(crate) fn child_is_born() {
-    if let Some(undecided) = UNDECIDED.get_ptr_mut(0) {
-        // SAFETY: the map's own value, and only this CPU's.
-        unsafe {
-            let fate = (*undecided).fate;
-            if fate == Fate::AckOverflowed as u32 || fate == Fate::AckRefused as u32 {
-                (*undecided).fate = 0;
-            }
+pub(crate) fn child_is_born() -> u64 {
+    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return 0 };
+    let now = now();
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe {
+        if came(&raw mut (*arrivals).acks, now) {
+            return if came(&raw mut (*arrivals).cookies, now) { SYN_COOKIE } else { 0 };
         }
+        // There was room for it after all.
+        let place = (&raw const (*arrivals).last_ack).read_volatile() as usize;
+        let note = element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place);
+        let fate = (*note).fate;
+        if !(*note).is_younger(AT_ONCE, now)
+            || (fate != Fate::AckOverflowed as u32 && fate != Fate::AckRefused as u32)
+        {
+            return 0;
+        }
+        (*note).fate = 0;
+        if (*note).cookie == 0 { SYN_COOKIE } else { 0 }
     }
 }
 
@@ -310,35 +363,126 @@ fn end(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
 
 /// Notes what a segment that has come in will have come to if nothing follows from it.
 #[inline(always)]
-fn note(passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
-    settle_earlier(passing);
-    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
+fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
+    let (now, path) = (now(), passing.back.hash());
     let noted = Undecided {
-        time: now(),
-        path: passing.back.hash(),
+        time: now,
+        path,
         cookie,
         slot,
         fate: fate as u32,
         seq: passing.segment.tcp.sequence(),
         ifindex: passing.ifindex,
     };
+    let is_copy = |note: &Undecided| {
+        note.path == path && note.ifindex != passing.ifindex && note.is_younger(BATCH, now)
+    };
     // SAFETY: the map's own value, and only this CPU's.
-    unsafe { undecided.write(noted) };
+    unsafe {
+        if find(arrivals, is_copy).is_null() {
+            let next = (*arrivals).noted;
+            (*arrivals).noted = next.wrapping_add(1);
+            (&raw mut (*arrivals).found).write_volatile(next);
+        }
+        let place = (&raw const (*arrivals).found).read_volatile();
+        let note = element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize);
+        let before = note.read();
+        note.write(noted);
+        if matches!(fate, Fate::AckOverflowed | Fate::AckRefused) {
+            (*arrivals).last_ack = place;
+        }
+        if before.fate != 0 && !is_copy(&before) {
+            settle(before);
+        }
+    }
 }
 
-/// What is noted of another segment has come to pass.
+/// The latest note that is like this, or NULL.
+///
+/// # Safety
+///
+/// `arrivals` must be the map's own value.
 #[inline(always)]
-fn settle_earlier(passing: Passing<'_>) {
-    let Some(undecided) = UNDECIDED.get_ptr_mut(0) else { return };
-    // SAFETY: the map's own value, and only this CPU's.
-    let before = unsafe { undecided.read() };
-    let is_copy = before.path == passing.back.hash()
-        && before.ifindex != passing.ifindex
-        && now().wrapping_sub(before.time) < COPIES_ARRIVE_WITHIN;
-    if before.fate != 0 && !is_copy {
-        settle(before);
-        // SAFETY: as above.
-        unsafe { (*undecided).fate = 0 };
+unsafe fn find(arrivals: *mut Arrivals, is_wanted: impl Fn(&Undecided) -> bool) -> *mut Undecided {
+    // SAFETY: by the caller's word; each index is within the array.
+    unsafe {
+        // In memory, where the verifier does not follow each place to the end of the program.
+        let found = &raw mut (*arrivals).found;
+        found.write_volatile(NOWHERE);
+        let notes = (&raw mut (*arrivals).undecided).cast::<Undecided>();
+        let mut i = 0;
+        while i < NOTES {
+            if is_wanted(&*notes.add(i)) {
+                found.write_volatile(i as u64);
+            }
+            i += 1;
+        }
+        let place = found.read_volatile();
+        if place == NOWHERE {
+            return ptr::null_mut();
+        }
+        element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize)
+    }
+}
+
+const NOWHERE: u64 = u64::MAX;
+
+/// One more segment to `port` will take effect.
+///
+/// # Safety
+///
+/// `pending` must point into the map's own value.
+#[inline(always)]
+unsafe fn await_another(pending: *mut Pending, port: u16) {
+    let now = now();
+    // SAFETY: by the caller's word.
+    unsafe {
+        let is_one_of_several = (*pending).count != 0
+            && (*pending).port == u32::from(port)
+            && now.wrapping_sub((*pending).time) < BATCH;
+        if is_one_of_several {
+            (*pending).count += 1;
+        } else {
+            pending.write(Pending { time: now, port: port.into(), count: 1 });
+        }
+    }
+}
+
+/// A segment has taken effect. Returns whether it was among those that were to.
+///
+/// # Safety
+///
+/// `pending` must point into the map's own value.
+#[inline(always)]
+unsafe fn came(pending: *mut Pending, now: u64) -> bool {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let is_awaited = (*pending).count != 0 && now.wrapping_sub((*pending).time) < AT_ONCE;
+        if is_awaited {
+            (*pending).count -= 1;
+        }
+        is_awaited
+    }
+}
+
+impl Passing<'_> {
+    /// Else the kernel drops it, whoever would receive it.
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        // SAFETY: the context of a classifier.
+        unsafe { (*self.skb).pkt_type == FOR_THIS_HOST }
+    }
+
+    /// What earlier segments to the same port will still add to its queues.
+    #[inline(always)]
+    fn awaiting(&self, arrivals: *mut Arrivals) -> Awaiting {
+        let now = now();
+        let port = u32::from(self.segment.tcp.destination_port());
+        let count = |pending: Pending| {
+            if pending.port == port && now.wrapping_sub(pending.time) < BATCH { pending.count } else { 0 }
+        };
+        // SAFETY: the map's own value, and only this CPU's.
+        unsafe { Awaiting { requests: count((*arrivals).syns), children: count((*arrivals).acks) } }
     }
 }
 
@@ -370,21 +514,36 @@ fn settle(undecided: Undecided) {
     }
 }
 
-/// The note on the SYN that a SYN-ACK on `path` answers, taken back.
+/// A SYN that was answered.
+#[derive(Clone, Copy)]
+struct Answered {
+    /// When it came in; 0 if that is not known.
+    time: u64,
+    slot: u32,
+}
+
+/// Takes back the note on the SYN that a SYN-ACK on `path` answers.
+///
+/// # Safety
+///
+/// `arrivals` must be the map's own value.
 #[inline(always)]
-fn take_back(path: Path) -> Option<Undecided> {
-    let undecided = UNDECIDED.get_ptr_mut(0)?;
-    // SAFETY: the map's own value, and only this CPU's.
+unsafe fn take_back(arrivals: *mut Arrivals, path: Path) -> Answered {
+    let (path, now) = (path.hash(), now());
+    // SAFETY: by the caller's word.
     unsafe {
-        let noted = undecided.read();
-        let is_syn = noted.fate == Fate::SynTaken as u32
-            || noted.fate == Fate::SynOverflowed as u32
-            || noted.fate == Fate::SynDropped as u32;
-        if !is_syn || noted.path != path.hash() {
-            return None;
+        came(&raw mut (*arrivals).syns, now);
+        let note = find(arrivals, |note| {
+            // The SYN-ACK may wait for the address of the next hop.
+            let may_wait = note.fate == Fate::SynTaken as u32;
+            let was_to_fail = note.fate == Fate::SynOverflowed as u32 || note.fate == Fate::SynDropped as u32;
+            note.path == path && (may_wait || was_to_fail && note.is_younger(AT_ONCE, now))
+        });
+        if note.is_null() {
+            return Answered { time: 0, slot: 0 };
         }
-        (*undecided).fate = 0;
-        Some(noted)
+        (*note).fate = 0;
+        Answered { time: (*note).time, slot: (*note).slot }
     }
 }
 

@@ -14,7 +14,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    half_open,
+    half_open::{self, SYN_COOKIE},
     instruction::{add, element},
     kernel::KernelPtr,
     lifetime::{self, Effect},
@@ -138,18 +138,13 @@ fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
     }
 }
 
-/// What becomes of the half-open request that a child was. Returns when its SYN came in, 0 if that is not known, or
-/// [`SYN_COOKIE`]. A number only: the compiler reads what lies in an `Option` before it knows that there is something, and kernels
+/// What becomes of the half-open request that a child was. Returns when its SYN came in, 0 if that is not known, or at its birth
+/// [`SYN_COOKIE`] of one that brought a cookie back. A number only: the compiler reads what lies in an `Option` before it knows that there is something, and kernels
 /// before 6.3 refuse that.
 #[inline(always)]
 fn follow_request(cookie: u64, role: Role, old: TcpState, new: TcpState) -> u64 {
     match (role, old) {
-        (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => {
-            half_open::child_is_born();
-            0
-        }
-        // The classifier gives a cookie to every request whose SYN-ACK it sees.
-        (Role::Server, TcpState::SynRecv) if cookie == 0 => SYN_COOKIE,
+        (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => half_open::child_is_born(),
         (Role::Server, TcpState::SynRecv) => half_open::complete(cookie),
         (Role::Server | Role::Client, _) => 0,
     }
@@ -183,9 +178,6 @@ impl Meaning {
         matches!(self.effect, Effect::Closes) && self.detail == closed_by as u8
     }
 }
-
-/// Of a connection that began with a SYN cookie no request was kept.
-const SYN_COOKIE: u64 = u64::MAX;
 
 /// # Safety
 ///

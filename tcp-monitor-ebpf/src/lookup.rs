@@ -55,6 +55,15 @@ pub(crate) enum Requests {
     TooMany,
 }
 
+/// What segments that came in a moment ago will still add to a listener's queues.
+#[derive(Clone, Copy)]
+pub(crate) struct Awaiting {
+    /// To its half-open requests.
+    pub(crate) requests: u32,
+    /// To its accept queue.
+    pub(crate) children: u32,
+}
+
 /// A half-open request and its listener.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
@@ -79,7 +88,7 @@ union Tuple {
 
 /// Who will receive a segment, in the network namespace of the interface that it comes in on.
 #[inline(always)]
-pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>) -> Receiver {
+pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awaiting) -> Receiver {
     let sk = look_up(skb, segment, false);
     if sk.is_null() {
         return Receiver::Nobody;
@@ -87,9 +96,9 @@ pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>) -> Receiver {
     // SAFETY: not NULL, and held until the release below.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
     let receiver = if state == TcpState::Listen as u32 {
-        queues(sk).map(Receiver::Listener)
+        queues(sk, awaiting).map(Receiver::Listener)
     } else if state == TcpState::NewSynRecv as u32 {
-        request(sk)
+        request(sk, awaiting)
     } else if state == TcpState::TimeWait as u32 {
         time_wait(sk)
     } else {
@@ -103,7 +112,7 @@ pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>) -> Receiver {
 /// The listener that a segment is for if no connection takes it. Of several that share the port, it may be another than the
 /// kernel's choice.
 #[inline(always)]
-pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>) -> Option<Listener> {
+pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awaiting) -> Option<Listener> {
     // From port 0 there are no connections.
     let sk = look_up(skb, segment, true);
     if sk.is_null() {
@@ -111,7 +120,7 @@ pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>) -> Option<Lis
     }
     // SAFETY: not NULL, and held until the release below.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
-    let listener = if state == TcpState::Listen as u32 { queues(sk) } else { None };
+    let listener = if state == TcpState::Listen as u32 { queues(sk, awaiting) } else { None };
     // SAFETY: releases what was looked up, once.
     unsafe { bpf_sk_release(sk.cast()) };
     listener
@@ -138,7 +147,7 @@ fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>, listeners_only: bool) -> 
 }
 
 #[inline(always)]
-fn queues(sk: *mut bpf_sock) -> Option<Listener> {
+fn queues(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Listener> {
     // SAFETY: the helper takes any socket, and answers NULL for what is no tcp_sock.
     let tcp = KernelPtr::new(unsafe { bpf_skc_to_tcp_sock(sk.cast()) }.cast_const().cast());
     if tcp.is_null() {
@@ -146,7 +155,7 @@ fn queues(sk: *mut bpf_sock) -> Option<Listener> {
     }
     let limit = tcp.load::<u32>(layout!(sk_max_ack_backlog));
     let net = tcp.follow(layout!(skc_net));
-    let held = tcp.load::<u32>(layout!(request_queue_len));
+    let held = tcp.load::<u32>(layout!(request_queue_len)).wrapping_add(awaiting.requests);
     // Kernel: `tcp_conn_request`. Of those it knows well it takes more than three quarters.
     let requests = if net.load::<u8>(layout!(net_syncookies)) != 0 {
         Requests::Few
@@ -160,7 +169,8 @@ fn queues(sk: *mut bpf_sock) -> Option<Listener> {
             Requests::Few
         }
     };
-    Some(Listener { full: tcp.load::<u32>(layout!(sk_ack_backlog)) > limit, requests })
+    let children = tcp.load::<u32>(layout!(sk_ack_backlog)).wrapping_add(awaiting.children);
+    Some(Listener { full: children > limit, requests })
 }
 
 #[inline(always)]
@@ -176,7 +186,7 @@ fn time_wait(sk: *mut bpf_sock) -> Option<Receiver> {
 }
 
 #[inline(always)]
-fn request(sk: *mut bpf_sock) -> Option<Receiver> {
+fn request(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Receiver> {
     // SAFETY: the helper takes any socket, and answers NULL for what is no request.
     let request = KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast());
     if request.is_null() {
@@ -191,7 +201,16 @@ fn request(sk: *mut bpf_sock) -> Option<Receiver> {
         rcv_nxt: request.load::<u32>(layout!(request_rcv_nxt)),
         rcv_wnd: request.load::<u32>(layout!(skc_rcv_wnd)).min(LARGEST_WINDOW),
         snt_isn: request.load::<u32>(layout!(request_snt_isn)),
-        full: of_listener(layout!(sk_ack_backlog)) > of_listener(layout!(sk_max_ack_backlog)),
+        full: of_listener(layout!(sk_ack_backlog)).wrapping_add(awaiting.children)
+            > of_listener(layout!(sk_max_ack_backlog)),
         aborts: read::<u8>(net.wrapping_add(layout!(net_abort_on_overflow) as usize)) != 0,
     }))
+}
+
+/// Whether the request that a SYN-ACK is of sends it again, because its timer has run out: until then the timer runs.
+#[inline(always)]
+pub(crate) fn is_sent_again(sk: *mut bpf_sock) -> bool {
+    // SAFETY: the helper takes any socket, and answers NULL for what is no request.
+    let request = KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast());
+    !request.is_null() && request.load::<u64>(layout!(request_timer_pprev)) == 0
 }

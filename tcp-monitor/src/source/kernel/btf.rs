@@ -113,6 +113,7 @@ impl KernelTypes {
             skc_listener: self.offset("sock_common", "skc_listener")?,
             skc_rcv_wnd: self.offset("sock_common", "skc_rcv_wnd")?,
             request_rcv_nxt: self.offset("tcp_request_sock", "rcv_nxt")?,
+            request_timer_pprev: self.offset("request_sock", "rsk_timer.entry.pprev")?,
             request_snt_isn: self.offset("tcp_request_sock", "snt_isn")?,
             tw_substate: self.offset("inet_timewait_sock", "tw_substate")?,
             net_inum: self.offset("net", "ns.inum")?,

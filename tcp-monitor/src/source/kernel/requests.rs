@@ -12,14 +12,14 @@ use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::{
     TcpState,
     counters::{HandshakeFailure, PortCounters},
-    half_open::{Fate, HalfOpen, Undecided},
+    half_open::{AT_ONCE, Arrivals, Fate, HalfOpen, Undecided},
     record::{ResetPhase, Role},
 };
 
 /// The half-open requests, and the segments whose fate is not counted yet.
 pub(super) struct Requests {
     half_open: Mutex<HashMap<MapData, u64, HalfOpen>>,
-    undecided: PerCpuArray<MapData, Undecided>,
+    arrivals: PerCpuArray<MapData, Arrivals>,
     /// By the counters of their port.
     given_up: Mutex<BTreeMap<u32, GivenUp>>,
 }
@@ -37,9 +37,9 @@ struct GivenUp {
 impl Requests {
     pub(super) fn new(
         half_open: HashMap<MapData, u64, HalfOpen>,
-        undecided: PerCpuArray<MapData, Undecided>,
+        arrivals: PerCpuArray<MapData, Arrivals>,
     ) -> Self {
-        Self { half_open: Mutex::new(half_open), undecided, given_up: Mutex::default() }
+        Self { half_open: Mutex::new(half_open), arrivals, given_up: Mutex::default() }
     }
 
     /// Counts, and forgets, the requests that the kernel has given up by now. It tells of none of them; but a request
@@ -112,17 +112,17 @@ impl Requests {
                 return Ok((counters, before));
             }
         }
-        // Segments come so fast that one a CPU does not show.
+        // Segments come so fast that a few do not show.
         Ok((read()?, Vec::new()))
     }
 
     /// The segments from which nothing followed, and will not any more.
     fn undecided(&self) -> Result<Vec<Undecided>, MapError> {
         let now = now();
-        let undecided = self.undecided.get(&0, 0)?;
-        Ok(undecided
+        let arrivals = self.arrivals.get(&0, 0)?;
+        Ok(arrivals
             .iter()
-            .copied()
+            .flat_map(|arrivals| arrivals.undecided)
             .filter(|undecided| undecided.fate != 0 && now.saturating_sub(undecided.time) > AT_ONCE)
             .collect())
     }
@@ -178,8 +178,6 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// How late a timer of the kernel may be.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What the kernel does with a segment at once takes some microseconds; nanoseconds.
-const AT_ONCE: u64 = 10_000_000;
 /// How often the counters are read for one that nothing changed in between.
 const TRIES: usize = 4;
 
