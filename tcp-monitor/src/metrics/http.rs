@@ -120,7 +120,7 @@ struct Limits {
     shutdown: Duration,
     /// Responses of `/metrics` in memory.
     expositions: usize,
-    /// How long a scrape waits for slow readers of others.
+    /// How long a scrape waits for a slow reader before that one has to give way.
     patience: Duration,
 }
 
