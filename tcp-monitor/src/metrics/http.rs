@@ -1,7 +1,9 @@
 //! The HTTP endpoint: `/metrics` for Prometheus, `/healthz`, and a page with links to both.
 //!
 //! Whoever can reach the address may connect, so nothing a client does or leaves undone may cost much or hinder
-//! another: one request a connection, small headers, and limits on time and number.
+//! another: one request a connection, small headers, and limits on time, number and memory.
+
+mod scrapes;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,10 +24,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::TextEncoder;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
+use self::scrapes::Scrapes;
 use super::Collector;
 
 /// What is served.
@@ -115,6 +118,10 @@ struct Limits {
     connection: Duration,
     /// For both, once the agent stops.
     shutdown: Duration,
+    /// Responses of `/metrics` in memory.
+    expositions: usize,
+    /// How long a scrape waits for a slow reader before that one has to give way.
+    patience: Duration,
 }
 
 async fn serve_within(
@@ -124,7 +131,7 @@ async fn serve_within(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let endpoint = Arc::new(endpoint);
+    let pages = Arc::new(Pages::start(limits, endpoint));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
 
@@ -140,7 +147,7 @@ async fn serve_within(
             {
                 oldest.abort();
             }
-            let answer = answer(stream, Arc::clone(&endpoint), limits, stopping.clone());
+            let answer = answer(stream, Arc::clone(&pages), limits, stopping.clone());
             oldest_first.push_back(connections.spawn(answer));
         }
     };
@@ -170,15 +177,11 @@ async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
 }
 
 /// Answers one request. A client that is too slow, or speaks no HTTP, only loses its own connection.
-async fn answer(
-    stream: TcpStream,
-    endpoint: Arc<Endpoint>,
-    limits: Limits,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let respond = service_fn(move |request: hyper::Request<_>| {
-        let response = endpoint.respond(request.method(), request.uri().path());
-        async { Ok::<_, Infallible>(response) }
+async fn answer(stream: TcpStream, pages: Arc<Pages>, limits: Limits, mut stopping: watch::Receiver<bool>) {
+    let give_way = Arc::new(Notify::new());
+    let respond = service_fn(|request: hyper::Request<_>| {
+        let (pages, give_way) = (&pages, &give_way);
+        async move { Ok::<_, Infallible>(pages.respond(request.method(), request.uri().path(), give_way).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -197,36 +200,55 @@ async fn answer(
         connection.as_mut().graceful_shutdown();
         connection.await
     };
-    match timeout(limits.connection, ended).await {
+    let ended = tokio::select! {
+        ended = timeout(limits.connection, ended) => ended,
+        () = give_way.notified() => return log::debug!("metrics endpoint: a slow client gave way to another"),
+    };
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!("metrics endpoint: {error}"),
         Err(_) => log::debug!("metrics endpoint: the client was too slow"),
     }
 }
 
-impl Endpoint {
-    /// The response without regard to HEAD, for which hyper leaves the body out.
-    fn respond(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        let page = match path {
-            "/metrics" => Self::metrics,
-            "/healthz" => Self::health,
-            "/" => Self::index,
-            _ => return text(StatusCode::NOT_FOUND, "not found: there are /metrics, /healthz and /"),
+/// The pages of an [`Endpoint`].
+struct Pages {
+    version: String,
+    health: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    scrapes: Scrapes,
+}
+
+impl Pages {
+    fn start(limits: Limits, endpoint: Endpoint) -> Self {
+        let Endpoint { collector, health } = endpoint;
+        let version = collector.build().version.clone();
+        let scrapes = scrapes::Limits {
+            expositions: limits.expositions,
+            patience: limits.patience,
+            requests: limits.connections,
         };
+        Self { version, health, scrapes: Scrapes::start(scrapes, Arc::new(move || render(&collector))) }
+    }
+
+    /// The response without regard to HEAD, for which hyper leaves the body out.
+    async fn respond(&self, method: &Method, path: &str, give_way: &Arc<Notify>) -> Response<Full<Bytes>> {
+        if !matches!(path, "/metrics" | "/healthz" | "/") {
+            return text(StatusCode::NOT_FOUND, "not found: there are /metrics, /healthz and /");
+        }
         if method != Method::GET && method != Method::HEAD {
             let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
         }
-        page(self)
+        match path {
+            "/metrics" => self.metrics(give_way).await,
+            "/healthz" => self.health(),
+            _ => self.index(),
+        }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
-        let metrics = match self.collector.gather() {
-            Ok(metrics) => metrics,
-            Err(error) => return failure(error),
-        };
-        match TextEncoder::new().encode_to_string(&metrics) {
+    async fn metrics(&self, give_way: &Arc<Notify>) -> Response<Full<Bytes>> {
+        match self.scrapes.exposition(give_way).await {
             Ok(exposition) => response(StatusCode::OK, EXPOSITION_TYPE, exposition),
             Err(error) => failure(error),
         }
@@ -240,9 +262,13 @@ impl Endpoint {
     }
 
     fn index(&self) -> Response<Full<Bytes>> {
-        let page = INDEX.replace("VERSION", &self.collector.build().version);
-        response(StatusCode::OK, "text/html; charset=utf-8", page)
+        response(StatusCode::OK, "text/html; charset=utf-8", INDEX.replace("VERSION", &self.version))
     }
+}
+
+fn render(collector: &Collector) -> Result<String, String> {
+    let metrics = collector.gather().map_err(|error| error.to_string())?;
+    TextEncoder::new().encode_to_string(&metrics).map_err(|error| error.to_string())
 }
 
 fn failure(error: impl fmt::Display) -> Response<Full<Bytes>> {
@@ -254,8 +280,8 @@ fn text(status: StatusCode, line: impl fmt::Display) -> Response<Full<Bytes>> {
     response(status, "text/plain; charset=utf-8", format!("{line}\n"))
 }
 
-fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -267,6 +293,8 @@ const LIMITS: Limits = Limits {
     request: Duration::from_secs(5),
     connection: Duration::from_secs(30),
     shutdown: Duration::from_millis(500),
+    expositions: 3,
+    patience: Duration::from_secs(1),
 };
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a request line with its headers; the least that hyper allows. Prometheus sends some 300.

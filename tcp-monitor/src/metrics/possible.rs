@@ -19,9 +19,10 @@ pub(super) const fn transition(from: TcpState, to: TcpState) -> bool {
     POSSIBLE_TRANSITIONS[from as usize][to as usize]
 }
 
-/// Whether handshakes of this role that fail for this reason are counted, all of them.
+/// Whether handshakes of this role can fail for this reason.
 ///
-/// A server's are not: most fail while half open, which the kernel programs do not see.
+/// Most of a server's fail while half open, which only classifiers see: on interfaces that `--interface` leaves out they go
+/// uncounted, and their series are there all the same.
 pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> bool {
     match (role, reason) {
         (
@@ -57,8 +58,8 @@ pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> b
     }
 }
 
-/// Whether the kernel reports a RST in this phase whatever its version: those that a full socket gets (`tcp_reset`), and
-/// on kernels that give no reasons (before 6.12) also those sent, are seen of full sockets only.
+/// Whether a RST in this phase is seen whatever the kernel's version: those received, of full sockets (`tcp_reset`) and of
+/// half-open requests (classifiers); those sent, before 6.12, of full sockets only.
 pub(super) const fn reset(phase: ResetPhase) -> bool {
     match phase {
         ResetPhase::Handshake | ResetPhase::Established | ResetPhase::Closing => true,

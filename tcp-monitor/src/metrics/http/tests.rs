@@ -22,6 +22,10 @@ struct Server {
 
 impl Server {
     fn start(limits: Limits) -> Result<Self, HttpError> {
+        Self::start_on(limits, "6.1")
+    }
+
+    fn start_on(limits: Limits, kernel: &str) -> Result<Self, HttpError> {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let failed = |cause| HttpError::Failed { address: (Ipv4Addr::LOCALHOST, 0).into(), cause };
         let address = listener.local_addr().map_err(failed)?;
@@ -31,7 +35,7 @@ impl Server {
             move || if broken.load(Ordering::SeqCst) { Err("map is gone".to_owned()) } else { Ok(()) }
         };
         let (readable, healthy) = (state(&broken), state(&broken));
-        let build = BuildInfo { version: "1.2.3".to_owned(), kernel: "6.1".to_owned() };
+        let build = BuildInfo { version: "1.2.3".to_owned(), kernel: kernel.to_owned() };
         let collector = Collector::new(Box::new(move || readable().map(|()| Snapshot::default())), build);
         let endpoint = Endpoint { collector, health: Box::new(healthy) };
         let (stop, stopped) = oneshot::channel();
@@ -201,6 +205,28 @@ fn a_connection_ends_when_its_time_is_up() -> Result<(), Box<dyn std::error::Err
 }
 
 #[test]
+fn of_clients_that_do_not_read_only_a_few_can_hold_a_response_and_others_are_served()
+-> Result<(), Box<dyn std::error::Error>> {
+    let server = Server::start_on(Limits { patience: SHORT, expositions: 2, ..PATIENT }, &"x".repeat(LARGE))?;
+    let mut stuck = Vec::new();
+    for _ in 0..8 {
+        let mut stream = server.connect()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut start = [0; 15];
+        stream.read_exact(&mut start)?;
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+        stuck.push(stream);
+    }
+    assert_eq!(body(&server.get("/healthz")?), "ok\n");
+    assert!(body(&server.get("/metrics")?).len() > LARGE);
+    let whole = stuck.iter_mut().filter_map(|stream| read_to_end(stream).ok());
+    let whole = whole.filter(|response| response.len() > LARGE).count();
+    // The good client was given one place of the two; a stuck one may have kept the other.
+    assert!(whole <= 1, "{whole} responses were kept");
+    Ok(())
+}
+
+#[test]
 fn what_is_no_http_or_too_long_is_refused() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(LIMITS)?;
     assert!(server.exchange("\u{16}\u{3}\u{1} hello\r\n\r\n")?.starts_with("HTTP/1.1 400 Bad Request\r\n"));
@@ -256,5 +282,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(50);
 const MINUTE: Duration = Duration::from_secs(60);
 /// Limits that no test runs into, so that what ends a connection is something else.
-const PATIENT: Limits =
-    Limits { connections: 64, request: MINUTE, connection: MINUTE, shutdown: Duration::from_secs(5) };
+const PATIENT: Limits = Limits {
+    connections: 64,
+    request: MINUTE,
+    connection: MINUTE,
+    shutdown: Duration::from_secs(5),
+    expositions: 3,
+    patience: MINUTE,
+};
+/// More than the socket buffers of both ends hold: 4 MB and 6 MB at most by default, each.
+const LARGE: usize = 16 << 20;
