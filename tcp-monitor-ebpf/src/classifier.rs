@@ -126,8 +126,11 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                             if awaited == Awaited::Cookie { origin::SYN_COOKIE } else { origin::REQUEST };
                     }
                 }
-                Some(SegmentKind::Rst) => half_open::rst_leaves(path),
-                Some(SegmentKind::Fin) | None => {}
+                // As the kernel answers what acknowledges nothing.
+                Some(SegmentKind::Rst) if flags & ACK != 0 && tcp.sequence() == 0 => {
+                    half_open::rst_leaves(path);
+                }
+                Some(SegmentKind::Rst | SegmentKind::Fin) | None => {}
             }
         }
     }

@@ -272,7 +272,7 @@ pub(crate) fn syn_ack_leaves(
     Some(Awaited::Request)
 }
 
-/// A RST goes out on its own path.
+/// A RST that answers a SYN goes out on its own path.
 #[inline(always)]
 pub(crate) fn rst_leaves(path: Path) {
     let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
@@ -409,11 +409,12 @@ unsafe fn find(arrivals: *mut Arrivals, is_wanted: impl Fn(&Undecided) -> bool) 
         // In memory, where the verifier does not follow each place to the end of the program.
         let found = &raw mut (*arrivals).found;
         found.write_volatile(NOWHERE);
-        let notes = (&raw mut (*arrivals).undecided).cast::<Undecided>();
+        let oldest = (&raw const (*arrivals).noted).read_volatile();
         let mut i = 0;
-        while i < NOTES {
-            if is_wanted(&*notes.add(i)) {
-                found.write_volatile(i as u64);
+        while i < NOTES as u64 {
+            let place = oldest.wrapping_add(i);
+            if is_wanted(&*element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize)) {
+                found.write_volatile(place);
             }
             i += 1;
         }
