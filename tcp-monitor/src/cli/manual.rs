@@ -37,16 +37,21 @@ What is printed:
   or as tables of its segments.
   Its wording may change; scripts should read --output json: one object a
   line with the fields v (1), time, event (segment, state, handshake, reset,
-  retransmit, closed, lost) and what belongs to that event.
+  retransmit, closed, stuck, lost) and what belongs to that event.
   Standard error carries one line on what is being monitored, warnings, and
   a summary at the end.
 
 Metrics:
-  All begin with tcp_monitor_: handshakes_total, handshake_failures_total,
-  syn_retransmits_total, resets_total, state_transitions_total and
-  retransmits_total by port; segments_total by interface; events_total and
-  events_lost_total. They are counted in the kernel: a slow terminal, a
-  stopped agent or a full ring buffer changes none of them.
+  All begin with tcp_monitor_. By port: handshakes, their failures by reason
+  and durations; SYN cookies, accept queues and their overflows, half-open
+  requests; resets, state transitions and how long states and connections
+  last; how connections closed, bytes, retransmissions; sockets by state and
+  those left in CLOSE_WAIT. By interface: segments. Of the log: events_total,
+  events_lost_total, events_suppressed_total. docs/metrics.md has them all.
+  Counters are counted in the kernel: a slow terminal, a stopped agent or a
+  full ring buffer changes none of them. Only half-open requests that time
+  out are found by the agent, once it goes on. Sockets by state are what the
+  kernel lists when it is asked.
 
 Privileges:
   root, or these capabilities:

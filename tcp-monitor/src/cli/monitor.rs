@@ -31,9 +31,10 @@ pub struct Monitor {
     /// They are those of the namespace that tcp-monitor runs in, or of the one that --netns names.
     ///
     /// This limits the segment classifier: the SYN, ACK, FIN and RST lines of the log and the metric
-    /// tcp_monitor_segments_total. It does not limit the socket tracepoints: states, handshakes, resets and
-    /// retransmissions are those of all sockets, whichever interface their packets use. One exception: a RST that reaches
-    /// a socket closed in both directions, in FIN_WAIT1 or FIN_WAIT2, counts only if its interface is watched.
+    /// tcp_monitor_segments_total; and of the metrics by port what only segments show: why handshakes of a server failed,
+    /// SYN cookies, half-open requests, how FIN_WAIT2 ends after close(), and a RST in FIN_WAIT1 or FIN_WAIT2 once reading is
+    /// shut down. It does not limit the socket tracepoints: all other states, handshakes, resets and retransmissions are those
+    /// of all sockets, whichever interface their packets use.
     #[arg(short, long = "interface", value_name = "NAME", help_heading = WATCH)]
     pub interfaces: Vec<InterfaceName>,
 

@@ -286,7 +286,7 @@ pub(super) static TABLE_EVICTIONS: Family<1> = Family {
     kind: MetricType::COUNTER,
     labels: ["table"],
     help: "How often a full table of the kernel programs let go of an entry, or did not take one. acks: an ACK may be missing in the \
-           log; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
+           log, or one that met a full accept queue in the counters; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
            is not counted; orphans: nor is what ends a FIN_WAIT2 after close().",
 };
 

@@ -43,6 +43,7 @@ mod queues;
 mod reconcile;
 mod recording;
 mod records;
+mod retries;
 mod reuse;
 mod scrape;
 mod segments;
@@ -110,6 +111,7 @@ fn run_trials() -> ExitCode {
         found::trials(),
         gauges::trials(),
         reconcile::trials(),
+        retries::trials(),
         stall::trials(),
         crowd::trials(),
         flood::trials(),
