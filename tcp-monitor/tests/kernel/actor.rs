@@ -79,13 +79,21 @@ pub(crate) struct Payload {
 
 /// Binds `socket`, which may share its address with others in TIME_WAIT.
 pub(crate) fn bind(socket: &Socket, address: SocketAddr) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
+    ensure!(bind_within(socket, address, DEADLINE)?, "{address} is in use");
+    Ok(())
+}
+
+/// The same, or `false` if the address is still in use after this time.
+pub(crate) fn bind_within(socket: &Socket, address: SocketAddr, patience: Duration) -> Result<bool> {
+    let deadline = Instant::now() + patience;
     loop {
         match socket.bind(&address.into()) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                thread::sleep(COPIES_GO);
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                return Err(error).with_context(|| format!("cannot bind {address}"));
             }
-            bound => return bound.with_context(|| format!("cannot bind {address}")),
+            Err(_) if Instant::now() > deadline => return Ok(false),
+            Err(_) => thread::sleep(COPIES_GO),
         }
     }
 }

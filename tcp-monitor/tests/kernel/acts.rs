@@ -14,8 +14,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{
     actor::{
-        Act, Actor, Connection, Pair, Payload, await_acknowledgement, bind, leave_unread, read_end, reset,
-        transfer,
+        Act, Actor, Connection, Pair, Payload, await_acknowledgement, bind, bind_within, leave_unread,
+        read_end, reset, transfer,
     },
     feed::DEADLINE,
     forge::Unreachable,
@@ -253,7 +253,9 @@ fn port_is_used_again(actor: &mut Actor<'_>) -> Result<()> {
     actor.stage.go_to(of.route.client_side())?;
     let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     client.set_reuse_address(true)?;
-    bind(&client, from)?;
+    if !bind_within(&client, from, ANOTHER_HAS_IT)? {
+        return Ok(());
+    }
     match client.connect(&address.into()) {
         Ok(()) => {}
         // In the same namespace, the kernel keeps a port for its TIME_WAIT.
@@ -433,6 +435,8 @@ pub(crate) const REFUSED_BY_ICMP: &str = "refused by ICMP";
 /// An administrator destroyed the socket before it was connected.
 pub(crate) const DESTROYED_IN_SYN_SENT: &str = "destroyed in SYN_SENT";
 
+/// The kernel may have chosen the same port for another's connection, which may last.
+const ANOTHER_HAS_IT: Duration = Duration::from_millis(500);
 const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
 const EADDRNOTAVAIL: i32 = 99;
 const EINPROGRESS: i32 = 115;
