@@ -5,23 +5,22 @@
 //! if nothing followed, and takes the note back when something does. A driver may hand over several segments at a time, each of
 //! which passes here before the first takes effect.
 
-use core::ptr;
-
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::bpf_get_socket_cookie,
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::HashMap,
 };
 use tcp_monitor_common::{
     TcpState,
     counters::{FAILURES, HandshakeFailure, PortCounters, Table},
-    half_open::{AT_ONCE, Arrivals, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending, Undecided},
+    half_open::{AT_ONCE, Arrivals, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Undecided},
     record::{ResetPhase, Role},
 };
 
 use crate::{
     acks::{Awaited, COOKIE, Path},
+    arrivals::{self, BATCH, await_another, came, find, take_back},
     instruction::{add, element},
     lookup::{Awaiting, Listener, Receiver, Request, Requests, is_sent_again, listener, receiver},
     packet::{ACK, FIN, SYN, Segment},
@@ -33,12 +32,6 @@ use crate::{
 #[map]
 static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(HALF_OPEN_LIMIT, 0);
 
-#[map]
-static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(1, 0);
-
-/// Within this time, nanoseconds, the segments that a driver handed over take effect; and one packet gets from a member of a bond to
-/// the bond, from a vlan's parent to the vlan, or from one interface to another.
-const BATCH: u64 = 1_000_000;
 /// A packet for this host (`PACKET_HOST`).
 const FOR_THIS_HOST: u32 = 0;
 /// A connection of which no request was kept.
@@ -63,8 +56,9 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     if passing.segment.tcp.flags & FIN != 0 || !passing.is_for_this_host() {
         return;
     }
-    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
-    let awaiting = passing.awaiting(arrivals);
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
+    // SAFETY: the map's own value, and only this CPU's.
+    let awaiting = unsafe { arrivals::awaiting(arrivals, passing.segment.tcp.destination_port()) };
     let fate = match receiver(passing.skb, passing.segment, awaiting) {
         Receiver::Listener(listener) => fate_of_syn(listener),
         Receiver::Nobody => Fate::NoListener,
@@ -113,8 +107,10 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
         expect_again(path, number, awaited);
         return;
     }
-    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
-    match receiver(passing.skb, passing.segment, passing.awaiting(arrivals)) {
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
+    // SAFETY: the map's own value, and only this CPU's.
+    let awaiting = unsafe { arrivals::awaiting(arrivals, port) };
+    match receiver(passing.skb, passing.segment, awaiting) {
         // Not what it waits for, and answered without effect.
         Receiver::Request(request) if !accepts(request, passing) => path.expect(number, Awaited::Request),
         Receiver::Request(request) if request.full => {
@@ -198,7 +194,7 @@ pub(crate) fn rst_arrives(passing: Passing<'_>) {
 /// A SYN goes out. If it came in a moment before, it was not for this namespace.
 #[inline(always)]
 pub(crate) fn syn_leaves(segment: &Segment<'_>) {
-    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
     let (seq, now) = (segment.tcp.sequence(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
@@ -218,7 +214,7 @@ pub(crate) fn syn_ack_leaves(
     netns: u32,
     port: u16,
 ) -> Option<Awaited> {
-    let arrivals = ARRIVALS.get_ptr_mut(0)?;
+    let arrivals = arrivals::of_this_cpu()?;
     // SAFETY: the map's own value, and only this CPU's.
     let answered = unsafe { take_back(arrivals, path) };
     // SAFETY: the context of a classifier.
@@ -275,7 +271,7 @@ pub(crate) fn syn_ack_leaves(
 /// A RST that answers a SYN goes out on its own path.
 #[inline(always)]
 pub(crate) fn rst_leaves(path: Path) {
-    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return };
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
     let (path, now) = (path.hash(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
@@ -312,7 +308,7 @@ pub(crate) fn syn_ack_sent_again(cookie: u64) {
 /// A listener's child is born. Returns [`SYN_COOKIE`] if a SYN cookie came back for it, else 0.
 #[inline(always)]
 pub(crate) fn child_is_born() -> u64 {
-    let Some(arrivals) = ARRIVALS.get_ptr_mut(0) else { return 0 };
+    let Some(arrivals) = arrivals::of_this_cpu() else { return 0 };
     let now = now();
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
@@ -361,111 +357,6 @@ fn end(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
     Some(slot)
 }
 
-/// Notes what a segment that has come in will have come to if nothing follows from it.
-#[inline(always)]
-fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
-    let (now, path) = (now(), passing.back.hash());
-    let noted = Undecided {
-        time: now,
-        path,
-        cookie,
-        slot,
-        fate: fate as u32,
-        seq: passing.segment.tcp.sequence(),
-        ifindex: passing.ifindex,
-    };
-    let is_copy = |note: &Undecided| {
-        note.path == path && note.ifindex != passing.ifindex && note.is_younger(BATCH, now)
-    };
-    // SAFETY: the map's own value, and only this CPU's.
-    unsafe {
-        if find(arrivals, is_copy).is_null() {
-            let next = (*arrivals).noted;
-            (*arrivals).noted = next.wrapping_add(1);
-            (&raw mut (*arrivals).found).write_volatile(next);
-        }
-        let place = (&raw const (*arrivals).found).read_volatile();
-        let note = element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize);
-        let before = note.read();
-        note.write(noted);
-        if matches!(fate, Fate::AckOverflowed | Fate::AckRefused) {
-            (*arrivals).last_ack = place;
-        }
-        if before.fate != 0 && !is_copy(&before) {
-            settle(before);
-        }
-    }
-}
-
-/// The latest note that is like this, or NULL.
-///
-/// # Safety
-///
-/// `arrivals` must be the map's own value.
-#[inline(always)]
-unsafe fn find(arrivals: *mut Arrivals, is_wanted: impl Fn(&Undecided) -> bool) -> *mut Undecided {
-    // SAFETY: by the caller's word; each index is within the array.
-    unsafe {
-        // In memory, where the verifier does not follow each place to the end of the program.
-        let found = &raw mut (*arrivals).found;
-        found.write_volatile(NOWHERE);
-        let oldest = (&raw const (*arrivals).noted).read_volatile();
-        let mut i = 0;
-        while i < NOTES as u64 {
-            let place = oldest.wrapping_add(i);
-            if is_wanted(&*element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize)) {
-                found.write_volatile(place);
-            }
-            i += 1;
-        }
-        let place = found.read_volatile();
-        if place == NOWHERE {
-            return ptr::null_mut();
-        }
-        element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize)
-    }
-}
-
-const NOWHERE: u64 = u64::MAX;
-
-/// One more segment to `port` will take effect.
-///
-/// # Safety
-///
-/// `pending` must point into the map's own value.
-#[inline(always)]
-unsafe fn await_another(pending: *mut Pending, port: u16) {
-    let now = now();
-    // SAFETY: by the caller's word.
-    unsafe {
-        let is_one_of_several = (*pending).count != 0
-            && (*pending).port == u32::from(port)
-            && now.wrapping_sub((*pending).time) < BATCH;
-        if is_one_of_several {
-            (*pending).count += 1;
-        } else {
-            pending.write(Pending { time: now, port: port.into(), count: 1 });
-        }
-    }
-}
-
-/// A segment has taken effect. Returns whether it was among those that were to.
-///
-/// # Safety
-///
-/// `pending` must point into the map's own value.
-#[inline(always)]
-unsafe fn came(pending: *mut Pending, now: u64) -> bool {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let is_awaited = (*pending).count != 0 && now.wrapping_sub((*pending).time) < AT_ONCE;
-        if is_awaited {
-            (*pending).count -= 1;
-        }
-        is_awaited
-    }
-}
-
 impl Passing<'_> {
     /// Else the kernel drops it, whoever would receive it.
     #[inline(always)]
@@ -473,17 +364,24 @@ impl Passing<'_> {
         // SAFETY: the context of a classifier.
         unsafe { (*self.skb).pkt_type == FOR_THIS_HOST }
     }
+}
 
-    /// What earlier segments to the same port will still add to its queues.
-    #[inline(always)]
-    fn awaiting(&self, arrivals: *mut Arrivals) -> Awaiting {
-        let now = now();
-        let port = u32::from(self.segment.tcp.destination_port());
-        let count = |pending: Pending| {
-            if pending.port == port && now.wrapping_sub(pending.time) < BATCH { pending.count } else { 0 }
-        };
-        // SAFETY: the map's own value, and only this CPU's.
-        unsafe { Awaiting { requests: count((*arrivals).syns), children: count((*arrivals).acks) } }
+/// Notes what a segment that has come in will have come to if nothing follows from it.
+#[inline(always)]
+fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
+    let noted = Undecided {
+        time: now(),
+        path: passing.back.hash(),
+        cookie,
+        slot,
+        fate: fate as u32,
+        seq: passing.segment.tcp.sequence(),
+        ifindex: passing.ifindex,
+    };
+    // SAFETY: the map's own value, and only this CPU's.
+    let before = unsafe { arrivals::note(arrivals, noted) };
+    if before.fate != 0 {
+        settle(before);
     }
 }
 
@@ -512,39 +410,6 @@ fn settle(undecided: Undecided) {
             // Nothing that is known to have failed.
             Some(Fate::NoListener | Fate::SynTaken) | None => {}
         }
-    }
-}
-
-/// A SYN that was answered.
-#[derive(Clone, Copy)]
-struct Answered {
-    /// When it came in; 0 if that is not known.
-    time: u64,
-    slot: u32,
-}
-
-/// Takes back the note on the SYN that a SYN-ACK on `path` answers.
-///
-/// # Safety
-///
-/// `arrivals` must be the map's own value.
-#[inline(always)]
-unsafe fn take_back(arrivals: *mut Arrivals, path: Path) -> Answered {
-    let (path, now) = (path.hash(), now());
-    // SAFETY: by the caller's word.
-    unsafe {
-        came(&raw mut (*arrivals).syns, now);
-        let note = find(arrivals, |note| {
-            // The SYN-ACK may wait for the address of the next hop.
-            let may_wait = note.fate == Fate::SynTaken as u32;
-            let was_to_fail = note.fate == Fate::SynOverflowed as u32 || note.fate == Fate::SynDropped as u32;
-            note.path == path && (may_wait || was_to_fail && note.is_younger(AT_ONCE, now))
-        });
-        if note.is_null() {
-            return Answered { time: 0, slot: 0 };
-        }
-        (*note).fate = 0;
-        Answered { time: (*note).time, slot: (*note).slot }
     }
 }
 

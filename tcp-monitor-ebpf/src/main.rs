@@ -4,6 +4,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 mod acks;
+mod arrivals;
 mod baseline;
 mod classifier;
 mod glance;
