@@ -58,10 +58,24 @@ fn the_registry_finds_every_metric_described_and_no_other() -> Result<(), Box<dy
 #[test]
 fn counters_that_cannot_be_read_are_no_zeros() -> Result<(), Box<dyn Error>> {
     let error = collector(Err("map is gone".to_owned())).gather().map(|families| families.len());
-    assert_eq!(error, Err(ScrapeError("map is gone".to_owned())));
+    assert_eq!(error, Err(ScrapeError::Unreadable("map is gone".to_owned())));
     let registry = Registry::new();
     registry.register(Box::new(collector(Err("map is gone".to_owned()))))?;
     assert!(registry.gather().is_empty());
+    Ok(())
+}
+
+#[test]
+fn however_many_ports_the_text_is_that_of_the_metrics_as_a_whole() -> Result<(), Box<dyn Error>> {
+    let (port, sockets) = (PortCounters::ZERO, sample_sockets().swap_remove(0).1);
+    let labels = || (1..=1000).map(PortLabel::Port);
+    let many = Snapshot {
+        ports: labels().map(|label| (label, port)).collect(),
+        sockets: Some(labels().map(|label| (label, sockets.clone())).collect()),
+        ..sample()
+    };
+    let whole = TextEncoder::new().encode_to_string(&collector(Ok(many.clone())).gather()?)?;
+    assert!(whole == expose(many)?, "they differ");
     Ok(())
 }
 
@@ -193,7 +207,7 @@ fn collector(snapshot: Result<Snapshot, String>) -> Collector {
 }
 
 fn expose(snapshot: Snapshot) -> Result<String, Box<dyn Error>> {
-    Ok(TextEncoder::new().encode_to_string(&collector(Ok(snapshot)).gather()?)?)
+    Ok(collector(Ok(snapshot)).expose()?)
 }
 
 /// Every series with its value.

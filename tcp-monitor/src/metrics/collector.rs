@@ -12,6 +12,7 @@ use tcp_monitor_common::counters::{
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role, UNKNOWN_REASON};
 use thiserror::Error;
 
+use super::exposition::Exposition;
 use super::families::{self, Family};
 use super::possible;
 use super::snapshot::{ProgramRuns, Snapshot};
@@ -31,8 +32,14 @@ pub struct BuildInfo {
 
 /// Why a scrape has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the counters of the kernel programs could not be read: {0}")]
-pub struct ScrapeError(pub String);
+pub enum ScrapeError {
+    /// A map, or what else is read, failed to give its numbers.
+    #[error("the counters of the kernel programs could not be read: {0}")]
+    Unreadable(String),
+    /// The encoder refused a metric.
+    #[error("the metrics could not be written: {0}")]
+    Unwritable(String),
+}
 
 /// Every metric of the kernel programs, read when it is asked for.
 pub struct Collector {
@@ -61,23 +68,55 @@ impl Collector {
     ///
     /// If the counters cannot be read. They are never made up.
     pub fn gather(&self) -> Result<Vec<MetricFamily>, ScrapeError> {
-        let snapshot = (self.read)().map_err(ScrapeError)?;
+        let mut families = Vec::new();
+        self.visit(usize::MAX, |family| {
+            families.push(family);
+            Ok(())
+        })?;
+        Ok(families)
+    }
+
+    /// The same as text, in the format of Prometheus. Takes little more memory than that text.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::gather`], or if a metric is none that Prometheus allows.
+    pub fn expose(&self) -> Result<String, ScrapeError> {
+        let mut exposition = Exposition::default();
+        self.visit(PORTS_AT_ONCE, |part| {
+            exposition.push(&part).map_err(|error| ScrapeError::Unwritable(error.to_string()))
+        })?;
+        Ok(exposition.finish())
+    }
+
+    /// Gives `take` every metric that has samples, one after the other, in parts of so many ports.
+    fn visit(
+        &self,
+        ports_at_once: usize,
+        mut take: impl FnMut(MetricFamily) -> Result<(), ScrapeError>,
+    ) -> Result<(), ScrapeError> {
+        let snapshot = (self.read)().map_err(ScrapeError::Unreadable)?;
         let ports = sorted_ports(&snapshot);
+        let of_ports: [FamilyOf<'_>; _] = [
+            &handshakes,
+            &handshake_failures,
+            &syn_retransmits,
+            &|ports| resets(ports, snapshot.reasons_known),
+            &state_transitions,
+            &retransmits,
+            &handshake_durations,
+            &syn_cookies,
+            &accept_queue_overflows,
+            &connections_closed,
+            &connection_durations,
+            &state_durations,
+            &bytes,
+        ];
+        for family in of_ports {
+            ports.chunks(ports_at_once).filter_map(family).try_for_each(&mut take)?;
+        }
         let with_bpf_stats = if snapshot.bpf_stats { snapshot.programs.as_slice() } else { &[] };
-        let families = [
-            handshakes(&ports),
-            handshake_failures(&ports),
-            syn_retransmits(&ports),
-            resets(&ports, snapshot.reasons_known),
-            state_transitions(&ports),
-            retransmits(&ports),
-            handshake_durations(&ports),
-            syn_cookies(&ports),
-            accept_queue_overflows(&ports),
-            connections_closed(&ports),
-            connection_durations(&ports),
-            state_durations(&ports),
-            bytes(&ports),
+        let of_the_host = [
             segments(&snapshot.interfaces),
             records(&families::EVENTS, &snapshot.records.sent),
             records(&families::EVENTS_LOST, &snapshot.records.lost),
@@ -89,8 +128,12 @@ impl Collector {
             programs(&families::BPF_RUNS, with_bpf_stats, |program| program.runs as f64),
             build_info(&self.build),
         ];
-        let gauges = snapshot.sockets.iter().flat_map(|ports| sockets::gauges(ports));
-        Ok(families.into_iter().flatten().chain(gauges).collect())
+        of_the_host.into_iter().flatten().try_for_each(&mut take)?;
+        let sockets = snapshot.sockets.unwrap_or_default();
+        for family in sockets::GAUGES {
+            sockets.chunks(ports_at_once).filter_map(family).try_for_each(&mut take)?;
+        }
+        Ok(())
     }
 }
 
@@ -110,6 +153,9 @@ impl core::Collector for Collector {
 
 /// The counters of a port, after the value of its label.
 type Port<'a> = (String, &'a PortCounters);
+
+/// Makes a metric of some ports.
+type FamilyOf<'a> = &'a dyn Fn(&[Port<'_>]) -> Option<MetricFamily>;
 
 fn sorted_ports(snapshot: &Snapshot) -> Vec<Port<'_>> {
     let mut ports: Vec<_> = snapshot.ports.iter().collect();
@@ -332,3 +378,6 @@ fn build_info(build: &BuildInfo) -> Option<MetricFamily> {
     samples.push([&build.version, &build.kernel], 1.0);
     samples.finish()
 }
+
+/// So many that the headings of their parts are cheap, and so few that their samples are small: some 2 MB at most.
+const PORTS_AT_ONCE: usize = 64;

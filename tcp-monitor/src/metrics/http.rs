@@ -21,7 +21,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::TextEncoder;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -227,7 +226,8 @@ impl Pages {
             patience: limits.patience,
             requests: limits.connections,
         };
-        Self { version, health, scrapes: Scrapes::start(scrapes, Arc::new(move || render(&collector))) }
+        let render = Arc::new(move || collector.expose().map_err(|error| error.to_string()));
+        Self { version, health, scrapes: Scrapes::start(scrapes, render) }
     }
 
     /// The response without regard to HEAD, for which hyper leaves the body out.
@@ -264,11 +264,6 @@ impl Pages {
     fn index(&self) -> Response<Full<Bytes>> {
         response(StatusCode::OK, "text/html; charset=utf-8", INDEX.replace("VERSION", &self.version))
     }
-}
-
-fn render(collector: &Collector) -> Result<String, String> {
-    let metrics = collector.gather().map_err(|error| error.to_string())?;
-    TextEncoder::new().encode_to_string(&metrics).map_err(|error| error.to_string())
 }
 
 fn failure(error: impl fmt::Display) -> Response<Full<Bytes>> {

@@ -4,6 +4,7 @@
 //! between scrapes.
 
 mod collector;
+mod exposition;
 mod families;
 pub mod http;
 mod possible;

@@ -7,7 +7,7 @@ use prometheus::proto::MetricFamily;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::STATES;
 
-use super::families;
+use super::families::{self, Family};
 use super::snapshot::PortLabel;
 
 /// The sockets of one service port.
@@ -79,42 +79,73 @@ pub fn label_sockets(
     labelled.into_iter().collect()
 }
 
-/// The sockets of a port, after the value of its label.
+/// The sockets of a port.
 type Port = (PortLabel, PortSockets);
 
-/// The families of all gauges of sockets.
-pub(super) fn gauges(ports: &[Port]) -> impl Iterator<Item = MetricFamily> {
-    let ports: Vec<_> = ports.iter().map(|(label, sockets)| (label.to_string(), sockets)).collect();
-    let mut connections = families::CONNECTIONS.samples();
-    let mut half_open = families::HALF_OPEN.samples();
-    let mut queue_length = families::ACCEPT_QUEUE_LENGTH.samples();
-    let mut queue_limit = families::ACCEPT_QUEUE_LIMIT.samples();
-    let mut oldest = families::CLOSE_WAIT_OLDEST.samples();
-    let mut stuck = families::CLOSE_WAIT_STUCK.samples();
-    for (port, sockets) in &ports {
+/// Makes a gauge of some ports.
+type Gauge = fn(&[Port]) -> Option<MetricFamily>;
+
+/// All gauges of sockets.
+pub(super) const GAUGES: [Gauge; 6] =
+    [connections, half_open, accept_queue_length, accept_queue_limit, close_wait_oldest, close_wait_stuck];
+
+fn connections(ports: &[Port]) -> Option<MetricFamily> {
+    let mut samples = families::CONNECTIONS.samples();
+    for (port, sockets) in ports {
+        let port = port.to_string();
         for state in RFC_STATES {
-            connections.push_count([port, state.label()], sockets.states[state as usize]);
-        }
-        half_open.push_count([port], sockets.half_open);
-        if let Some(queue) = sockets.accept_queue {
-            queue_length.push_count([port], queue.length);
-            queue_limit.push_count([port], queue.limit);
-        }
-        oldest.push([port], sockets.close_wait_oldest.as_secs_f64());
-        for (process, &count) in &sockets.close_wait_stuck {
-            stuck.push_count([port, process], count);
+            samples.push_count([&port, state.label()], sockets.states[state as usize]);
         }
     }
-    [
-        connections.finish(),
-        half_open.finish(),
-        queue_length.finish(),
-        queue_limit.finish(),
-        oldest.finish(),
-        stuck.finish(),
-    ]
-    .into_iter()
-    .flatten()
+    samples.finish()
+}
+
+fn half_open(ports: &[Port]) -> Option<MetricFamily> {
+    let mut samples = families::HALF_OPEN.samples();
+    for (port, sockets) in ports {
+        samples.push_count([&port.to_string()], sockets.half_open);
+    }
+    samples.finish()
+}
+
+fn accept_queue_length(ports: &[Port]) -> Option<MetricFamily> {
+    accept_queues(&families::ACCEPT_QUEUE_LENGTH, ports, |queue| queue.length)
+}
+
+fn accept_queue_limit(ports: &[Port]) -> Option<MetricFamily> {
+    accept_queues(&families::ACCEPT_QUEUE_LIMIT, ports, |queue| queue.limit)
+}
+
+fn accept_queues(
+    family: &'static Family<1>,
+    ports: &[Port],
+    value: fn(AcceptQueue) -> u64,
+) -> Option<MetricFamily> {
+    let mut samples = family.samples();
+    for (port, sockets) in ports {
+        if let Some(queue) = sockets.accept_queue {
+            samples.push_count([&port.to_string()], value(queue));
+        }
+    }
+    samples.finish()
+}
+
+fn close_wait_oldest(ports: &[Port]) -> Option<MetricFamily> {
+    let mut samples = families::CLOSE_WAIT_OLDEST.samples();
+    for (port, sockets) in ports {
+        samples.push([&port.to_string()], sockets.close_wait_oldest.as_secs_f64());
+    }
+    samples.finish()
+}
+
+fn close_wait_stuck(ports: &[Port]) -> Option<MetricFamily> {
+    let mut samples = families::CLOSE_WAIT_STUCK.samples();
+    for (port, sockets) in ports {
+        for (process, &count) in &sockets.close_wait_stuck {
+            samples.push_count([&port.to_string(), process], count);
+        }
+    }
+    samples.finish()
 }
 
 /// The states of RFC 9293. Linux has one more for half-open requests, which are in SYN_RECV to everyone else.

@@ -46,7 +46,7 @@ impl Counters {
     pub fn snapshot(&self) -> Result<Snapshot, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
         Ok(Snapshot {
-            ports: self.ports()?.into_iter().collect(),
+            ports: self.ports()?,
             sockets: None,
             interfaces: self
                 .interfaces
@@ -80,40 +80,39 @@ impl Counters {
         Ok(total)
     }
 
-    fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
+    /// In the order of their labels.
+    fn ports(&self) -> Result<Vec<(PortLabel, PortCounters)>, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
-        let mut labels = BTreeMap::new();
+        let mut slots = Vec::new();
         if self.others {
-            labels.insert(u32::from(slot::OTHER), PortLabel::Other);
+            slots.push((PortLabel::Other, u32::from(slot::OTHER)));
         }
         for named in self.slot_ports.iter() {
             let (slot, port) = named.map_err(failed(map::SLOT_PORTS))?;
-            labels.insert(slot, PortLabel::Port(port));
+            slots.push((PortLabel::Port(port), slot));
+        }
+        slots.sort_unstable();
+        let (mut labels, mut index_of) = (Vec::new(), BTreeMap::new());
+        for (label, slot) in slots {
+            // Two slots may be of one port, if two CPUs claimed one at the same moment.
+            if labels.last() != Some(&label) {
+                labels.push(label);
+            }
+            index_of.insert(slot, labels.len() - 1);
         }
         let read = || {
-            labels.keys().map(|slot| Ok((*slot, self.port(*slot)?))).collect::<Result<BTreeMap<_, _>, _>>()
+            let mut ports: Vec<_> = labels.iter().map(|label| (*label, PortCounters::ZERO)).collect();
+            for (slot, index) in &index_of {
+                self.ports.get(slot, 0)?.iter().for_each(|value| add(&mut ports[*index].1, value));
+            }
+            Ok(ports)
         };
-        let add_more = |slots: &mut BTreeMap<u32, PortCounters>, slot, more: &PortCounters| {
-            if let Some(total) = slots.get_mut(&slot) {
-                add(total, more);
+        let add_more = |ports: &mut Vec<(PortLabel, PortCounters)>, slot, more: &PortCounters| {
+            if let Some(&index) = index_of.get(&slot) {
+                add(&mut ports[index].1, more);
             }
         };
-        let slots = self.requests.complete(read, add_more).map_err(failed(map::PORT_COUNTERS))?;
-        let mut ports = BTreeMap::new();
-        for (slot, counters) in slots {
-            if let Some(label) = labels.get(&slot) {
-                // Two slots may be of one port, if two CPUs claimed one at the same moment.
-                add(ports.entry(*label).or_insert(PortCounters::ZERO), &counters);
-            }
-        }
-        Ok(ports)
-    }
-
-    /// The counters of a slot, of all CPUs.
-    fn port(&self, slot: u32) -> Result<PortCounters, MapError> {
-        let mut total = PortCounters::ZERO;
-        self.ports.get(&slot, 0)?.iter().for_each(|value| add(&mut total, value));
-        Ok(total)
+        self.requests.complete(read, add_more).map_err(failed(map::PORT_COUNTERS))
     }
 }
 
