@@ -3,14 +3,15 @@
 //! Runs in a network namespace of its own. Programs that do nothing are attached beside the real ones and see the same
 //! traffic: what they cost is the measuring itself, and is subtracted. Run by `cargo xtask bench`, as root.
 
+mod namespace;
+
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::ControlFlow;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use aya::programs::{BtfTracePoint, ProgramInfo};
@@ -28,7 +29,7 @@ fn main() -> Result<()> {
         eprintln!("ignored: the kernel programs can only be loaded as root");
         return Ok(());
     }
-    enter_new_namespace()?;
+    namespace::enter_new()?;
     println!("{CONNECTIONS} connections, {REQUESTS} requests on loopback; times in ns a run\n");
     println!("{:<52}{:>10}{:>8}{:>8}{:>8}", "", "runs", "total", "empty", "net");
     for scenario in SCENARIOS {
@@ -258,15 +259,6 @@ fn requests() -> io::Result<()> {
 
 fn finished(serving: thread::JoinHandle<io::Result<()>>) -> io::Result<()> {
     serving.join().map_err(|_| io::Error::other("the server panicked"))?
-}
-
-fn enter_new_namespace() -> Result<()> {
-    // SAFETY: only the network namespace is left; no file descriptor is shared.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-        .context("cannot make a network namespace")?;
-    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run ip")?;
-    ensure!(up.success(), "cannot set the loopback interface up");
-    Ok(())
 }
 
 const TRANSITION: &str = program::TRACEPOINTS[0];
