@@ -68,8 +68,9 @@ impl Collector {
     ///
     /// If the counters cannot be read. They are never made up.
     pub fn gather(&self) -> Result<Vec<MetricFamily>, ScrapeError> {
+        let snapshot = (self.read)().map_err(ScrapeError::Unreadable)?;
         let mut families = Vec::new();
-        self.visit(usize::MAX, |family| {
+        self.visit(&snapshot, usize::MAX, |family| {
             families.push(family);
             Ok(())
         })?;
@@ -82,8 +83,9 @@ impl Collector {
     ///
     /// As [`Self::gather`], or if a metric is none that Prometheus allows.
     pub fn expose(&self) -> Result<String, ScrapeError> {
-        let mut exposition = Exposition::default();
-        self.visit(PORTS_AT_ONCE, |part| {
+        let snapshot = (self.read)().map_err(ScrapeError::Unreadable)?;
+        let mut exposition = Exposition::with_capacity(snapshot.ports.len() * TEXT_OF_A_PORT);
+        self.visit(&snapshot, PORTS_AT_ONCE, |part| {
             exposition.push(&part).map_err(|error| ScrapeError::Unwritable(error.to_string()))
         })?;
         Ok(exposition.finish())
@@ -92,11 +94,11 @@ impl Collector {
     /// Gives `take` every metric that has samples, one after the other, in parts of so many ports.
     fn visit(
         &self,
+        snapshot: &Snapshot,
         ports_at_once: usize,
         mut take: impl FnMut(MetricFamily) -> Result<(), ScrapeError>,
     ) -> Result<(), ScrapeError> {
-        let snapshot = (self.read)().map_err(ScrapeError::Unreadable)?;
-        let ports = sorted_ports(&snapshot);
+        let ports = sorted_ports(snapshot);
         let of_ports: [FamilyOf<'_>; _] = [
             &handshakes,
             &handshake_failures,
@@ -129,7 +131,7 @@ impl Collector {
             build_info(&self.build),
         ];
         of_the_host.into_iter().flatten().try_for_each(&mut take)?;
-        let sockets = snapshot.sockets.unwrap_or_default();
+        let sockets = snapshot.sockets.as_deref().unwrap_or_default();
         for family in sockets::GAUGES {
             sockets.chunks(ports_at_once).filter_map(family).try_for_each(&mut take)?;
         }
@@ -381,3 +383,5 @@ fn build_info(build: &BuildInfo) -> Option<MetricFamily> {
 
 /// So many that the headings of their parts are cheap, and so few that their samples are small: some 2 MB at most.
 const PORTS_AT_ONCE: usize = 64;
+/// Bytes that most of its series take. Text that grows is copied, and both copies are in memory meanwhile.
+const TEXT_OF_A_PORT: usize = 24 << 10;

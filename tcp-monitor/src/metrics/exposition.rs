@@ -6,7 +6,6 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricFamily;
 
 /// The text so far.
-#[derive(Debug, Default)]
 pub(super) struct Exposition {
     text: String,
     /// The name of the metric it ends with.
@@ -14,6 +13,11 @@ pub(super) struct Exposition {
 }
 
 impl Exposition {
+    /// No text yet, and room for some.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { text: String::with_capacity(bytes), last: String::new() }
+    }
+
     /// Adds samples of a metric, all or some. Those of one metric must come one after the other.
     ///
     /// # Errors
