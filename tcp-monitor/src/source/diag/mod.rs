@@ -96,7 +96,7 @@ impl SocketDiag {
         self.ask(Request::Found).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 
-    /// The sockets: of now if that is known within 100 ms, else of a while ago, but for their age, which is that of now.
+    /// The sockets: of now if that is known within a second, else of a while ago, but for their age, which is that of now.
     /// `None` if the kernel does not list them.
     #[must_use]
     pub fn sockets(&self) -> Option<Look> {
@@ -127,4 +127,4 @@ impl SocketDiag {
 }
 
 /// How long a scrape waits for a look.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
