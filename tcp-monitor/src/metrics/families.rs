@@ -278,8 +278,9 @@ pub(super) static EVENTS_SUPPRESSED: Family<1> = Family {
     name: "tcp_monitor_events_suppressed_total",
     kind: MetricType::COUNTER,
     labels: ["kind"],
-    help: "Records of segments, and of RSTs and SYN-ACKs sent without a full socket, that the live log lacks because half of \
-           the ring buffer is kept for records of sockets. All other metrics are unaffected.",
+    help: "Records that the live log lacks because what is left of the ring buffer is kept for others: those of segments, and of \
+           RSTs and SYN-ACKs sent without a full socket, leave half of it, those of state transitions an eighth. All other metrics \
+           are unaffected.",
 };
 
 pub(super) static TABLE_EVICTIONS: Family<1> = Family {

@@ -145,9 +145,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let settings = Settings {
         netns: watched.sockets,
         records: options.records.into(),
-        wake_at: options.ring_size / 4,
-        packets_until: options.ring_size / 2,
-        reserved: 0,
+        ring_size: options.ring_size,
         slots: slots.count.into(),
         seed: random_seed(),
     };
