@@ -135,8 +135,22 @@ pub(super) fn listening() -> Event {
     })
 }
 
-pub(super) fn reset_of_nobody() -> Event {
+/// The RST of a process that closes with data unread.
+pub(super) fn aborted() -> Event {
     Event::Reset(Reset {
+        remote: Some(client()),
+        phase: ResetPhase::Established,
+        reason: "tcp_abort_on_close",
+        ..sent_reset()
+    })
+}
+
+pub(super) fn reset_of_nobody() -> Event {
+    Event::Reset(sent_reset())
+}
+
+fn sent_reset() -> Reset {
+    Reset {
         time: at(2),
         local: server(),
         remote: None,
@@ -145,7 +159,7 @@ pub(super) fn reset_of_nobody() -> Event {
         reason: "no_socket",
         seq: None,
         ack: None,
-    })
+    }
 }
 
 /// A socket that its process has read to the end and not closed.

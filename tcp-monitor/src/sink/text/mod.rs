@@ -236,8 +236,10 @@ impl Text {
             ResetDirection::Received => "←",
         };
         let mut detail = Phrases(reset.direction.label().to_owned());
-        detail.add(spaced(reset.phase.label()));
-        if reset.reason != "unknown" {
+        let phase = reset.phase.label();
+        detail.add(spaced(phase));
+        // Where there is no socket, the kernel's reason is just that.
+        if reset.reason != "unknown" && reset.reason != phase {
             detail.add(reset.reason);
         }
         let addresses = format!("{} {arrow} {remote}", reset.local);
@@ -317,6 +319,11 @@ mod tests {
     }
 
     #[test]
+    fn the_reason_of_a_reset_is_not_its_phase_once_more() {
+        assert_eq!(log(PLAIN, &[samples::aborted(), samples::reset_of_nobody()]), RESETS);
+    }
+
+    #[test]
     fn a_failed_handshake_is_one_line() {
         assert_eq!(log(PLAIN, &samples::refused()), REFUSED);
     }
@@ -376,7 +383,11 @@ mod tests {
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
         "reset by server · 2.38 MiB in · open before the monitor\n",
         "14:00:01.000000  STATE    10.0.0.9:8899                     CLOSE → LISTEN\n",
-        "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket · no_socket\n",
+        "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket\n",
+    );
+    const RESETS: &str = concat!(
+        "14:00:01.000002  RESET    10.0.0.9:8899 → 10.0.0.5:51920  sent · established · tcp_abort_on_close\n",
+        "14:00:01.000002  RESET    10.0.0.9:8899 → ?               sent · no socket\n",
     );
     const WRONG: &str = concat!(
         "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  seq +4 (≠+1) ack +21 (≠seq+5+1=20)\n",
