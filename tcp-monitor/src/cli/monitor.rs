@@ -49,7 +49,7 @@ pub struct Monitor {
     ///
     /// From 1 to 4096. Ports named with --port get them lowest first, else those in use at the start and others as they are
     /// first seen; all further ports, and without --port the ephemeral ones, are counted together under port="other". Each
-    /// costs about 4 KiB of memory per CPU, and 280 series or 23 KiB of each scrape.
+    /// costs about 6 KiB of memory per CPU, and about 280 series or 23 KiB of each scrape.
     #[arg(
         long, value_name = "N", default_value_t = 256, value_parser = values::parse_max_ports,
         allow_negative_numbers = true, help_heading = WATCH

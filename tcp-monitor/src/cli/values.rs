@@ -147,7 +147,7 @@ impl FromStr for InterfaceName {
     }
 }
 
-/// Bytes of the ring buffer: a power of two from 64 KiB to 1 GiB.
+/// Bytes of the ring buffer: a power of two from 4 KiB to 1 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSize(u32);
 
@@ -281,7 +281,7 @@ fn parse_number<N: Copy + TryFrom<u64> + Into<u64>>(text: &str, max: N) -> Resul
 }
 
 const DEFAULT_PORT: u16 = 9899;
-/// The counters of as many ports take about 18 MiB per CPU.
+/// The counters of as many ports take about 25 MiB per CPU.
 const MAX_PORTS: u16 = 4096;
 /// They take about 12 GiB.
 const MAX_CONNECTIONS: u32 = 1 << 24;
