@@ -120,6 +120,33 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
 }
 
 #[test]
+fn queries_of_the_documents_ask_for_series_that_there_are() -> Result<(), Box<dyn Error>> {
+    let queries = include_str!("../../docs/metrics.md").split_once("## Queries").ok_or("no queries")?.1;
+    let series = series(sample())?;
+    let mut asked_for = 0;
+    for selector in queries.split("tcp_monitor_").skip(1) {
+        let end = selector.find(|next: char| !next.is_ascii_alphanumeric() && next != '_');
+        let (name, rest) = selector.split_at(end.unwrap_or(selector.len()));
+        // The name of a recording rule goes on with a colon.
+        if rest.starts_with(':') {
+            continue;
+        }
+        let labels =
+            rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(labels, _)| labels);
+        let named = |label: &&str| label.contains("=\"") && !label.contains("!=");
+        let labels: Vec<_> = labels.split(',').filter(named).collect();
+        let is_there = series.iter().any(|(series, _)| {
+            metric(series) == format!("tcp_monitor_{name}")
+                && labels.iter().all(|label| series.contains(label))
+        });
+        assert!(is_there, "tcp_monitor_{name} {labels:?}");
+        asked_for += 1;
+    }
+    assert!(asked_for >= 20, "{asked_for} selectors found");
+    Ok(())
+}
+
+#[test]
 fn documents_and_help_say_what_a_port_costs() -> Result<(), Box<dyn Error>> {
     let of_port = |reasons_known| -> Result<Vec<usize>, Box<dyn Error>> {
         let exposition = expose(at_rest(reasons_known))?;
