@@ -96,7 +96,7 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_handshake_failures_total", 6 + 7),
         ("tcp_monitor_syn_retransmits_total", 2),
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
-        ("tcp_monitor_state_transitions_total", 26),
+        ("tcp_monitor_state_transitions_total", 27),
         ("tcp_monitor_retransmits_total", 1),
         ("tcp_monitor_handshake_duration_seconds_bucket", 2 * 13),
         ("tcp_monitor_handshake_duration_seconds_sum", 2),
