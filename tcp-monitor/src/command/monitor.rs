@@ -245,12 +245,16 @@ fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
             format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES)
         }
     };
+    let namespaces = match attached.namespaces {
+        0 | 1 => String::new(),
+        count => format!(" in {count} network namespaces"),
+    };
     let metrics = match metrics {
         Some(address) => format!("metrics http://{address}/metrics"),
         None => "no metrics".to_owned(),
     };
     format!(
-        "attached: {} tracepoints, tc on {interfaces} · kernel {} · {metrics} · Ctrl-C stops",
+        "attached: {} tracepoints, tc on {interfaces}{namespaces} · kernel {} · {metrics} · Ctrl-C stops",
         attached.tracepoints, attached.release,
     )
 }
@@ -301,3 +305,30 @@ const BANNER_INTERFACES: usize = 8;
 const STUCK_AT_ONCE: usize = 1024;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::{Attached, banner};
+
+    #[test]
+    fn the_banner_names_interfaces_and_counts_namespaces_where_there_are_several() {
+        for (interfaces, namespaces, shown) in [
+            (0, 0, "no interface"),
+            (1, 1, "eth0"),
+            (1, 2, "eth0 in 2 network namespaces"),
+            (8, 1, "eth0 eth1 eth2 eth3 eth4 eth5 eth6 eth7"),
+            (20, 5, "eth0 eth1 eth2 eth3 eth4 eth5 eth6 eth7 and 12 more in 5 network namespaces"),
+        ] {
+            let attached = Attached {
+                tracepoints: 5,
+                interfaces: (0..interfaces).map(|index| format!("eth{index}")).collect(),
+                namespaces,
+                release: "6.18.0".to_owned(),
+            };
+            assert_eq!(
+                banner(&attached, None),
+                format!("attached: 5 tracepoints, tc on {shown} · kernel 6.18.0 · no metrics · Ctrl-C stops")
+            );
+        }
+    }
+}

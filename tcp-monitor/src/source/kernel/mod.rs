@@ -121,6 +121,8 @@ pub struct Attached {
     pub tracepoints: usize,
     /// The names of the interfaces, each once, sorted.
     pub interfaces: Vec<String>,
+    /// In how many network namespaces they are.
+    pub namespaces: usize,
     /// The kernel's release, `uname -r`.
     pub release: String,
 }
@@ -228,6 +230,7 @@ impl KernelSource {
         Attached {
             tracepoints: program::TRACEPOINTS.len(),
             interfaces: self.interfaces.names(),
+            namespaces: self.interfaces.namespaces(),
             release: self.release.clone(),
         }
     }
