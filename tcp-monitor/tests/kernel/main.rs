@@ -45,6 +45,7 @@ mod recording;
 mod records;
 mod retries;
 mod reuse;
+mod rules;
 mod scrape;
 mod segments;
 mod selfcheck;
@@ -108,6 +109,7 @@ fn run_trials() -> ExitCode {
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        rules::trials(),
         found::trials(),
         gauges::trials(),
         reconcile::trials(),

@@ -80,8 +80,11 @@ impl Counters {
         Ok(total)
     }
 
-    /// In the order of their labels.
-    fn ports(&self) -> Result<Vec<(PortLabel, PortCounters)>, CounterError> {
+    /// Those of ports alone, each at most once, in ascending order.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn ports(&self) -> Result<Vec<(PortLabel, PortCounters)>, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
         let mut slots = Vec::new();
         if self.others {
