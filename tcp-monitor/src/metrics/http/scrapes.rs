@@ -1,6 +1,6 @@
 //! One rendering of the metrics at a time, in a thread of its own, and a few at most in memory, whoever asks.
 //!
-//! At 4,096 ports an exposition is 100 MB and takes seconds. Requests that wait share the next one; readers that do not
+//! At 4,096 ports an exposition is 100 MB and takes half a second. Requests that wait share the next one; readers that do not
 //! read lose theirs to those who wait.
 
 use std::collections::VecDeque;
