@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tcp_monitor_common::counters::PortCounters;
 
-use crate::metrics::{Ends, Moment, PortLabel, PortSockets, Snapshot, label_sockets};
+use crate::metrics::{Ends, Flows, Moment, PortLabel, PortSockets, Snapshot, label_sockets};
 use crate::source::diag::{Found, Look, SocketDiag};
 use crate::source::kernel::{CounterError, Counters};
 
@@ -24,20 +24,20 @@ impl Scrape {
         counters: Arc<Counters>,
         sockets: Arc<SocketDiag>,
     ) -> Result<(Self, Vec<Found>), CounterError> {
-        let before = counters.ports()?;
+        let before = Flows::of(&counters.ports()?);
         let found = sockets.found();
         let look = sockets.latest();
         let after = counters.ports()?;
         let ends = look.map(|look| {
             let sockets = labelled(&look, &after);
-            Mutex::new(Ends::since(Moment { before: &before, sockets: &sockets, after: &after }))
+            Mutex::new(Ends::since(Moment { before: &before, sockets: &sockets, after: &Flows::of(&after) }))
         });
         Ok((Self { counters, sockets, ends }, found))
     }
 
     /// Everything now.
     pub(super) fn snapshot(&self) -> Result<Snapshot, CounterError> {
-        let before = self.counters.ports()?;
+        let before = Flows::of(&self.counters.ports()?);
         let read = Instant::now();
         let look = self.sockets.sockets();
         let mut snapshot = self.counters.snapshot()?;
@@ -47,7 +47,7 @@ impl Scrape {
             if let (Some(look), Some(sockets)) = (look, &snapshot.sockets)
                 && look.began >= read
             {
-                ends.update(Moment { before: &before, sockets, after: &snapshot.ports });
+                ends.update(Moment { before: &before, sockets, after: &Flows::of(&snapshot.ports) });
             }
             ends.add_to(&mut snapshot.ports);
         }

@@ -2,6 +2,7 @@
 //!
 //! Whoever has entered a state, has not been seen to leave it and is not among the sockets there are, has left it for CLOSE.
 
+use std::array;
 use std::collections::BTreeMap;
 
 use tcp_monitor_common::TcpState;
@@ -15,11 +16,21 @@ use super::sockets::PortSockets;
 #[derive(Clone, Copy, Debug)]
 pub struct Moment<'a> {
     /// The counters before the sockets were looked at.
-    pub before: &'a [(PortLabel, PortCounters)],
+    pub before: &'a Flows,
     /// The sockets.
     pub sockets: &'a [(PortLabel, PortSockets)],
     /// The counters afterwards.
-    pub after: &'a [(PortLabel, PortCounters)],
+    pub after: &'a Flows,
+}
+
+/// How many sockets have been counted to enter and to leave the states whose ends may be silent, by port.
+#[derive(Clone, Debug)]
+pub struct Flows(Vec<(PortLabel, [Flow; SILENT.len()])>);
+
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    entered: u64,
+    left: u64,
 }
 
 /// The ends that were found so far, by state and port.
@@ -28,10 +39,7 @@ pub struct Ends([Ledger; SILENT.len()]);
 
 /// The sockets that left one of the states silently.
 #[derive(Debug)]
-struct Ledger {
-    state: TcpState,
-    ports: BTreeMap<PortLabel, Account>,
-}
+struct Ledger(BTreeMap<PortLabel, Account>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
@@ -41,6 +49,23 @@ struct Account {
     ended: u64,
 }
 
+impl Flows {
+    /// Those that these counters tell of.
+    #[must_use]
+    pub fn of(ports: &[(PortLabel, PortCounters)]) -> Self {
+        let flow = |counters: &PortCounters, state: TcpState| Flow {
+            entered: (0..STATES).map(|from| counters.transitions[from][state as usize]).sum(),
+            left: counters.transitions[state as usize].iter().sum(),
+        };
+        Self(
+            ports
+                .iter()
+                .map(|(label, counters)| (*label, SILENT.map(|state| flow(counters, state))))
+                .collect(),
+        )
+    }
+}
+
 impl Ends {
     /// Counts from `moment` on.
     ///
@@ -48,26 +73,26 @@ impl Ends {
     /// but none is made up.
     #[must_use]
     pub fn since(moment: Moment<'_>) -> Self {
-        Self(SILENT.map(|state| {
+        Self(array::from_fn(|which| {
             let account = |(label, opening)| (label, Account { opening, ended: 0 });
-            let ports = balances(state, moment.after, moment.sockets, moment.before);
-            Ledger { state, ports: ports.into_iter().map(account).collect() }
+            let ports = balances(which, moment.after, moment.sockets, moment.before);
+            Ledger(ports.into_iter().map(account).collect())
         }))
     }
 
     /// Finds the ends up to `moment`.
     pub fn update(&mut self, moment: Moment<'_>) {
-        for ledger in &mut self.0 {
-            ledger.update(balances(ledger.state, moment.before, moment.sockets, moment.after));
+        for (which, ledger) in self.0.iter_mut().enumerate() {
+            ledger.update(balances(which, moment.before, moment.sockets, moment.after));
         }
     }
 
     /// Adds them to the counters.
     pub fn add_to(&self, ports: &mut [(PortLabel, PortCounters)]) {
         for (label, counters) in ports {
-            for ledger in &self.0 {
-                let ended = ledger.ports.get(label).map_or(0, |account| account.ended);
-                counters.transitions[ledger.state as usize][TcpState::Close as usize] += ended;
+            for (state, ledger) in SILENT.into_iter().zip(&self.0) {
+                let ended = ledger.0.get(label).map_or(0, |account| account.ended);
+                counters.transitions[state as usize][TcpState::Close as usize] += ended;
             }
         }
     }
@@ -78,14 +103,14 @@ impl Ledger {
     /// under.
     fn update(&mut self, balances: BTreeMap<PortLabel, i64>) {
         for label in balances.keys() {
-            self.ports.entry(*label).or_default();
+            self.0.entry(*label).or_default();
         }
         let due = |account: &Account, label: &PortLabel| {
             let balance = balances.get(label).copied().unwrap_or(0);
             balance.saturating_sub(account.opening).saturating_sub_unsigned(account.ended)
         };
-        let mut left: i64 = self.ports.iter().map(|(label, account)| due(account, label)).sum();
-        for (label, account) in &mut self.ports {
+        let mut left: i64 = self.0.iter().map(|(label, account)| due(account, label)).sum();
+        for (label, account) in &mut self.0 {
             let more = due(account, label).min(left);
             if more > 0 {
                 account.ended = account.ended.saturating_add_signed(more);
@@ -95,25 +120,23 @@ impl Ledger {
     }
 }
 
-/// By port: those that `entered` says came in, less those that `left` says went out, less those that are there.
+/// Of one of the states, by port: those that `entered` says came in, less those that `left` says went out, less those that are there.
 fn balances(
-    state: TcpState,
-    entered: &[(PortLabel, PortCounters)],
+    which: usize,
+    entered: &Flows,
     sockets: &[(PortLabel, PortSockets)],
-    left: &[(PortLabel, PortCounters)],
+    left: &Flows,
 ) -> BTreeMap<PortLabel, i64> {
     let mut balances = BTreeMap::new();
     let mut add = |label: PortLabel, count: i64| *balances.entry(label).or_insert(0_i64) += count;
-    for (label, counters) in entered {
-        let into: u64 = (0..STATES).map(|from| counters.transitions[from][state as usize]).sum();
-        add(*label, into.cast_signed());
+    for (label, flows) in &entered.0 {
+        add(*label, flows[which].entered.cast_signed());
     }
-    for (label, counters) in left {
-        let out: u64 = counters.transitions[state as usize].iter().sum();
-        add(*label, -out.cast_signed());
+    for (label, flows) in &left.0 {
+        add(*label, -flows[which].left.cast_signed());
     }
     for (label, sockets) in sockets {
-        add(*label, -sockets.states[state as usize].cast_signed());
+        add(*label, -sockets.states[SILENT[which] as usize].cast_signed());
     }
     balances
 }
@@ -125,7 +148,7 @@ mod tests {
     use tcp_monitor_common::TcpState::{self, Close, FinWait1, FinWait2, TimeWait};
     use tcp_monitor_common::counters::PortCounters;
 
-    use super::{Ends, Moment};
+    use super::{Ends, Flows, Moment};
     use crate::metrics::{PortLabel, PortSockets};
 
     const HTTP: PortLabel = PortLabel::Port(80);
@@ -150,12 +173,13 @@ mod tests {
     }
 
     fn since(sockets: &[Seen]) -> Ends {
-        Ends::since(Moment { before: &[], sockets, after: &[] })
+        Ends::since(Moment { before: &Flows::of(&[]), sockets, after: &Flows::of(&[]) })
     }
 
     /// Ends up to a moment at which nothing changes.
     fn at_rest(ends: &mut Ends, counters: &[Counted], sockets: &[Seen]) -> Vec<[u64; 2]> {
-        ends.update(Moment { before: counters, sockets, after: counters });
+        let flows = Flows::of(counters);
+        ends.update(Moment { before: &flows, sockets, after: &flows });
         of(ends, counters)
     }
 
@@ -189,7 +213,8 @@ mod tests {
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 9), (FinWait2, TimeWait, 5)])];
         for left in 0..=5 {
             let sockets = [seen(HTTP, &[(FinWait2, 5 - left), (TimeWait, left)])];
-            ends.update(Moment { before: &before, sockets: &sockets, after: &after });
+            let flows = [&before, &after].map(|counters| Flows::of(counters));
+            ends.update(Moment { before: &flows[0], sockets: &sockets, after: &flows[1] });
             assert_eq!(of(&ends, &after), [[0, 0]]);
         }
     }
@@ -200,7 +225,8 @@ mod tests {
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 3), (FinWait2, TimeWait, 3)])];
         for seen_in_time_wait in 0..=3 {
             let sockets = [seen(HTTP, &[(TimeWait, seen_in_time_wait)])];
-            let mut ends = Ends::since(Moment { before: &before, sockets: &sockets, after: &after });
+            let flows = [&before, &after].map(|counters| Flows::of(counters));
+            let mut ends = Ends::since(Moment { before: &flows[0], sockets: &sockets, after: &flows[1] });
             let there = [seen(HTTP, &[(TimeWait, 3)])];
             assert_eq!(at_rest(&mut ends, &after, &there), [[0, 0]]);
         }

@@ -14,7 +14,7 @@ mod sockets;
 mod tracker;
 
 pub use collector::{BuildInfo, Collector, ReadSnapshot, ScrapeError};
-pub use ends::{Ends, Moment};
+pub use ends::{Ends, Flows, Moment};
 pub use snapshot::{PortLabel, ProgramRuns, Snapshot};
 pub use sockets::{AcceptQueue, PortSockets, label_sockets};
 pub use tracker::{TrackerCounters, TrackerStats};
