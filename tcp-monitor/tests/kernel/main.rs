@@ -43,6 +43,7 @@ mod queues;
 mod reconcile;
 mod recording;
 mod records;
+mod requests;
 mod retries;
 mod reuse;
 mod scrape;
@@ -112,6 +113,7 @@ fn run_trials() -> ExitCode {
         gauges::trials(),
         reconcile::trials(),
         retries::trials(),
+        requests::trials(),
         stall::trials(),
         crowd::trials(),
         flood::trials(),
