@@ -303,7 +303,11 @@ pub(crate) fn rst_leaves(path: Path) {
     let (path, now) = (path.hash(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        let note = find(arrivals, |note| note.path == path && note.is_younger(AT_ONCE, now));
+        let note = find(arrivals, |note| {
+            // Of what comes to nothing, nobody has made anything else meanwhile.
+            let may_wait = note.fate == Fate::NoListener as u32;
+            note.path == path && (may_wait || note.is_younger(AT_ONCE, now))
+        });
         if note.is_null() {
             return;
         }
