@@ -207,22 +207,17 @@ pub struct Settings {
     pub netns: u32,
     /// 1 if records are wanted, 0 if only counters are.
     pub records: u32,
-    /// Bytes waiting in the ring buffer at which the agent is woken.
-    pub wake_at: u32,
-    /// Bytes waiting in the ring buffer from which on records of mere packets are suppressed.
-    pub packets_until: u32,
+    /// Size of the ring buffer, bytes.
+    pub ring_size: u32,
     /// How many counter slots there are.
     pub slots: u32,
-    /// Unused, zero.
-    pub reserved: u32,
     /// Keeps the places of connections in [`AckTable`] from being guessed.
     pub seed: u64,
 }
 
 impl Settings {
     /// Before the agent has filled it in.
-    pub const UNSET: Self =
-        Self { netns: 0, records: 0, wake_at: 0, packets_until: 0, reserved: 0, slots: 0, seed: 0 };
+    pub const UNSET: Self = Self { netns: 0, records: 0, ring_size: 0, slots: 0, seed: 0 };
 }
 
 /// Words in [`AckTable`], a power of two.

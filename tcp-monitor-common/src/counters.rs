@@ -421,7 +421,7 @@ pub struct RecordCounters {
     pub sent: [u64; Kind::ALL.len()],
     /// Dropped because the ring buffer was full.
     pub lost: [u64; Kind::ALL.len()],
-    /// Records of mere packets, dropped to keep room for those of sockets.
+    /// Dropped to keep room for others: of packets for those of sockets, of state transitions for those of RSTs.
     pub suppressed: [u64; Kind::ALL.len()],
 }
 

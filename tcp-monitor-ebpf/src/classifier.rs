@@ -24,7 +24,7 @@ use crate::{
     orphans,
     packet::{self, ACK, FIN, RST, SYN, Segment},
     ports,
-    records::{self, Cause},
+    records::{self, Room},
     socket::start,
 };
 
@@ -187,7 +187,7 @@ struct Shows {
 
 #[inline(always)]
 fn record(ctx: &TcContext, segment: &Segment<'_>, interface: InterfaceKey, shows: Shows) -> Option<()> {
-    let mut entry = records::reserve::<SegmentRecord>(Kind::Segment, Cause::Packet)?;
+    let mut entry = records::reserve::<SegmentRecord>(Kind::Segment, Room::Half)?;
     let addresses = segment.addresses();
     let record = records::fields(&mut entry);
     start(&mut record.header, Kind::Segment, interface.netns, addresses.ip_version);

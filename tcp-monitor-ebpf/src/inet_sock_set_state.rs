@@ -20,7 +20,7 @@ use crate::{
     lifetime::{self, Effect},
     orphans,
     ports::{self, counters_of},
-    records::{self, Cause},
+    records::{self, Room},
     socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
     tcp_receive_reset::was_late_data,
     turn::{Tracepoint, Turn},
@@ -107,7 +107,7 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
 
 #[inline(always)]
 fn record(full: FullSocket, role: Role, netns: u32, old: TcpState, new: TcpState) -> Option<()> {
-    let mut entry = records::reserve::<SocketRecord>(Kind::State, Cause::Socket)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::State, Room::Most)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::State, netns);
     record.old_state = old as u8;

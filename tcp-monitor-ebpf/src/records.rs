@@ -27,40 +27,50 @@ pub(crate) fn wanted() -> bool {
     setting!(records) != 0
 }
 
-/// What makes a record: it decides for whom there is room.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// A socket. There are as many as the host has accepted or opened.
-    Socket,
-    /// A packet, and no full socket: anybody can send as many as they like. Such records leave half of the ring buffer to those
-    /// of sockets.
-    Packet,
+/// How far the ring buffer may be filled for a record. Of what there can be many at once, records leave room to others.
+#[derive(Clone, Copy)]
+pub(crate) enum Room {
+    /// Half of it, for what a packet does without a full socket: anybody can send as many packets as they like.
+    Half,
+    /// Seven eighths, for a socket that changes its state: there are as many as the host opens or accepts.
+    Most,
+    /// All of it, for what goes wrong with a connection: a RST, a segment that is sent again.
+    Whole,
+}
+
+/// A record in the making.
+pub(crate) struct Reserved<T: Record> {
+    entry: RingBufEntry<T>,
+    /// Bytes before it that the agent has not read.
+    waiting: u64,
 }
 
 /// Room for one record, zeroed, or `None`, which is counted: as lost if the ring buffer is full, as suppressed if what is
 /// left of it is for others.
 #[inline(always)]
-pub(crate) fn reserve<T: Record>(kind: Kind, cause: Cause) -> Option<RingBufEntry<T>> {
+pub(crate) fn reserve<T: Record>(kind: Kind, room: Room) -> Option<Reserved<T>> {
     let counters = RECORD_COUNTERS.get_ptr_mut(0)?;
-    if cause == Cause::Packet
-        && RECORDS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(setting!(packets_until))
-    {
+    let waiting = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let size = u64::from(setting!(ring_size));
+    let limit = match room {
+        Room::Half => size / 2,
+        Room::Most => size - size / 8,
+        Room::Whole => u64::MAX,
+    };
+    if waiting >= limit {
         // SAFETY: the map's own value; the kind is within the array.
         unsafe { add(&raw mut (*counters).suppressed[kind as usize], 1) };
         return None;
     }
-    let mut entry = RECORDS.reserve::<T>(0);
-    // SAFETY: the map's own value; the kind is within the arrays.
-    unsafe {
-        match entry {
-            Some(_) => add(&raw mut (*counters).sent[kind as usize], 1),
-            None => add(&raw mut (*counters).lost[kind as usize], 1),
-        }
-    }
-    if let Some(entry) = &mut entry {
-        zero(entry);
-    }
-    entry
+    let Some(mut entry) = RECORDS.reserve::<T>(0) else {
+        // SAFETY: as above.
+        unsafe { add(&raw mut (*counters).lost[kind as usize], 1) };
+        return None;
+    };
+    // SAFETY: as above.
+    unsafe { add(&raw mut (*counters).sent[kind as usize], 1) };
+    zero(&mut entry);
+    Some(Reserved { entry, waiting })
 }
 
 /// A layout of integers only, for which all zeros is a value.
@@ -91,20 +101,19 @@ fn zero<T: Record>(entry: &mut MaybeUninit<T>) {
 
 /// The record in its place.
 #[inline(always)]
-pub(crate) fn fields<T: Record>(entry: &mut RingBufEntry<T>) -> &mut T {
+pub(crate) fn fields<T: Record>(reserved: &mut Reserved<T>) -> &mut T {
     // SAFETY: `reserve` zeroed it, and all zeros is a value.
-    unsafe { entry.assume_init_mut() }
+    unsafe { reserved.entry.assume_init_mut() }
 }
 
 /// Hands a record to the agent.
 ///
-/// It is not woken for each: it looks by itself every few milliseconds. Only the record that fills the buffer up to the
-/// mark wakes it, so that a burst finds room.
+/// It is not woken for each: it looks by itself every few milliseconds. Only the record that fills the buffer up to a quarter
+/// wakes it, so that a burst finds room.
 #[inline(always)]
-pub(crate) fn submit<T>(entry: RingBufEntry<T>) {
-    let waiting = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
-    let past_mark = waiting.wrapping_sub(u64::from(setting!(wake_at)));
+pub(crate) fn submit<T: Record>(reserved: Reserved<T>) {
+    let past_mark = reserved.waiting.wrapping_sub(u64::from(setting!(ring_size)) / 4);
     // Several CPUs may step over the mark at once, so a few records past it wake as well.
     let wake = past_mark < 4 * size_of::<T>() as u64;
-    entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
+    reserved.entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
 }

@@ -12,7 +12,7 @@ use crate::{
     instruction::{add, element},
     kernel::KernelPtr,
     ports,
-    records::{self, Cause},
+    records::{self, Room},
     socket::{FullSocket, Socket, namespace_wanted},
     tcp_send_reset::phase,
     turn::{Tracepoint, Turn},
@@ -62,7 +62,7 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Cause::Socket)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Room::Whole)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::Reset, netns);
     record.old_state = state as u8;

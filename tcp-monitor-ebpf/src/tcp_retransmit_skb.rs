@@ -7,7 +7,7 @@ use crate::{
     instruction::{add, element},
     kernel::{KernelPtr, layout},
     ports,
-    records::{self, Cause},
+    records::{self, Room},
     socket::{FullSocket, Socket, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
@@ -62,7 +62,7 @@ fn retransmit(turn: Turn<'_>, sock: Socket, skb: KernelPtr) -> Option<()> {
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit, Cause::Socket)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit, Room::Whole)?;
     let record = records::fields(&mut entry);
     full.describe(record, Kind::Retransmit, netns);
     record.old_state = sock.state();

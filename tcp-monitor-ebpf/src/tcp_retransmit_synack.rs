@@ -11,7 +11,7 @@ use crate::{
     instruction::add,
     kernel::KernelPtr,
     ports,
-    records::{self, Cause},
+    records::{self, Room},
     socket::{Socket, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
@@ -51,7 +51,7 @@ fn retransmit(turn: Turn<'_>, listener: Socket, request: Socket) -> Option<()> {
     if !records::wanted() {
         return None;
     }
-    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit, Cause::Packet)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Retransmit, Room::Half)?;
     let record = records::fields(&mut entry);
     request.describe(record, Kind::Retransmit, netns);
     record.local_port = local_port;

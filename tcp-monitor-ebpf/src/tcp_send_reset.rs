@@ -14,7 +14,7 @@ use crate::{
     orphans,
     packet::Addresses,
     ports::{self, Watched},
-    records::{self, Cause},
+    records::{self, Room},
     socket::{FullSocket, Socket, namespace_wanted, start},
     turn::{Tracepoint, Turn},
 };
@@ -127,8 +127,8 @@ fn from_socket(
     if !records::wanted() {
         return None;
     }
-    let cause = if full.is_some() { Cause::Socket } else { Cause::Packet };
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, cause)?;
+    let room = if full.is_some() { Room::Whole } else { Room::Half };
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, room)?;
     let record = records::fields(&mut entry);
     match full {
         Some(full) => full.describe(record, Kind::Reset, netns),
@@ -176,7 +176,7 @@ fn from_packet(
         return None;
     }
     let addresses = addresses(network);
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Cause::Packet)?;
+    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Room::Half)?;
     let record = records::fields(&mut entry);
     start(&mut record.header, Kind::Reset, netns, addresses.ip_version);
     record.local_port = local_port;

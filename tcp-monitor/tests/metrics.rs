@@ -6,8 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
+use clap::CommandFactory as _;
 use prometheus::core::Collector as _;
 use prometheus::{Registry, TextEncoder};
+use tcp_monitor::cli::Cli;
 use tcp_monitor::metrics::{
     AcceptQueue, BuildInfo, Collector, PortLabel, PortSockets, ProgramRuns, ScrapeError, Snapshot,
     TrackerCounters,
@@ -94,7 +96,7 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_handshake_failures_total", 6 + 7),
         ("tcp_monitor_syn_retransmits_total", 2),
         ("tcp_monitor_resets_total", 3 + 18 + 12 + 16 + 1 + 1),
-        ("tcp_monitor_state_transitions_total", 26),
+        ("tcp_monitor_state_transitions_total", 27),
         ("tcp_monitor_retransmits_total", 1),
         ("tcp_monitor_handshake_duration_seconds_bucket", 2 * 13),
         ("tcp_monitor_handshake_duration_seconds_sum", 2),
@@ -114,6 +116,59 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_close_wait_oldest_seconds", 1),
     ];
     assert_eq!(sizes, expected.map(|(name, size)| (name.to_owned(), size)).into());
+    Ok(())
+}
+
+#[test]
+fn queries_of_the_documents_ask_for_series_that_there_are() -> Result<(), Box<dyn Error>> {
+    let queries = include_str!("../../docs/metrics.md").split_once("## Queries").ok_or("no queries")?.1;
+    let series = series(sample())?;
+    let mut asked_for = 0;
+    for selector in queries.split("tcp_monitor_").skip(1) {
+        let end = selector.find(|next: char| !next.is_ascii_alphanumeric() && next != '_');
+        let (name, rest) = selector.split_at(end.unwrap_or(selector.len()));
+        // The name of a recording rule goes on with a colon.
+        if rest.starts_with(':') {
+            continue;
+        }
+        let labels =
+            rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(labels, _)| labels);
+        let named = |label: &&str| label.contains("=\"") && !label.contains("!=");
+        let labels: Vec<_> = labels.split(',').filter(named).collect();
+        let is_there = series.iter().any(|(series, _)| {
+            metric(series) == format!("tcp_monitor_{name}")
+                && labels.iter().all(|label| series.contains(label))
+        });
+        assert!(is_there, "tcp_monitor_{name} {labels:?}");
+        asked_for += 1;
+    }
+    assert!(asked_for >= 20, "{asked_for} selectors found");
+    Ok(())
+}
+
+#[test]
+fn documents_and_help_say_what_a_port_costs() -> Result<(), Box<dyn Error>> {
+    let of_port = |reasons_known| -> Result<Vec<usize>, Box<dyn Error>> {
+        let exposition = expose(at_rest(reasons_known))?;
+        let of_port = exposition.lines().filter(|line| line.contains("port=\"80\""));
+        Ok(of_port.map(|line| line.len() + 1).collect())
+    };
+    let (series, before) = (of_port(true)?, of_port(false)?);
+
+    let documents = include_str!("../../docs/metrics.md");
+    let sentence = format!("A port at rest has {} on 6.12 and later, {} before", series.len(), before.len());
+    assert!(documents.contains(&sentence), "docs/metrics.md lacks {sentence:?}");
+
+    let help = Cli::command().render_long_help().to_string();
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let tens = (series.len() + 5) / 10 * 10;
+    let kib = |bytes: usize| (bytes + 512) / 1024;
+    let sentence = format!(
+        "Each costs about {} KiB of memory per CPU, and about {tens} series or {} KiB of each scrape",
+        kib(size_of::<PortCounters>()),
+        kib(series.iter().sum()),
+    );
+    assert!(help.contains(&sentence), "--help lacks {sentence:?}");
     Ok(())
 }
 

@@ -50,8 +50,8 @@ Metrics:
   events_lost_total, events_suppressed_total. docs/metrics.md has them all.
   Counters are counted in the kernel: a slow terminal, a stopped agent or a
   full ring buffer changes none of them. Only half-open requests that time
-  out are found by the agent, once it goes on. Sockets by state are what the
-  kernel lists when it is asked.
+  out and the ends of TIME_WAIT are found by the agent, once it goes on.
+  Sockets by state are what the kernel lists when it is asked.
 
 Privileges:
   root, or these capabilities:

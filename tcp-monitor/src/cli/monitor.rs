@@ -21,7 +21,7 @@ pub struct Monitor {
     /// from here to web servers elsewhere.
     ///
     /// Watching few ports is cheap on a busy host: the kernel programs let go of other sockets at once.
-    #[arg(short, long = "port", value_name = "PORTS", help_heading = WATCH)]
+    #[arg(short, long = "port", value_name = "PORTS", allow_negative_numbers = true, help_heading = WATCH)]
     pub ports: Vec<PortSet>,
 
     /// Watch segments on this interface only [default: all interfaces]
@@ -49,10 +49,10 @@ pub struct Monitor {
     ///
     /// From 1 to 4096. Ports named with --port get them lowest first, else those in use at the start and others as they are
     /// first seen; all further ports, and without --port the ephemeral ones, are counted together under port="other". Each
-    /// costs about 4 KiB of memory per CPU, and 280 series or 23 KiB of each scrape.
+    /// costs about 6 KiB of memory per CPU, and about 280 series or 23 KiB of each scrape.
     #[arg(
-        long, value_name = "N", default_value_t = 256, value_parser = values::max_ports(),
-        help_heading = WATCH
+        long, value_name = "N", default_value_t = 256, value_parser = values::parse_max_ports,
+        allow_negative_numbers = true, help_heading = WATCH
     )]
     pub max_ports: u16,
 
@@ -63,7 +63,7 @@ pub struct Monitor {
     /// metric tcp_monitor_close_wait_stuck counts them by process.
     #[arg(
         long, value_name = "SECS", default_value = "60s", value_parser = values::parse_duration,
-        help_heading = REPORT
+        allow_hyphen_values = true, help_heading = REPORT
     )]
     pub stuck_after: Duration,
 
@@ -96,7 +96,10 @@ pub struct Monitor {
     /// Stop after this time
     ///
     /// In seconds, or with a unit: 30, 1.5, 10s, 5m, 2h. More than 0, at most 8760h, which is one year.
-    #[arg(long, value_name = "SECS", value_parser = values::parse_duration, help_heading = STOP)]
+    #[arg(
+        long, value_name = "SECS", value_parser = values::parse_duration, allow_hyphen_values = true,
+        help_heading = STOP
+    )]
     pub duration: Option<Duration>,
 
     /// Size of the ring buffer between kernel and agent, in bytes
@@ -104,7 +107,7 @@ pub struct Monitor {
     /// A power of two from 4K to 1G, with the suffix K, M or G for 1024, 1024² or 1024³ bytes. A short connection
     /// makes 12 to 17 records of up to 160 bytes, so 4M holds a burst of about 1,500 connections. When it is full the
     /// log loses lines, and says how many; metrics lose nothing.
-    #[arg(long, value_name = "BYTES", default_value_t, help_heading = TUNE)]
+    #[arg(long, value_name = "BYTES", default_value_t, allow_hyphen_values = true, help_heading = TUNE)]
     pub ring_size: RingSize,
 
     /// Measure what the kernel programs cost

@@ -24,7 +24,7 @@ pub struct Read {
     ///
     /// A port, a range or a comma list of both, each from 1 to 65535. May be given more than once. Either end of a
     /// connection may have the port.
-    #[arg(short, long = "port", value_name = "PORTS", help_heading = WATCH)]
+    #[arg(short, long = "port", value_name = "PORTS", allow_negative_numbers = true, help_heading = WATCH)]
     pub ports: Vec<PortSet>,
 
     /// What to report.

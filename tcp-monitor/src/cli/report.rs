@@ -35,7 +35,10 @@ pub struct Report {
     /// Stop after N events
     ///
     /// From 1 up. An event is what --output writes as one line; with --view ladder or table, a connection.
-    #[arg(short, long, value_name = "N", help_heading = STOP)]
+    #[arg(
+        short, long, value_name = "N", value_parser = values::parse_count, allow_negative_numbers = true,
+        help_heading = STOP
+    )]
     pub count: Option<NonZeroU64>,
 
     /// Remember at most N connections
@@ -46,7 +49,7 @@ pub struct Report {
     /// tcp_monitor_tracker_evicted_total says how often that happened.
     #[arg(
         long, value_name = "N", default_value_t = Options::MAX_CONNECTIONS,
-        value_parser = values::max_connections(), help_heading = TUNE
+        value_parser = values::parse_max_connections, allow_negative_numbers = true, help_heading = TUNE
     )]
     pub max_connections: u32,
 }

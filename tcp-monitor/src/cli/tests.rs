@@ -61,10 +61,10 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["read", "--view", "table", "-o", "none", "a.pcap"], &["--view", "needs --output text"]),
         (&["--netns", "a/b"], &["--netns", "`ip netns`"]),
         (&["--netns", ".."], &["--netns"]),
-        (&["--max-ports", "0"], &["--max-ports", "1..=4096"]),
-        (&["--max-ports", "4097"], &["--max-ports", "1..=4096"]),
-        (&["--max-connections", "0"], &["--max-connections", "1..=16777216"]),
-        (&["--max-connections", "99999999"], &["--max-connections", "1..=16777216"]),
+        (&["--max-ports", "0"], &["--max-ports", "from 1 to 4096"]),
+        (&["--max-ports", "4097"], &["--max-ports", "from 1 to 4096"]),
+        (&["--max-connections", "0"], &["--max-connections", "from 1 to 16777216"]),
+        (&["--max-connections", "99999999"], &["--max-connections", "from 1 to 16777216"]),
         (&["-w", "-"], &["--write", "--output none"]),
         (&["-w", "-", "-o", "json"], &["--write", "--output none"]),
         (&["-w"], &["--write"]),
@@ -72,7 +72,8 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
         (&["--color", "sometimes"], &["auto, always, never"]),
         (&["--listen", "9899"], &["--listen", "127.0.0.1:9899", "none"]),
         (&["--listen", "localhost:9899"], &["not an IP address and a port"]),
-        (&["--count", "0"], &["--count"]),
+        (&["--count", "0"], &["--count", "from 1 to"]),
+        (&["--count", "ten"], &["'ten'", "--count", "from 1 to"]),
         (&["--duration", "0"], &["more than 0"]),
         (&["--duration", "9000h"], &["at most 8760h"]),
         (&["--ring-size", "100K"], &["write 64K or 128K"]),
@@ -87,6 +88,35 @@ fn wrong_usage_exits_with_2_and_names_flag_value_and_cause() {
             assert!(message.contains(part), "{arguments:?} lacks {part:?}:\n{message}");
         }
         assert_eq!(parse(arguments).map_err(|error| error.exit_code()).err(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_negative_number_is_refused_as_a_value_and_not_as_a_flag() {
+    for (flag, value, part) in [
+        ("--port", "-1", "neither a port nor a range: write"),
+        ("--max-ports", "-1", "write a whole number from 1 to 4096"),
+        ("--max-connections", "-1", "write a whole number from 1 to 16777216"),
+        ("--count", "-1", "write a whole number from 1 to"),
+        ("--stuck-after", "-1", "not a duration: write"),
+        ("--stuck-after", "-1.5m", "not a duration: write"),
+        ("--duration", "-1", "not a duration: write"),
+        ("--duration", "-5m", "not a duration: write"),
+        ("--ring-size", "-4", "not a size: write"),
+        ("--ring-size", "-4M", "not a size: write"),
+    ] {
+        let message = refusal(&[flag, value]);
+        for part in [&format!("invalid value '{value}' for '{flag} "), part] {
+            assert!(message.contains(part), "{flag} {value} lacks {part:?}:\n{message}");
+        }
+    }
+    for arguments in [
+        ["read", "--port", "-1", "a"],
+        ["read", "--count", "-1", "a"],
+        ["read", "--max-connections", "-1", "a"],
+    ] {
+        let message = refusal(&arguments);
+        assert!(message.contains("invalid value '-1'") && message.contains(": write "), "{message}");
     }
 }
 

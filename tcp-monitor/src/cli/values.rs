@@ -3,11 +3,11 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use clap::builder::{RangedI64ValueParser, TypedValueParser};
 use thiserror::Error;
 
 /// The format of standard output.
@@ -147,7 +147,7 @@ impl FromStr for InterfaceName {
     }
 }
 
-/// Bytes of the ring buffer: a power of two from 64 KiB to 1 GiB.
+/// Bytes of the ring buffer: a power of two from 4 KiB to 1 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingSize(u32);
 
@@ -225,10 +225,16 @@ pub enum ValueError {
         /// The next larger one.
         above: RingSize,
     },
-    /// `--duration`: no number.
+    /// `--max-ports`, `--max-connections`, `--count`.
+    #[error("write a whole number from 1 to {max}")]
+    Number {
+        /// The largest that will do.
+        max: u64,
+    },
+    /// `--duration`, `--stuck-after`: no number.
     #[error("not a duration: write seconds, or a number with s, m or h, such as 30, 1.5, 10s or 5m")]
     DurationUnreadable,
-    /// `--duration`: 0 or too long.
+    /// `--duration`, `--stuck-after`: 0 or too long.
     #[error("out of range: write more than 0 and at most 8760h")]
     DurationOutOfRange,
 }
@@ -252,21 +258,33 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, ValueError> {
     }
 }
 
-/// As many ports as may have counters of their own.
-pub(super) fn max_ports() -> impl TypedValueParser<Value = u16> {
-    RangedI64ValueParser::<u16>::new().range(1..=MAX_PORTS)
+/// Parses as many ports as may have counters of their own.
+pub(super) fn parse_max_ports(text: &str) -> Result<u16, ValueError> {
+    parse_number(text, MAX_PORTS)
 }
 
-/// As many connections as may be remembered.
-pub(super) fn max_connections() -> impl TypedValueParser<Value = u32> {
-    RangedI64ValueParser::<u32>::new().range(1..=MAX_CONNECTIONS)
+/// Parses as many connections as may be remembered.
+pub(super) fn parse_max_connections(text: &str) -> Result<u32, ValueError> {
+    parse_number(text, MAX_CONNECTIONS)
+}
+
+/// Parses as many events as may be written.
+pub(super) fn parse_count(text: &str) -> Result<NonZeroU64, ValueError> {
+    parse_number(text, NonZeroU64::MAX)
+}
+
+/// Parses a number from 1 to `max`.
+fn parse_number<N: Copy + TryFrom<u64> + Into<u64>>(text: &str, max: N) -> Result<N, ValueError> {
+    let max = max.into();
+    let number = text.parse().ok().filter(|number| (1..=max).contains(number));
+    number.and_then(|number| N::try_from(number).ok()).ok_or(ValueError::Number { max })
 }
 
 const DEFAULT_PORT: u16 = 9899;
-/// The counters of as many ports take about 18 MiB per CPU.
-const MAX_PORTS: i64 = 4096;
+/// The counters of as many ports take about 25 MiB per CPU.
+const MAX_PORTS: u16 = 4096;
 /// They take about 12 GiB.
-const MAX_CONNECTIONS: i64 = 1 << 24;
+const MAX_CONNECTIONS: u32 = 1 << 24;
 /// `IFNAMSIZ` less the terminating NUL.
 const MAX_INTERFACE_NAME: usize = 15;
 /// The page size of most machines: the kernel demands a multiple of it.

@@ -8,6 +8,7 @@ pub mod monitor;
 pub mod read;
 mod recording;
 mod report;
+mod scrape;
 mod signals;
 
 /// Writes a line to standard error. Nothing is to be done, and nothing ends, if nobody reads it.

@@ -17,9 +17,10 @@ use super::log::{Log, LogError, Written};
 use super::recording::{Destination, Recording};
 use super::report::Report;
 use super::say;
+use super::scrape::Scrape;
 use super::signals::Signals;
 use crate::cli::{Listen, Monitor, Netns, Output};
-use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http, label_sockets};
+use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
 use crate::source::NetnsSelection;
 use crate::source::diag::{self, SocketDiag};
 use crate::source::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
@@ -50,7 +51,6 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let mut signals = Signals::new().context("cannot handle signals")?;
     let (tell_stuck, stuck) = mpsc::sync_channel(STUCK_AT_ONCE);
     let sockets = SocketDiag::start(diag_options(options), tell_stuck).context("sockets cannot be listed")?;
-    let sockets = Arc::new(sockets);
     let mut source = kernel::start(&source_options(options, sockets.service_ports()))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
@@ -61,21 +61,17 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let recording = destination.map(|file| Recording::start(file, interface_name())).transpose()?;
     let report = Report::new(&options.report, interface_name());
     // Records wait meanwhile: only what is found after they begin leaves no gap.
-    let found = if wants_records(options) { sockets.found() } else { Vec::new() };
+    let counters = source.counters();
+    let (scrape, found) =
+        Scrape::begin(Arc::clone(&counters), Arc::new(sockets)).context("the counters cannot be read")?;
+    let found = if wants_records(options) { found } else { Vec::new() };
     say(banner(&source.attached(), address));
     let log = Log::new(report, recording, options.report.max_connections as usize, found, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
-    let counters = source.counters();
     let server = listener.map(|listener| {
-        let endpoint = endpoint(
-            Arc::clone(&counters),
-            Arc::clone(&sockets),
-            tracker,
-            &source.attached(),
-            Arc::clone(&log.running),
-        );
+        let endpoint = endpoint(scrape, tracker, &source.attached(), Arc::clone(&log.running));
         tokio::spawn(http::serve(listener, endpoint, async move {
             // An error means that the sender is gone, which is as good a reason to stop.
             let _ = stopping.changed().await;
@@ -221,8 +217,7 @@ fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
 }
 
 fn endpoint(
-    counters: Arc<Counters>,
-    sockets: Arc<SocketDiag>,
+    scrape: Scrape,
     tracker: Option<Arc<TrackerStats>>,
     attached: &Attached,
     running: Arc<AtomicBool>,
@@ -231,13 +226,8 @@ fn endpoint(
     http::Endpoint {
         collector: Collector::new(
             Box::new(move || {
-                let snapshot = counters.snapshot().map_err(|error| error.to_string())?;
-                let labels = snapshot.ports.iter().map(|(label, _)| *label);
-                Ok(Snapshot {
-                    sockets: sockets.sockets().map(|sockets| label_sockets(&sockets, labels)),
-                    tracker: tracker.as_ref().map(|tracker| tracker.read()),
-                    ..snapshot
-                })
+                let snapshot = scrape.snapshot().map_err(|error| error.to_string())?;
+                Ok(Snapshot { tracker: tracker.as_ref().map(|tracker| tracker.read()), ..snapshot })
             }),
             build,
         ),
@@ -255,12 +245,16 @@ fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
             format!("{} and {} more", names[..BANNER_INTERFACES].join(" "), names.len() - BANNER_INTERFACES)
         }
     };
+    let namespaces = match attached.namespaces {
+        0 | 1 => String::new(),
+        count => format!(" in {count} network namespaces"),
+    };
     let metrics = match metrics {
         Some(address) => format!("metrics http://{address}/metrics"),
         None => "no metrics".to_owned(),
     };
     format!(
-        "attached: {} tracepoints, tc on {interfaces} · kernel {} · {metrics} · Ctrl-C stops",
+        "attached: {} tracepoints, tc on {interfaces}{namespaces} · kernel {} · {metrics} · Ctrl-C stops",
         attached.tracepoints, attached.release,
     )
 }
@@ -311,3 +305,30 @@ const BANNER_INTERFACES: usize = 8;
 const STUCK_AT_ONCE: usize = 1024;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::{Attached, banner};
+
+    #[test]
+    fn the_banner_names_interfaces_and_counts_namespaces_where_there_are_several() {
+        for (interfaces, namespaces, shown) in [
+            (0, 0, "no interface"),
+            (1, 1, "eth0"),
+            (1, 2, "eth0 in 2 network namespaces"),
+            (8, 1, "eth0 eth1 eth2 eth3 eth4 eth5 eth6 eth7"),
+            (20, 5, "eth0 eth1 eth2 eth3 eth4 eth5 eth6 eth7 and 12 more in 5 network namespaces"),
+        ] {
+            let attached = Attached {
+                tracepoints: 5,
+                interfaces: (0..interfaces).map(|index| format!("eth{index}")).collect(),
+                namespaces,
+                release: "6.18.0".to_owned(),
+            };
+            assert_eq!(
+                banner(&attached, None),
+                format!("attached: 5 tracepoints, tc on {shown} · kernel 6.18.0 · no metrics · Ctrl-C stops")
+            );
+        }
+    }
+}

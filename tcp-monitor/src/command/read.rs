@@ -87,7 +87,12 @@ fn read_files(options: &Read, stopped: UnixStream) -> Result<()> {
         }
         Ok(()) | Err(_) => {}
     }
-    say(reading.summarize());
+    let summary = reading.summarize();
+    let all_failed = failures == options.files.len();
+    // Where no file had a packet to read, the errors say it all.
+    if !(all_failed && summary.is_empty()) {
+        say(summary);
+    }
     match (failures, options.files.len()) {
         (0, _) => Ok(()),
         (_, 1) => bail!("the capture was not read to its end"),

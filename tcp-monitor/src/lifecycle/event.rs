@@ -213,7 +213,7 @@ pub struct Handshake {
     pub role: Role,
     /// How it ended.
     pub result: Result<(), HandshakeFailure>,
-    /// From the first SYN to the end, if the SYN was seen.
+    /// From the first SYN to the end; of a client whose SYN was not seen, from SYN_SENT.
     pub duration: Option<Duration>,
     /// How often this end sent its SYN or SYN-ACK again.
     pub syn_retransmits: Option<u32>,

@@ -69,7 +69,7 @@ impl Collector {
             handshake_failures(&ports),
             syn_retransmits(&ports),
             resets(&ports, snapshot.reasons_known),
-            state_transitions(&ports),
+            state_transitions(&ports, snapshot.sockets.is_some()),
             retransmits(&ports),
             handshake_durations(&ports),
             syn_cookies(&ports),
@@ -178,13 +178,14 @@ fn resets(ports: &[Port<'_>], reasons_known: bool) -> Option<MetricFamily> {
     samples.finish()
 }
 
-fn state_transitions(ports: &[Port<'_>]) -> Option<MetricFamily> {
+fn state_transitions(ports: &[Port<'_>], ends_known: bool) -> Option<MetricFamily> {
     let mut samples = families::STATE_TRANSITIONS.samples();
     for (port, counters) in ports {
         for from in TcpState::ALL {
             for to in TcpState::ALL {
                 let count = counters.transitions[from as usize][to as usize];
-                if count > 0 || possible::transition(from, to) {
+                let is_known = from != TcpState::TimeWait || ends_known;
+                if count > 0 || is_known && possible::transition(from, to) {
                     samples.push_count([port, from.label(), to.label()], count);
                 }
             }

@@ -185,8 +185,9 @@ pub(super) static STATE_TRANSITIONS: Family<3> = Family {
     kind: MetricType::COUNTER,
     labels: ["port", "from", "to"],
     help: "State transitions of connections: of sockets as the kernel reports them (inet_sock_set_state), of half-open \
-           requests (new_syn_recv) and of those that wait for the peer's FIN after close() as their segments show. Not \
-           known are the end of TIME_WAIT, and that of FIN_WAIT2 when the kernel gives up such a wait.",
+           requests (new_syn_recv) and of those that wait for the peer's FIN after close() as their segments show. The end \
+           of TIME_WAIT, and of FIN_WAIT2 when the kernel gives up such a wait, is found by the agent at a scrape: who \
+           entered a state, was not seen to leave it and is not there any more has gone to close.",
 };
 
 pub(super) static RETRANSMITS: Family<1> = Family {
@@ -277,8 +278,9 @@ pub(super) static EVENTS_SUPPRESSED: Family<1> = Family {
     name: "tcp_monitor_events_suppressed_total",
     kind: MetricType::COUNTER,
     labels: ["kind"],
-    help: "Records of segments, and of RSTs and SYN-ACKs sent without a full socket, that the live log lacks because half of \
-           the ring buffer is kept for records of sockets. All other metrics are unaffected.",
+    help: "Records that the live log lacks because what is left of the ring buffer is kept for others: those of segments, and of \
+           RSTs and SYN-ACKs sent without a full socket, leave half of it, those of state transitions an eighth. All other metrics \
+           are unaffected.",
 };
 
 pub(super) static TABLE_EVICTIONS: Family<1> = Family {

@@ -135,8 +135,22 @@ pub(super) fn listening() -> Event {
     })
 }
 
-pub(super) fn reset_of_nobody() -> Event {
+/// The RST of a process that closes with data unread.
+pub(super) fn aborted() -> Event {
     Event::Reset(Reset {
+        remote: Some(client()),
+        phase: ResetPhase::Established,
+        reason: "tcp_abort_on_close",
+        ..sent_reset()
+    })
+}
+
+pub(super) fn reset_of_nobody() -> Event {
+    Event::Reset(sent_reset())
+}
+
+fn sent_reset() -> Reset {
+    Reset {
         time: at(2),
         local: server(),
         remote: None,
@@ -145,7 +159,7 @@ pub(super) fn reset_of_nobody() -> Event {
         reason: "no_socket",
         seq: None,
         ack: None,
-    })
+    }
 }
 
 /// A socket that its process has read to the end and not closed.
@@ -180,22 +194,32 @@ pub(super) fn stuck_unaccepted() -> Event {
 
 /// The two events of a connection that was refused.
 pub(super) fn refused() -> [Event; 2] {
+    refused_at(3_000_000, None, Duration::from_micros(3_000_120), 2)
+}
+
+/// Refused at once, when the address of the next hop was known.
+pub(super) fn held_back() -> [Event; 2] {
+    refused_at(4_000, Some(Duration::from_micros(1_004_075)), Duration::from_micros(75), 0)
+}
+
+fn refused_at(us: u64, spent: Option<Duration>, duration: Duration, syn_retransmits: u32) -> [Event; 2] {
     let (local, remote, role) = (client(), server(), Role::Client);
     [
         Event::State(StateChange {
             local,
             remote: Some(remote),
             role,
-            ..change(3_000_000, TcpState::SynSent, TcpState::Close)
+            spent,
+            ..change(us, TcpState::SynSent, TcpState::Close)
         }),
         Event::Handshake(Handshake {
-            time: at(3_000_000),
+            time: at(us),
             local,
             remote,
             role,
             result: Err(HandshakeFailure::Refused),
-            duration: Some(Duration::from_micros(3_000_120)),
-            syn_retransmits: Some(2),
+            duration: Some(duration),
+            syn_retransmits: Some(syn_retransmits),
         }),
     ]
 }

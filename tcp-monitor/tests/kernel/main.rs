@@ -46,6 +46,7 @@ mod records;
 mod requests;
 mod retries;
 mod reuse;
+mod rules;
 mod scrape;
 mod segments;
 mod selfcheck;
@@ -109,6 +110,7 @@ fn run_trials() -> ExitCode {
         ports::trials(),
         processes::trials(),
         metrics::trials(),
+        rules::trials(),
         found::trials(),
         gauges::trials(),
         reconcile::trials(),

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{feed::DEADLINE, job::output, sockets::SocketRow};
@@ -119,16 +119,6 @@ impl Namespace {
     /// Awaits a socket in `state` (as in metrics: `fin_wait2`).
     pub(crate) fn await_state(&self, port: u16, state: &str) -> Result<()> {
         self.await_sockets(port, state, |rows| rows.iter().any(|row| row.state == state))?;
-        Ok(())
-    }
-
-    /// Awaits that an interface is in a multicast group.
-    pub(crate) fn await_group(&self, interface: &str, group: &str) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
-        while !self.ip(&format!("maddr show dev {interface}"))?.split_whitespace().any(|word| word == group) {
-            ensure!(Instant::now() < deadline, "waited {DEADLINE:?} in vain for {interface} to join {group}");
-            thread::sleep(Duration::from_millis(5));
-        }
         Ok(())
     }
 

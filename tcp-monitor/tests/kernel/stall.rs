@@ -19,6 +19,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[trial::AGENT],
             stopped,
         ),
+        trial(
+            "connections that come and go leave room for the record of another's reset",
+            &[trial::AGENT],
+            crowded_out,
+        ),
         trial("--bpf-stats tells what the kernel programs cost", &[trial::AGENT], cost),
     ]
 }
@@ -49,6 +54,42 @@ fn stopped() -> Result<()> {
     let report = agent.stop()?;
     let told: u64 = report.of_kind("lost").filter_map(|event| event["count"].as_u64()).sum();
     ensure!(told == lost + suppressed, "{told} of {lost} and {suppressed} lost records are told of");
+    Ok(())
+}
+
+fn crowded_out() -> Result<()> {
+    let network = Network::new(Topology::LoopbackV4)?;
+    let agent = Agent::start(Watch::Inside(&network.server), &format!("--port {PORT} --ring-size 65536"))?;
+    let mut server = Peer::spawn(&network.server, "server")?;
+    server.listen(network.listen_address(PORT))?;
+    let mut other = Peer::spawn(&network.client, "other")?;
+    let ends = other.connect(network.connect_address(PORT))?;
+
+    agent.job.signal(Signal::STOP)?;
+    let mut client = Peer::spawn(&network.client, "client")?;
+    for _ in 0..4 * CONNECTIONS {
+        client.connect(network.connect_address(PORT))?;
+        client.close()?;
+    }
+    other.abort()?;
+    agent.job.signal(Signal::CONT)?;
+
+    let samples = samples(&network.server)?;
+    for kind in ["state", "segment"] {
+        let suppressed = samples.sum("events_suppressed_total", &[("kind", kind)])?;
+        ensure!(suppressed > 0, "the ring buffer had room for every {kind} record");
+    }
+    let lost = samples.sum("events_lost_total", &[])?;
+    ensure!(lost == 0, "{lost} records found the ring buffer full");
+    let report = agent.stop()?;
+    for (direction, local) in [("sent", ends.local), ("received", ends.remote)] {
+        let local = local.to_string();
+        let told = report
+            .of_kind("reset")
+            .filter(|event| event["direction"] == direction && event["local"] == local.as_str())
+            .count();
+        ensure!(told == 1, "the RST {direction} by {local} is told {told} times");
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    process::Stdio,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -18,8 +19,10 @@ use libtest_mimic::Trial;
 use crate::{
     agent::{Agent, Event, Report, Watch},
     agreement::{await_agreement, last_states},
+    counting::Counting,
     namespace::Namespace,
     peer::{Peer, connected},
+    scrape::{Samples, samples},
     topology::{Network, Topology},
     trial::{self, trial},
     wire::{Loss, Way, Wire},
@@ -59,6 +62,8 @@ struct Closes {
 struct Side {
     namespace: Arc<Namespace>,
     agent: Agent,
+    /// One that was started later.
+    late: Counting,
     watcher: Watcher,
 }
 
@@ -191,8 +196,9 @@ impl Closing {
 
     /// Watches from now on when sockets end.
     fn watch(self) -> Result<Side> {
+        let late = Counting::start(&self.namespace, "--port 8801-8899 --output none", Stdio::null())?;
         let watcher = Watcher::start(&self.namespace)?;
-        Ok(Side { namespace: self.namespace, agent: self.agent, watcher })
+        Ok(Side { namespace: self.namespace, agent: self.agent, late, watcher })
     }
 }
 
@@ -211,6 +217,9 @@ impl Side {
         }
         let shown: Vec<_> =
             self.namespace.all_sockets()?.into_iter().filter(|row| row.state != "listen").collect();
+        check_counters(&samples(&self.namespace)?, &ended)?;
+        check_counters(&self.late.samples()?, &ended).context("the agent that was started later")?;
+        self.late.stop()?;
         let report = self.agent.stop()?;
         for row in shown {
             let told = last_states(&report.events, row.local.port().min(row.remote.port()));
@@ -234,13 +243,35 @@ struct End {
     gone: Timestamp,
 }
 
+/// As many sockets of each port were counted to leave TIME_WAIT and FIN_WAIT2 for CLOSE as `ss` does not show any more.
+fn check_counters(samples: &Samples, ended: &BTreeMap<Ends, End>) -> Result<()> {
+    let mut expected: BTreeMap<(u16, &str), u64> = BTreeMap::new();
+    for (_, remote) in ended.keys() {
+        *expected.entry((remote.port(), end_of(remote.port()))).or_default() += 1;
+    }
+    ensure!(!expected.is_empty(), "nothing has ended");
+    for port in 8801..=8899 {
+        for from in ["fin_wait2", "time_wait"] {
+            let labels = [("port", &*port.to_string()), ("from", from), ("to", "close")];
+            let counted = samples.sum("state_transitions_total", &labels)?;
+            let expected = expected.get(&(port, from)).copied().unwrap_or(0);
+            ensure!(counted == expected, "{from} of port {port} ended {expected} times; counted: {counted}");
+        }
+    }
+    Ok(())
+}
+
+/// The last state of a client of this port.
+fn end_of(port: u16) -> &'static str {
+    if [ABANDONED, ABANDONED + V6].contains(&port) { "fin_wait2" } else { "time_wait" }
+}
+
 /// The socket was told to be in CLOSE when `ss` did not show it any more, and as closed once.
 fn check_end(report: &Report, ends: Ends, end: End) -> Result<()> {
     let of_end = |kind| report.of_kind(kind).filter(move |event| is_of(event, ends));
     let last: Vec<_> = of_end("state").filter(|event| event["to"] == "close").collect();
     let [last] = last[..] else { return Err(anyhow!("it entered CLOSE {} times", last.len())) };
-    let is_abandoned = [ABANDONED, ABANDONED + V6].contains(&ends.1.port());
-    let from = if is_abandoned { "fin_wait2" } else { "time_wait" };
+    let from = end_of(ends.1.port());
     ensure!(last["from"] == from && last["evidence"] == "timer", "not the end of {from}: {last}");
     let closed = of_end("closed").count();
     ensure!(closed == 1, "it is told as closed {closed} times");
@@ -282,8 +313,8 @@ impl Watcher {
     fn start(namespace: &Arc<Namespace>) -> Result<Self> {
         let mut kept = BTreeMap::new();
         for row in namespace.all_sockets()? {
-            let is_abandoned = [ABANDONED, ABANDONED + V6].contains(&row.remote.port());
-            if row.state == "time_wait" || row.state == "fin_wait2" && is_abandoned {
+            if row.state == "time_wait" || row.state == "fin_wait2" && end_of(row.remote.port()) == row.state
+            {
                 kept.insert((row.local, row.remote), Timestamp::now());
             }
         }

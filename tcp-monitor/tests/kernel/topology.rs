@@ -1,13 +1,14 @@
 //! The networks on which the same traffic is made: loopback or a veth pair, IPv4, IPv6 or IPv4 in an IPv6 socket.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::namespace::Namespace;
+use crate::{feed::DEADLINE, namespace::Namespace};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Topology {
@@ -104,9 +105,8 @@ impl Network {
         }
         client.ip(&format!("link set {near} up"))?;
         server.ip(&format!("link set {far} up"))?;
-        // Until a host has joined this group, some time after its link is up, neighbours ask for its address in vain.
-        for (namespace, name, host) in [(&client, near, 1), (&server, far, 2)] {
-            namespace.await_group(name, &format!("ff02::1:ff00:{host}"))?;
+        for address in [VETH_V4.into(), VETH_V6.into()] {
+            await_path(&client, &server, address)?;
         }
         Ok(Self {
             client,
@@ -116,6 +116,25 @@ impl Network {
             listen: server_address,
             connect: server_address,
         })
+    }
+}
+
+/// Awaits that a datagram gets through. A link that is up may still drop what is sent, and a host not know its own address: then the
+/// question for its neighbour's address goes unheard, and the next is asked a second later.
+fn await_path(client: &Namespace, server: &Namespace, address: IpAddr) -> Result<()> {
+    let inbox = server.enter(|| Ok(UdpSocket::bind((address, 0))?))?;
+    inbox.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let unspecified =
+        if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let outbox = client.enter(|| Ok(UdpSocket::bind((unspecified, 0))?))?;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // It may fail as long as there is no way.
+        let sent = outbox.send_to(&[0], inbox.local_addr()?);
+        if inbox.recv(&mut [0]).is_ok() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "waited {DEADLINE:?} in vain for a way to {address}: {sent:?}");
     }
 }
 

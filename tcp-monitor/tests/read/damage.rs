@@ -50,6 +50,22 @@ fn what_cannot_be_read_is_named_once_with_its_reason_and_the_others_are_read() {
 }
 
 #[test]
+fn nothing_is_summed_up_where_no_file_could_be_read() {
+    let missing =
+        "tcp-monitor: /nowhere/x.pcap: it cannot be opened: No such file or directory (os error 2)\n";
+    let said = read(&["/nowhere/x.pcap"]);
+    assert_eq!(said.err, format!("{missing}tcp-monitor: the capture was not read to its end\n"));
+    let said = read(&["/nowhere/x.pcap", "/nowhere/x.pcap"]);
+    assert_eq!(
+        said.err,
+        format!("{missing}{missing}tcp-monitor: 2 of 2 captures were not read to their end\n")
+    );
+    // One that is whole and without a packet was read.
+    let header = &bytes("ethernet.pcap")[..24];
+    assert_eq!(read_from(&["-"], header).err, "read 0 packets, 0 of them TCP segments\n0 connections\n");
+}
+
+#[test]
 fn of_a_capture_that_is_cut_off_the_place_is_said_and_all_before_it_told() {
     let whole = bytes("ethernet.pcap");
     let (_, packets) = packets("ethernet.pcap");

@@ -41,6 +41,11 @@ impl Summary {
         }
     }
 
+    /// There was no packet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.statistics.packets == 0
+    }
+
     /// Adds what an event says of a connection.
     pub(super) fn add_event(&mut self, event: &Event) {
         let count = match event {

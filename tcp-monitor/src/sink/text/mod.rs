@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tcp_monitor_common::TcpState;
-use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use label::Label;
@@ -22,6 +21,7 @@ use crate::lifecycle::event::{
 };
 use crate::lifecycle::input::ResetDirection;
 
+mod handshake;
 mod label;
 mod segment;
 
@@ -34,8 +34,8 @@ pub struct Text {
     columns: bool,
     /// Width of the column of addresses: that of the widest so far.
     width: usize,
-    /// The state left by the transition that ended a handshake, which the next event tells of.
-    handshake_left: Option<TcpState>,
+    /// The transition that ended a handshake, which the next event tells of.
+    handshake_end: Option<StateChange>,
     /// The events are those of a capture: of whatever day, and all of them known from segments.
     of_capture: bool,
     /// The day that was told last.
@@ -56,7 +56,7 @@ impl Text {
     }
 
     fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
-        Self { style, time_zone, columns: true, width: 0, handshake_left: None, of_capture: false, day: None }
+        Self { style, time_zone, columns: true, width: 0, handshake_end: None, of_capture: false, day: None }
     }
 
     /// A line for each day.
@@ -122,7 +122,7 @@ impl Text {
             | TcpState::Closing => false,
         };
         if ends_handshake {
-            self.handshake_left = Some(from);
+            self.handshake_end = Some(*change);
             return None;
         }
         let mut detail = Phrases(format!("{from} → {to}"));
@@ -147,37 +147,10 @@ impl Text {
     }
 
     fn handshake(&mut self, handshake: &Handshake) -> String {
-        let (label, to) = match handshake.result {
-            Ok(()) => (Label::Open, TcpState::Established),
-            Err(_) => (Label::Failed, TcpState::Close),
-        };
-        let from = self.handshake_left.take().unwrap_or(match handshake.role {
-            Role::Server => TcpState::SynRecv,
-            Role::Client => TcpState::SynSent,
-        });
-        let mut detail = Phrases(String::new());
-        // Where nobody listens there is no state.
-        if handshake.result != Err(HandshakeFailure::NoListener) {
-            detail.add(format_args!("{from} → {to}"));
-            detail.gap();
-        }
-        match (handshake.result, handshake.duration.map(Human)) {
-            (Ok(()), Some(duration)) => detail.add(format_args!("handshake {duration}")),
-            (Ok(()), None) => {}
-            (Err(failure), Some(duration)) => {
-                detail.add(format_args!("{} after {duration}", spaced(failure.label())));
-            }
-            (Err(failure), None) => detail.add(spaced(failure.label())),
-        }
-        if let Some(times) = handshake.syn_retransmits.filter(|times| *times > 0) {
-            let flags = match handshake.role {
-                Role::Server => "SYN-ACK",
-                Role::Client => "SYN",
-            };
-            detail.add(format_args!("{flags} sent again {}", Times(times)));
-        }
+        let label = if handshake.result.is_ok() { Label::Open } else { Label::Failed };
+        let detail = handshake::detail(handshake, self.handshake_end.take());
         let addresses = connection(handshake.local, handshake.remote, handshake.role);
-        self.line(handshake.time, label, &addresses, &detail.0)
+        self.line(handshake.time, label, &addresses, &detail)
     }
 
     fn segment(&mut self, segment: &Segment) -> String {
@@ -236,8 +209,10 @@ impl Text {
             ResetDirection::Received => "←",
         };
         let mut detail = Phrases(reset.direction.label().to_owned());
-        detail.add(spaced(reset.phase.label()));
-        if reset.reason != "unknown" {
+        let phase = reset.phase.label();
+        detail.add(spaced(phase));
+        // Where there is no socket, the kernel's reason is just that.
+        if reset.reason != "unknown" && reset.reason != phase {
             detail.add(reset.reason);
         }
         let addresses = format!("{} {arrow} {remote}", reset.local);
@@ -317,8 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn the_reason_of_a_reset_is_not_its_phase_once_more() {
+        assert_eq!(log(PLAIN, &[samples::aborted(), samples::reset_of_nobody()]), RESETS);
+    }
+
+    #[test]
     fn a_failed_handshake_is_one_line() {
         assert_eq!(log(PLAIN, &samples::refused()), REFUSED);
+    }
+
+    #[test]
+    fn a_syn_that_waited_for_its_neighbor_is_told_from_the_answer_of_the_peer() {
+        assert_eq!(log(PLAIN, &samples::held_back()), HELD_BACK);
     }
 
     #[test]
@@ -376,12 +361,20 @@ mod tests {
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
         "reset by server · 2.38 MiB in · open before the monitor\n",
         "14:00:01.000000  STATE    10.0.0.9:8899                     CLOSE → LISTEN\n",
-        "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket · no_socket\n",
+        "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket\n",
+    );
+    const RESETS: &str = concat!(
+        "14:00:01.000002  RESET    10.0.0.9:8899 → 10.0.0.5:51920  sent · established · tcp_abort_on_close\n",
+        "14:00:01.000002  RESET    10.0.0.9:8899 → ?               sent · no socket\n",
     );
     const WRONG: &str = concat!(
         "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  seq +4 (≠+1) ack +21 (≠seq+5+1=20)\n",
         "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  ",
         "seq 303234862 (≠303234859) ack 3214116001 (≠seq+5+1=3214116000)\n",
+    );
+    const HELD_BACK: &str = concat!(
+        "14:00:01.004000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",
+        "SYN_SENT → CLOSE  refused after 75 µs · SYN left 1.00 s after connect()\n",
     );
     const REFUSED: &str = concat!(
         "14:00:04.000000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",

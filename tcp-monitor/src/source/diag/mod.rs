@@ -42,8 +42,18 @@ pub struct SocketDiag {
     latest: Arc<Latest>,
 }
 
-/// What the latest look has shown, and when; `None` if the kernel does not list sockets.
-type Latest = Mutex<Option<(Instant, Arc<SocketsByPort>)>>;
+/// What the latest look has shown; `None` if the kernel does not list sockets.
+type Latest = Mutex<Option<Look>>;
+
+/// The sockets there are, as they were listed.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// None of what it shows is older.
+    pub began: Instant,
+    ended: Instant,
+    /// By service port.
+    pub sockets: Arc<SocketsByPort>,
+}
 
 /// Sockets by service port.
 pub type SocketsByPort = HashMap<u16, PortSockets>;
@@ -73,9 +83,9 @@ impl SocketDiag {
     #[must_use]
     pub fn service_ports(&self) -> Vec<u16> {
         let looked = self.ask(Request::Fresh).and_then(|answer| answer.recv().ok());
-        let Some((_, sockets)) = looked.and_then(|()| self.latest()) else { return Vec::new() };
+        let Some(look) = looked.and_then(|()| self.latest()) else { return Vec::new() };
         let mut ports: Vec<_> =
-            sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
+            look.sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
         ports.sort_unstable();
         ports.into_iter().map(|(_, port)| port).collect()
     }
@@ -86,31 +96,35 @@ impl SocketDiag {
         self.ask(Request::Found).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 
-    /// The sockets by service port: of now if that is known within 100 ms, else of a while ago, but for their age, which is that of
-    /// now. `None` if the kernel does not list them.
+    /// The sockets: of now if that is known within a second, else of a while ago, but for their age, which is that of now.
+    /// `None` if the kernel does not list them.
     #[must_use]
-    pub fn sockets(&self) -> Option<SocketsByPort> {
+    pub fn sockets(&self) -> Option<Look> {
         if let Some(answer) = self.ask(Request::Fresh) {
             // After that time the latest there is will do.
             let _ = answer.recv_timeout(PATIENCE);
         }
-        let (looked, sockets) = self.latest()?;
-        let mut sockets = (*sockets).clone();
-        for sockets in sockets.values_mut().filter(|sockets| !sockets.close_wait_oldest.is_zero()) {
-            sockets.close_wait_oldest += looked.elapsed();
+        let mut look = self.latest()?;
+        let since = look.ended.elapsed();
+        for sockets in Arc::make_mut(&mut look.sockets).values_mut() {
+            if !sockets.close_wait_oldest.is_zero() {
+                sockets.close_wait_oldest += since;
+            }
         }
-        Some(sockets)
+        Some(look)
+    }
+
+    /// What the latest look has shown, as it was then. `None` if the kernel does not list sockets.
+    #[must_use]
+    pub fn latest(&self) -> Option<Look> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<Receiver<T>> {
         let (reply, answer) = mpsc::channel();
         self.requests.send(request(reply)).ok().map(|()| answer)
     }
-
-    fn latest(&self) -> Option<(Instant, Arc<SocketsByPort>)> {
-        self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// How long a scrape waits for a look.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use tcp_monitor_common::TcpState;
 use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
 use super::survey::{Found, Surveyor};
-use super::{Latest, Options, Request, SocketsByPort};
+use super::{Latest, Look, Options, Request, SocketsByPort};
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
 use crate::owner::Owners;
@@ -78,21 +78,21 @@ impl Watch {
 
     /// Looks, publishes what is seen and tells what is stuck. Returns the connections, if they are wanted.
     fn look(&mut self, want_found: bool) -> Vec<Found> {
-        let begin = cpu_time();
-        let (sockets, found) = match self.surveyor.look(want_found) {
+        let (began, begin) = (Instant::now(), cpu_time());
+        let (look, found) = match self.surveyor.look(want_found) {
             Ok(mut survey) => {
                 self.failures = 0;
-                let looked = Instant::now();
-                let aged = self.close_waits.age(survey.close_waits, looked, self.stuck_after);
+                let ended = Instant::now();
+                let aged = self.close_waits.age(survey.close_waits, ended, self.stuck_after);
                 self.judge(&aged, &mut survey.ports);
-                (Some((looked, Arc::new(survey.ports))), survey.found)
+                (Some(Look { began, ended, sockets: Arc::new(survey.ports) }), survey.found)
             }
             Err(error) => {
                 self.tell_failure(&error);
                 (None, Vec::new())
             }
         };
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = look;
         let end = Instant::now();
         let rest = cpu_time().saturating_sub(begin) * REST;
         self.next_allowed = end + rest;

@@ -46,7 +46,7 @@ impl Counters {
     pub fn snapshot(&self) -> Result<Snapshot, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
         Ok(Snapshot {
-            ports: self.ports()?.into_iter().collect(),
+            ports: self.ports()?,
             sockets: None,
             interfaces: self
                 .interfaces
@@ -80,7 +80,11 @@ impl Counters {
         Ok(total)
     }
 
-    fn ports(&self) -> Result<BTreeMap<PortLabel, PortCounters>, CounterError> {
+    /// Those of ports alone, each at most once, in ascending order.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
+    pub fn ports(&self) -> Result<Vec<(PortLabel, PortCounters)>, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
         let mut labels = BTreeMap::new();
         if self.others {
@@ -106,7 +110,7 @@ impl Counters {
                 add(ports.entry(*label).or_insert(PortCounters::ZERO), &counters);
             }
         }
-        Ok(ports)
+        Ok(ports.into_iter().collect())
     }
 
     /// The counters of a slot, of all CPUs.

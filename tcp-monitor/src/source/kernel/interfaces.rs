@@ -1,7 +1,7 @@
 //! The watched interfaces: their names and their counters.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -51,6 +51,12 @@ impl InterfaceTable {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// In how many network namespaces they are.
+    #[must_use]
+    pub fn namespaces(&self) -> usize {
+        self.read().names.keys().map(|key| key.netns).collect::<HashSet<_>>().len()
     }
 
     /// Adds an interface, or renames it. Its counters are there from then on.

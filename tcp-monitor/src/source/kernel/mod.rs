@@ -121,6 +121,8 @@ pub struct Attached {
     pub tracepoints: usize,
     /// The names of the interfaces, each once, sorted.
     pub interfaces: Vec<String>,
+    /// In how many network namespaces they are.
+    pub namespaces: usize,
     /// The kernel's release, `uname -r`.
     pub release: String,
 }
@@ -145,9 +147,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let settings = Settings {
         netns: watched.sockets,
         records: options.records.into(),
-        wake_at: options.ring_size / 4,
-        packets_until: options.ring_size / 2,
-        reserved: 0,
+        ring_size: options.ring_size,
         slots: slots.count.into(),
         seed: random_seed(),
     };
@@ -234,6 +234,7 @@ impl KernelSource {
         Attached {
             tracepoints: program::TRACEPOINTS.len(),
             interfaces: self.interfaces.names(),
+            namespaces: self.interfaces.namespaces(),
             release: self.release.clone(),
         }
     }
