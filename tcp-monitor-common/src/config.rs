@@ -62,6 +62,8 @@ pub struct KernelLayout {
     pub sk_ack_backlog: u32,
     /// `inet_connection_sock.icsk_accept_queue.qlen`: how many requests a listener has.
     pub request_queue_len: u32,
+    /// `inet_connection_sock.icsk_accept_queue.rskq_defer_accept`: one byte.
+    pub defer_accept: u32,
     /// `sock.sk_cgrp_data.cgroup`.
     pub sk_cgroup: u32,
     /// `inet_sock.inet_sport`.
@@ -90,6 +92,8 @@ pub struct KernelLayout {
     pub request_snt_isn: u32,
     /// `request_sock.rsk_timer.entry.pprev`: not NULL while the timer runs.
     pub request_timer_pprev: u32,
+    /// `request_sock.num_timeout`, in *bits*: from there to the end of the byte.
+    pub request_num_timeout_bits: u32,
     /// `inet_timewait_sock.tw_substate`.
     pub tw_substate: u32,
     /// `net.ns.inum`.
@@ -155,6 +159,7 @@ impl KernelLayout {
         sk_max_ack_backlog: 0,
         sk_ack_backlog: 0,
         request_queue_len: 0,
+        defer_accept: 0,
         sk_cgroup: 0,
         inet_sport: 0,
         snd_nxt: 0,
@@ -169,6 +174,7 @@ impl KernelLayout {
         request_rcv_nxt: 0,
         request_snt_isn: 0,
         request_timer_pprev: 0,
+        request_num_timeout_bits: 0,
         tw_substate: 0,
         net_inum: 0,
         net_abort_on_overflow: 0,
@@ -306,6 +312,8 @@ pub mod map {
     pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
     /// `HashMap<u64, HalfOpen>`, by cookie.
     pub const HALF_OPEN: &str = "HALF_OPEN";
+    /// `LruHashMap<u64, u64>`: when listeners closed, `CLOCK_MONOTONIC`, nanoseconds, by their address.
+    pub const CLOSED_LISTENERS: &str = "CLOSED_LISTENERS";
     /// `PerCpuArray<Arrivals>`, one entry.
     pub const ARRIVALS: &str = "ARRIVALS";
 }

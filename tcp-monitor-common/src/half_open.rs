@@ -10,21 +10,29 @@ pub struct HalfOpen {
     pub answered: u64,
     /// When a RST came that not every kernel takes; 0 if none did.
     pub doubted: u64,
+    /// Address of its listener, an opaque number: the same as in the table of listeners that closed.
+    pub listener: u64,
     /// The counters of its port.
     pub slot: u32,
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// How often the SYN-ACK was sent again.
-    pub retransmits: u32,
+    /// 1 if its last ACK came while the accept queue was full.
+    pub overflowed: u32,
     /// Its port.
     pub port: u16,
-    /// 1 if its last ACK came while the accept queue was full.
-    pub overflowed: u16,
+    /// How often its timer had run out when the SYN-ACK was last sent.
+    pub timeouts: u8,
+    /// How often it runs out before the SYN-ACK is sent again, since the last ACK came without data and the listener defers
+    /// (TCP_DEFER_ACCEPT); 0 if it is sent each time.
+    pub deferral: u8,
 }
 
 /// How many half-open requests are followed; of any more, only the reset or timeout goes uncounted. Listeners hold 4096 by
 /// default (`net.core.somaxconn`).
 pub const HALF_OPEN_LIMIT: u32 = 32_768;
+
+/// How many listeners that closed are remembered, to tell requests that went with them from those that timed out.
+pub const CLOSED_LISTENERS_LIMIT: u32 = 1024;
 
 /// What segments that came in on this CPU will have come to if nothing follows from them.
 ///

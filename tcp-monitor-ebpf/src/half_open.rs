@@ -9,12 +9,14 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST},
     helpers::generated::bpf_get_socket_cookie,
     macros::map,
-    maps::HashMap,
+    maps::{HashMap, LruHashMap},
 };
 use tcp_monitor_common::{
     TcpState,
     counters::{FAILURES, HandshakeFailure, PortCounters, Table},
-    half_open::{AT_ONCE, Arrivals, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Undecided},
+    half_open::{
+        AT_ONCE, Arrivals, CLOSED_LISTENERS_LIMIT, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Undecided,
+    },
     record::{ResetPhase, Role},
 };
 
@@ -22,7 +24,10 @@ use crate::{
     acks::{Awaited, COOKIE, Path},
     arrivals::{self, BATCH, await_another, came, find, take_back},
     instruction::{add, element},
-    lookup::{Awaiting, Listener, Receiver, Request, Requests, is_sent_again, listener, receiver},
+    kernel::{KernelPtr, layout},
+    lookup::{
+        Awaiting, Listener, Receiver, Request, Requests, answering, has_run_out, listener, receiver, timeouts,
+    },
     packet::{ACK, FIN, SYN, Segment},
     ports::{Watched, counters_of},
     socket::now,
@@ -31,6 +36,10 @@ use crate::{
 
 #[map]
 static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(HALF_OPEN_LIMIT, 0);
+
+/// When listeners closed, by their address: see [`listener_closes`].
+#[map]
+static CLOSED_LISTENERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(CLOSED_LISTENERS_LIMIT, 0);
 
 /// A packet for this host (`PACKET_HOST`).
 const FOR_THIS_HOST: u32 = 0;
@@ -77,6 +86,10 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
                 Some(_) | None => return,
             }
         }
+        Receiver::Deserted => match listener(passing.skb, passing.segment, awaiting) {
+            Some(listener) => fate_of_syn(listener),
+            None => Fate::NoListener,
+        },
         // A connection that answers by itself.
         Receiver::Other => return,
     };
@@ -113,13 +126,24 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
     match receiver(passing.skb, passing.segment, awaiting) {
         // Not what it waits for, and answered without effect.
         Receiver::Request(request) if !accepts(request, passing) => path.expect(number, Awaited::Request),
+        // The kernel goes on to wait for data, whatever the accept queue.
+        Receiver::Request(request) if request.deferral != 0 && is_bare(request, passing) => {
+            if let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) {
+                // SAFETY: the map's own value.
+                unsafe { (*half_open).deferral = request.deferral };
+            }
+            path.expect(number, Awaited::Request);
+        }
         Receiver::Request(request) if request.full => {
             let slot = match HALF_OPEN.get_ptr_mut(request.cookie) {
                 Some(half_open) => {
                     if !request.aborts {
                         // If there is room for it after all, nobody will ask.
                         // SAFETY: the map's own value.
-                        unsafe { (*half_open).overflowed = 1 };
+                        unsafe {
+                            (*half_open).overflowed = 1;
+                            (*half_open).deferral = request.deferral;
+                        }
                     }
                     // SAFETY: as above.
                     unsafe { (*half_open).slot }
@@ -150,7 +174,11 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
         }
         // On its way to another namespace of this host.
         Receiver::Nobody if passing.payload_len == 0 => expect_again(path, number, awaited),
-        Receiver::Nobody | Receiver::Listener(_) | Receiver::TimeWait(_) | Receiver::Other => {}
+        Receiver::Nobody
+        | Receiver::Listener(_)
+        | Receiver::Deserted
+        | Receiver::TimeWait(_)
+        | Receiver::Other => {}
     }
 }
 
@@ -237,20 +265,20 @@ pub(crate) fn syn_ack_leaves(
     if state != TcpState::NewSynRecv as u32 {
         return None;
     }
+    let request = answering(sk);
+    if request.is_null() {
+        return None;
+    }
+    // Sent again, or on a second interface; else, if for the timer, of a request from before the agent, or that the table had no room
+    // for.
+    if syn_ack_sent_again(cookie, request) || answered.time == 0 && has_run_out(request) {
+        return Some(Awaited::Request);
+    }
     let now = now();
-    if let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) {
-        // Sent again, or on a second interface.
-        // SAFETY: the map's own value.
-        unsafe { (*half_open).answered = now };
-        return Some(Awaited::Request);
-    }
-    // One from before the agent, or that the table had no room for.
-    if answered.time == 0 && is_sent_again(sk) {
-        return Some(Awaited::Request);
-    }
     let half_open = HalfOpen {
         opened: if answered.time == 0 { now } else { answered.time },
         answered: now,
+        listener: request.load::<u64>(layout!(skc_listener)),
         slot: watched.slot(Some(Role::Server)),
         netns,
         port,
@@ -275,7 +303,11 @@ pub(crate) fn rst_leaves(path: Path) {
     let (path, now) = (path.hash(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        let note = find(arrivals, |note| note.path == path && note.is_younger(AT_ONCE, now));
+        let note = find(arrivals, |note| {
+            // Of what comes to nothing, nobody has made anything else meanwhile.
+            let may_wait = note.fate == Fate::NoListener as u32;
+            note.path == path && (may_wait || note.is_younger(AT_ONCE, now))
+        });
         if note.is_null() {
             return;
         }
@@ -293,16 +325,26 @@ pub(crate) fn rst_leaves(path: Path) {
     }
 }
 
-/// A SYN-ACK is sent again.
+/// The SYN-ACK of a request is sent again, because its timer has run out, or the SYN came again. Returns whether the request is one of
+/// those that are followed.
 #[inline(always)]
-pub(crate) fn syn_ack_sent_again(cookie: u64) {
-    if let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) {
-        // SAFETY: the map's own value.
-        unsafe {
-            (*half_open).answered = now();
-            (*half_open).retransmits += 1;
-        }
+pub(crate) fn syn_ack_sent_again(cookie: u64, request: KernelPtr) -> bool {
+    let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) else { return false };
+    // SAFETY: the map's own value.
+    unsafe {
+        (*half_open).answered = now();
+        (*half_open).timeouts = timeouts(request) + u8::from(has_run_out(request));
+        // It may be another by now.
+        (*half_open).listener = request.load::<u64>(layout!(skc_listener));
     }
+    true
+}
+
+/// A listener closes. Its half-open requests stay with it until their timers run out; the agent then asks when that was.
+#[inline(always)]
+pub(crate) fn listener_closes(listener: KernelPtr) {
+    // The oldest makes room.
+    let _ = CLOSED_LISTENERS.insert(listener.address(), now(), 0);
 }
 
 /// A listener's child is born. Returns [`SYN_COOKIE`] if a SYN cookie came back for it, else 0.
@@ -442,6 +484,13 @@ unsafe fn count_end(counters: *mut PortCounters) {
 fn ends(request: Request, passing: Passing<'_>) -> bool {
     let is_first = passing.segment.tcp.sequence() == request.rcv_nxt.wrapping_sub(1);
     !is_first && accepts(request, passing)
+}
+
+/// Whether an ACK brings nothing but that (kernel: `tcp_check_req`).
+#[inline(always)]
+fn is_bare(request: Request, passing: Passing<'_>) -> bool {
+    let tcp = &passing.segment.tcp;
+    tcp.sequence() == request.rcv_nxt && passing.payload_len == 0 && tcp.flags & FIN == 0
 }
 
 /// Whether a segment acknowledges nothing, or the SYN-ACK.

@@ -74,6 +74,9 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     if records::wanted() {
         record(full, role, netns, old, new);
     }
+    if matches!(old, TcpState::Listen) && matches!(new, TcpState::Close) {
+        half_open::listener_closes(sock.0);
+    }
     if matches!(new, TcpState::Close) {
         remember_closed(sock, local_port, old);
     }

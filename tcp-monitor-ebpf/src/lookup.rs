@@ -29,6 +29,9 @@ pub(crate) enum Receiver {
     Listener(Listener),
     /// A half-open request.
     Request(Request),
+    /// A half-open request whose listener has closed: it ends now, and the segment is for whoever listens in its place. Or it moves to
+    /// another listener (`net.ipv4.tcp_migrate_req`).
+    Deserted,
     /// A TIME_WAIT socket, and the next sequence number that it expects.
     TimeWait(u32),
     /// A socket of another kind.
@@ -77,6 +80,8 @@ pub(crate) struct Request {
     pub(crate) full: bool,
     /// What the last ACK then comes to: a RST instead of nothing.
     pub(crate) aborts: bool,
+    /// The listener awaits data after the last ACK, and until its timer has run out so often; 0 if not, or not any more.
+    pub(crate) deferral: u8,
 }
 
 /// Source and destination as `struct bpf_sock_tuple` has them, network order.
@@ -194,8 +199,12 @@ fn request(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Receiver> {
     }
     // The field shares its place with a number, so the verifier does not know it for a pointer.
     let listener = request.load::<u64>(layout!(skc_listener)) as *const u8;
+    if read::<u8>(listener.wrapping_add(layout!(skc_state) as usize)) != TcpState::Listen as u8 {
+        return Some(Receiver::Deserted);
+    }
     let of_listener = |offset: u32| read::<u32>(listener.wrapping_add(offset as usize));
     let net = read::<u64>(listener.wrapping_add(layout!(skc_net) as usize)) as *const u8;
+    let deferral = read::<u8>(listener.wrapping_add(layout!(defer_accept) as usize));
     Some(Receiver::Request(Request {
         cookie: request.load::<u64>(layout!(skc_cookie)),
         rcv_nxt: request.load::<u32>(layout!(request_rcv_nxt)),
@@ -204,13 +213,26 @@ fn request(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Receiver> {
         full: of_listener(layout!(sk_ack_backlog)).wrapping_add(awaiting.children)
             > of_listener(layout!(sk_max_ack_backlog)),
         aborts: read::<u8>(net.wrapping_add(layout!(net_abort_on_overflow) as usize)) != 0,
+        deferral: if timeouts(request) < deferral { deferral } else { 0 },
     }))
 }
 
-/// Whether the request that a SYN-ACK is of sends it again, because its timer has run out: until then the timer runs.
+/// The request that a SYN-ACK on its way out is of; NULL if it is of none.
 #[inline(always)]
-pub(crate) fn is_sent_again(sk: *mut bpf_sock) -> bool {
+pub(crate) fn answering(sk: *mut bpf_sock) -> KernelPtr {
     // SAFETY: the helper takes any socket, and answers NULL for what is no request.
-    let request = KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast());
-    !request.is_null() && request.load::<u64>(layout!(request_timer_pprev)) == 0
+    KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast())
+}
+
+/// Whether a request's timer has run out, and it sends its SYN-ACK again for that: until then the timer runs.
+#[inline(always)]
+pub(crate) fn has_run_out(request: KernelPtr) -> bool {
+    request.load::<u64>(layout!(request_timer_pprev)) == 0
+}
+
+/// How often a request's timer has run out, this time not included.
+#[inline(always)]
+pub(crate) fn timeouts(request: KernelPtr) -> u8 {
+    let bits = layout!(request_num_timeout_bits);
+    request.load::<u8>(bits >> 3) >> (bits & 7)
 }

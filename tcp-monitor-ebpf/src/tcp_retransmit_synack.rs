@@ -47,7 +47,7 @@ fn retransmit(turn: Turn<'_>, listener: Socket, request: Socket) -> Option<()> {
         // SAFETY: the map's own value; the role is within the array.
         unsafe { add(&raw mut (*counters).syn_retransmits[Role::Server as usize], 1) };
     }
-    half_open::syn_ack_sent_again(request.known_cookie());
+    half_open::syn_ack_sent_again(request.known_cookie(), request.0);
     if !records::wanted() {
         return None;
     }

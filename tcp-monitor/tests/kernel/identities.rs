@@ -36,7 +36,7 @@ impl Faults {
         }
     }
 
-    fn at_most(&mut self, what: &str, count: u64, limit: u64) {
+    pub(crate) fn at_most(&mut self, what: &str, count: u64, limit: u64) {
         if count > limit {
             self.0.push(format!("{what}: {count}, should be at most {limit}"));
         }

@@ -43,6 +43,7 @@ mod queues;
 mod reconcile;
 mod recording;
 mod records;
+mod requests;
 mod retries;
 mod reuse;
 mod rules;
@@ -114,6 +115,7 @@ fn run_trials() -> ExitCode {
         gauges::trials(),
         reconcile::trials(),
         retries::trials(),
+        requests::trials(),
         stall::trials(),
         crowd::trials(),
         flood::trials(),

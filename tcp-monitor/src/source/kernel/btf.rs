@@ -101,6 +101,7 @@ impl KernelTypes {
             sk_max_ack_backlog: self.offset("sock", "sk_max_ack_backlog")?,
             sk_ack_backlog: self.offset("sock", "sk_ack_backlog")?,
             request_queue_len: self.offset("inet_connection_sock", "icsk_accept_queue.qlen")?,
+            defer_accept: self.offset("inet_connection_sock", "icsk_accept_queue.rskq_defer_accept")?,
             sk_cgroup,
             inet_sport: self.offset("inet_sock", "inet_sport")?,
             snd_nxt: self.offset("tcp_sock", "snd_nxt")?,
@@ -114,6 +115,7 @@ impl KernelTypes {
             skc_rcv_wnd: self.offset("sock_common", "skc_rcv_wnd")?,
             request_rcv_nxt: self.offset("tcp_request_sock", "rcv_nxt")?,
             request_timer_pprev: self.offset("request_sock", "rsk_timer.entry.pprev")?,
+            request_num_timeout_bits: self.end_of_byte("request_sock", "num_timeout")?,
             request_snt_isn: self.offset("tcp_request_sock", "snt_isn")?,
             tw_substate: self.offset("inet_timewait_sock", "tw_substate")?,
             net_inum: self.offset("net", "ns.inum")?,
@@ -147,6 +149,15 @@ impl KernelTypes {
     fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
         match self.0.field(structure, path) {
             Some(Field { bits, bit_len }) if bits % 8 == 0 && bit_len % 8 == 0 => Ok(bits / 8),
+            Some(_) => Err(BtfError::BitField { structure, path }),
+            None => Err(BtfError::NoField { structure, path }),
+        }
+    }
+
+    /// The same in bits, of a field that begins anywhere in a byte and goes on to its end.
+    fn end_of_byte(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
+        match self.0.field(structure, path) {
+            Some(Field { bits, bit_len }) if bit_len == 0 || bits % 8 + bit_len == 8 => Ok(bits),
             Some(_) => Err(BtfError::BitField { structure, path }),
             None => Err(BtfError::NoField { structure, path }),
         }
@@ -239,11 +250,12 @@ mod tests {
         btf.add(STRUCT, "", 8, &[("low", 1, Some(0)), ("high", 1, Some(32))], false); // 2
         btf.add(UNION, "", 8, &[("word", 1, Some(0)), ("", 2, Some(0))], false); // 3
         btf.add(STRUCT, "inner", 4, &[("inum", 1, Some(0))], false); // 4
-        let fields: [(&str, u32, Option<u32>); 4] = [
+        let fields: [(&str, u32, Option<u32>); 5] = [
             ("first", 1, Some(0)),
             ("", 3, Some(64)),
             ("inner", 4, Some(128)),
             ("half", 1, Some(4 << 24 | 164)),
+            ("middle", 1, Some(2 << 24 | 170)),
         ];
         btf.add(STRUCT, "sock", 24, &fields, true); // 5
         btf.add(FUNC_PROTO, "", 0, &[("", 1, None), ("sk", 1, None), ("skb", 1, None)], false); // 6
@@ -261,6 +273,14 @@ mod tests {
         assert_eq!(types.offset("sock", "word").expect("in a union"), 8);
         assert_eq!(types.offset("sock", "high").expect("in a struct in a union"), 12);
         assert_eq!(types.offset("sock", "inner.inum").expect("by path"), 16);
+    }
+
+    #[test]
+    fn a_bit_field_is_taken_where_the_rest_of_its_byte_is_it() {
+        let types = types();
+        assert_eq!(types.end_of_byte("sock", "half").expect("the upper half of a byte"), 164);
+        assert_eq!(types.end_of_byte("sock", "first").expect("no bit field"), 0);
+        assert!(matches!(types.end_of_byte("sock", "middle"), Err(BtfError::BitField { .. })));
     }
 
     #[test]

@@ -180,7 +180,11 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     let counters = Arc::new(Counters {
         slot_ports: take(&mut ebpf, map::SLOT_PORTS)?,
         ports: take(&mut ebpf, map::PORT_COUNTERS)?,
-        requests: Requests::new(take(&mut ebpf, map::HALF_OPEN)?, take(&mut ebpf, map::ARRIVALS)?),
+        requests: Requests::new(
+            take(&mut ebpf, map::HALF_OPEN)?,
+            take(&mut ebpf, map::CLOSED_LISTENERS)?,
+            take(&mut ebpf, map::ARRIVALS)?,
+        ),
         records,
         tables: take(&mut ebpf, map::TABLE_COUNTERS)?,
         interfaces: Arc::clone(&interfaces),
