@@ -127,6 +127,12 @@ pub enum Fate {
     NoListener = 5,
     /// A SYN that its listener takes. It is dropped by a firewall, or its SYN-ACK waits for the address of the next hop.
     SynTaken = 6,
+    /// A RST that met a minisocket in FIN_WAIT2.
+    RstInFinWait2 = 7,
+    /// A RST that met a TIME_WAIT.
+    RstInTimeWait = 8,
+    /// A RST of no connection: no socket has its address, or a listener only.
+    RstUnclaimed = 9,
 }
 
 impl Fate {
@@ -140,6 +146,9 @@ impl Fate {
             4 => Self::AckRefused,
             5 => Self::NoListener,
             6 => Self::SynTaken,
+            7 => Self::RstInFinWait2,
+            8 => Self::RstInTimeWait,
+            9 => Self::RstUnclaimed,
             _ => return None,
         })
     }

@@ -30,7 +30,10 @@ pub(crate) fn of_this_cpu() -> Option<*mut Arrivals> {
 #[inline(always)]
 pub(crate) unsafe fn note(arrivals: *mut Arrivals, noted: Undecided) -> Undecided {
     let is_copy = |note: &Undecided| {
-        note.path == noted.path && note.ifindex != noted.ifindex && note.is_younger(BATCH, noted.time)
+        note.path == noted.path
+            && note.seq == noted.seq
+            && note.ifindex != noted.ifindex
+            && note.is_younger(BATCH, noted.time)
     };
     // SAFETY: by the caller's word.
     unsafe {

@@ -99,7 +99,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
         Direction::Ingress => match kind {
             Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
             Some(SegmentKind::Rst) => {
-                half_open::rst_arrives(passing);
+                half_open::rst_arrives(passing, watched);
                 // A minisocket takes one with the number of the FIN that it awaits.
                 orphans::end(back, tcp.sequence().wrapping_add(1), TcpState::Close);
             }
@@ -117,7 +117,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                 half_open::expect_again(path, tcp.acknowledgement(), awaited);
             }
             match kind {
-                Some(SegmentKind::Syn) => half_open::syn_leaves(&segment),
+                Some(SegmentKind::Syn) => half_open::leaves(&segment),
                 Some(SegmentKind::SynAck) => {
                     let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
                     if let Some(awaited) = awaited {
@@ -130,6 +130,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                 Some(SegmentKind::Rst) if flags & ACK != 0 && tcp.sequence() == 0 => {
                     half_open::rst_leaves(path);
                 }
+                Some(SegmentKind::Rst) if ifindex != LOOPBACK => half_open::leaves(&segment),
                 Some(SegmentKind::Rst | SegmentKind::Fin) | None => {}
             }
         }

@@ -77,9 +77,9 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
             }
             return;
         }
-        Receiver::TimeWait(rcv_nxt) => {
+        Receiver::TimeWait(socket) => {
             // A SYN that is newer than the connection begins another, and the request queue has room for it.
-            let is_new = passing.segment.tcp.sequence().wrapping_sub(rcv_nxt) as i32 > 0;
+            let is_new = passing.segment.tcp.sequence().wrapping_sub(socket.rcv_nxt) as i32 > 0;
             match listener(passing.skb, passing.segment, awaiting) {
                 Some(listener) if is_new && listener.full => Fate::SynOverflowed,
                 Some(_) if is_new => Fate::SynTaken,
@@ -192,22 +192,41 @@ pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
     }
 }
 
-/// A RST comes in.
+/// A RST comes in. One for a full socket is left to `tcp_receive_reset`.
+#[inline(always)]
+pub(crate) fn rst_arrives(passing: Passing<'_>, watched: Watched) {
+    let none = Awaiting { requests: 0, children: 0 };
+    let fate = match receiver(passing.skb, passing.segment, none) {
+        Receiver::Request(request) => {
+            rst_meets_request(request, passing);
+            return;
+        }
+        Receiver::TimeWait(socket) if socket.awaits_fin => Fate::RstInFinWait2,
+        Receiver::TimeWait(_) => Fate::RstInTimeWait,
+        Receiver::Nobody | Receiver::Listener(_) | Receiver::Deserted => Fate::RstUnclaimed,
+        Receiver::Other => return,
+    };
+    if !passing.is_for_this_host() {
+        return;
+    }
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
+    note(arrivals, passing, fate, watched.slot(None), 0);
+}
+
+/// A RST comes in for a half-open request.
 ///
 /// All kernels take one that has the very sequence number that is expected, and no acknowledgement or the right one. Some take
 /// what lies within the window instead, some do not look at the acknowledgement: whether the request is gone then shows when its
 /// SYN-ACK should be sent again.
 #[inline(always)]
-pub(crate) fn rst_arrives(passing: Passing<'_>) {
-    let none = Awaiting { requests: 0, children: 0 };
-    let Receiver::Request(request) = receiver(passing.skb, passing.segment, none) else { return };
+fn rst_meets_request(request: Request, passing: Passing<'_>) {
     let tcp = &passing.segment.tcp;
     match (tcp.sequence() == request.rcv_nxt, answers(request, passing)) {
         (true, true) => {
             let Some(slot) = end(request.cookie, HandshakeFailure::Reset) else { return };
             let Some(counters) = counters_of(slot) else { return };
-            // SAFETY: the map's own value; the phase is within the array.
-            unsafe { add(&raw mut (*counters).resets_received[ResetPhase::Handshake as usize], 1) };
+            // SAFETY: the map's own value.
+            unsafe { count_rst(counters, ResetPhase::Handshake) };
         }
         (true, false) | (false, true) if accepts(request, passing) => {
             if let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) {
@@ -219,9 +238,9 @@ pub(crate) fn rst_arrives(passing: Passing<'_>) {
     }
 }
 
-/// A SYN goes out. If it came in a moment before, it was not for this namespace.
+/// A SYN or a RST goes out. If it came in a moment before, it was not for this namespace.
 #[inline(always)]
-pub(crate) fn syn_leaves(segment: &Segment<'_>) {
+pub(crate) fn leaves(segment: &Segment<'_>) {
     let Some(arrivals) = arrivals::of_this_cpu() else { return };
     let (seq, now) = (segment.tcp.sequence(), now());
     // SAFETY: the map's own value, and only this CPU's.
@@ -320,7 +339,14 @@ pub(crate) fn rst_leaves(path: Path) {
             }
             // It was answered, and not dropped: by a TIME_WAIT socket that still awaits a FIN.
             Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken) => (*note).fate = 0,
-            Some(Fate::AckOverflowed | Fate::AckRefused) | None => {}
+            Some(
+                Fate::AckOverflowed
+                | Fate::AckRefused
+                | Fate::RstInFinWait2
+                | Fate::RstInTimeWait
+                | Fate::RstUnclaimed,
+            )
+            | None => {}
         }
     }
 }
@@ -330,12 +356,13 @@ pub(crate) fn rst_leaves(path: Path) {
 #[inline(always)]
 pub(crate) fn syn_ack_sent_again(cookie: u64, request: KernelPtr) -> bool {
     let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) else { return false };
+    // It may be another by now.
+    let listener = request.load::<u64>(layout!(skc_listener));
     // SAFETY: the map's own value.
     unsafe {
         (*half_open).answered = now();
         (*half_open).timeouts = timeouts(request) + u8::from(has_run_out(request));
-        // It may be another by now.
-        (*half_open).listener = request.load::<u64>(layout!(skc_listener));
+        (*half_open).listener = listener;
     }
     true
 }
@@ -449,6 +476,9 @@ fn settle(undecided: Undecided) {
                     count_end(counters);
                 }
             }
+            Some(Fate::RstInFinWait2) => count_rst(counters, ResetPhase::Closing),
+            Some(Fate::RstInTimeWait) => count_rst(counters, ResetPhase::TimeWait),
+            Some(Fate::RstUnclaimed) => count_rst(counters, ResetPhase::NoSocket),
             // Nothing that is known to have failed.
             Some(Fate::NoListener | Fate::SynTaken) | None => {}
         }
@@ -465,6 +495,15 @@ unsafe fn count_failure(counters: *mut PortCounters, reason: HandshakeFailure) {
         let reasons = &raw mut (*counters).handshake_failures[Role::Server as usize];
         add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
     }
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+unsafe fn count_rst(counters: *mut PortCounters, phase: ResetPhase) {
+    // SAFETY: by the caller's word; the phase is within the array.
+    unsafe { add(&raw mut (*counters).resets_received[phase as usize], 1) };
 }
 
 /// # Safety

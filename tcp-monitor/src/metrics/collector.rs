@@ -204,9 +204,7 @@ fn resets(ports: &[Port<'_>], reasons_known: bool) -> Option<MetricFamily> {
     let mut samples = families::RESETS.samples();
     for (port, counters) in ports {
         for (phase, &count) in ResetPhase::ALL.into_iter().zip(&counters.resets_received) {
-            if count > 0 || possible::reset(phase) {
-                samples.push_count(["received", port, phase.label(), UNKNOWN], count);
-            }
+            samples.push_count(["received", port, phase.label(), UNKNOWN], count);
         }
         for (phase, counts) in ResetPhase::ALL.into_iter().zip(&counters.resets_sent) {
             let mut unknown = 0;
@@ -218,7 +216,7 @@ fn resets(ports: &[Port<'_>], reasons_known: bool) -> Option<MetricFamily> {
                     samples.push_count(["sent", port, phase.label(), label], count);
                 }
             }
-            if unknown > 0 || !reasons_known && possible::reset(phase) {
+            if unknown > 0 || !reasons_known && possible::reset_without_reason(phase) {
                 samples.push_count(["sent", port, phase.label(), UNKNOWN], unknown);
             }
         }

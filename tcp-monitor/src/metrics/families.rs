@@ -175,9 +175,9 @@ pub(super) static RESETS: Family<4> = Family {
     labels: ["direction", "port", "phase", "reason"],
     help: "RSTs, once each, by the phase of the connection they ended. reason is the sk_rst_reason of the kernel for \
            those sent on Linux 6.12 and later, where the sum of direction=sent equals OutRsts of /proc/net/snmp; \
-           else unknown, and those sent without a full socket are not seen. Of those received, the ones that \
-           ended a full socket or, on watched interfaces, a half-open request (phase=handshake): not those of \
-           TIME_WAIT, of closed ports or out of window.",
+           else unknown, and those sent without a full socket are not seen. Of those received, full sockets and half-open \
+           requests ignore the ones that do not have the sequence number they expect: these are not counted. phase=no_socket: \
+           a RST of no connection; all but those of full sockets are seen on watched interfaces only.",
 };
 
 pub(super) static STATE_TRANSITIONS: Family<3> = Family {

@@ -58,9 +58,8 @@ pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> b
     }
 }
 
-/// Whether a RST in this phase is seen whatever the kernel's version: those received, of full sockets (`tcp_reset`) and of
-/// half-open requests (classifiers); those sent, before 6.12, of full sockets only.
-pub(super) const fn reset(phase: ResetPhase) -> bool {
+/// Whether a kernel that gives no reasons (before 6.12) tells of a RST that it sends in this phase: it does of full sockets only.
+pub(super) const fn reset_without_reason(phase: ResetPhase) -> bool {
     match phase {
         ResetPhase::Handshake | ResetPhase::Established | ResetPhase::Closing => true,
         ResetPhase::TimeWait | ResetPhase::NoSocket => false,

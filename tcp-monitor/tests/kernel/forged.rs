@@ -86,6 +86,7 @@ fn rst_answers_syn_ack(actor: &mut Actor<'_>) -> Result<()> {
         1 => stranger.rst(),
         2 => {
             stranger.send(Segment::new(RST, stranger.seq.wrapping_sub(1000), 0));
+            actor.note(Side::Server, IGNORED_RSTS, 1);
             return fail(actor, "timed_out");
         }
         // Some kernels take what is within the window, some are content with the right sequence number.
@@ -99,6 +100,7 @@ fn rst_answers_syn_ack(actor: &mut Actor<'_>) -> Result<()> {
             let port = actor.waiting_room()?;
             let rows = actor.stage.namespace(Side::Server).sockets(port)?;
             if rows.iter().any(|row| row.remote == stranger.address()) {
+                actor.note(Side::Server, IGNORED_RSTS, 1);
                 return fail(actor, "timed_out");
             }
         }
@@ -284,6 +286,7 @@ fn rst_out_of_window(actor: &mut Actor<'_>) -> Result<()> {
     stranger.send(Segment::new(RST, stranger.seq.wrapping_sub(100_000), 0));
     // In the window, but not what is expected next: the kernel wants to hear it again (RFC 5961).
     stranger.send(Segment::new(RST, stranger.seq.wrapping_add(100), 0));
+    actor.note(Side::Server, IGNORED_RSTS, 2);
     stranger.send(Segment::new(SYN, stranger.seq.wrapping_add(100), 0));
     let count = actor.rng.usize(1..100);
     stranger.data(count);
@@ -381,5 +384,7 @@ fn fin_unacknowledged(actor: &mut Actor<'_>) -> Result<()> {
 pub(crate) const RESET_BY_SYN: &str = "reset by a SYN";
 /// A minisocket was reset while it awaited the peer's FIN.
 pub(crate) const RESET_AFTER_CLOSE: &str = "reset after close";
+/// A RST was not what the connection or request expects next.
+pub(crate) const IGNORED_RSTS: &str = "ignored RSTs";
 /// A good cookie came while the accept queue was full.
 pub(crate) const COOKIES_WHILE_FULL: &str = "cookies while full";

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     actor::is_booked,
     acts::{DESTROYED_IN_SYN_SENT, NO_SYN, REFUSED_BY_ICMP},
-    forged::{COOKIES_WHILE_FULL, RESET_AFTER_CLOSE, RESET_BY_SYN},
+    forged::{COOKIES_WHILE_FULL, IGNORED_RSTS, RESET_AFTER_CLOSE, RESET_BY_SYN},
     scrape::Samples,
     sockets::SocketRow,
     stage::series,
@@ -124,9 +124,11 @@ impl Reckoning<'_> {
                 .wrapping_add(reset),
             minisockets,
         );
+        let rsts = self.sum("segments_total", &[("direction", "ingress"), ("flags", "rst")]);
+        let received = self.sum("resets_total", &[("direction", "received")]);
+        faults.equal("RSTs that came in and were not ignored", received + self.note(IGNORED_RSTS), rsts);
         // Besides those, a listener that closes resets the peers of whom it has not accepted.
         faults.at_most("reset after close, from below", self.note(RESET_AFTER_CLOSE), reset);
-        let rsts = self.sum("segments_total", &[("direction", "ingress"), ("flags", "rst")]);
         faults.at_most("reset after close, from above", reset, rsts);
         faults.equal(
             "sockets that left FIN_WAIT2, and did so in TIME_WAIT, as a minisocket or aborted",

@@ -99,6 +99,9 @@ impl Requests {
                 }
                 Some(Fate::SynDropped) => failures[HandshakeFailure::SynDropped as usize] = 1,
                 Some(Fate::AckOverflowed) => more.accept_queue_overflows = 1,
+                Some(Fate::RstInFinWait2) => more.resets_received[ResetPhase::Closing as usize] = 1,
+                Some(Fate::RstInTimeWait) => more.resets_received[ResetPhase::TimeWait as usize] = 1,
+                Some(Fate::RstUnclaimed) => more.resets_received[ResetPhase::NoSocket as usize] = 1,
                 Some(Fate::NoListener | Fate::SynTaken) | None => {}
             }
             add(&mut counters, undecided.slot, &more);
