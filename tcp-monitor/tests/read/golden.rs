@@ -1,4 +1,4 @@
-//! What is printed of a few captures, to the letter.
+//! What is printed of captures, to the letter.
 //!
 //! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the difference.
 
@@ -10,14 +10,29 @@ use super::run::{path, read};
 #[test]
 fn text_is_as_it_was() {
     for capture in ["ethernet.pcap", "lossy.pcap", "headers.pcap", "cooked2.pcap"] {
-        check(capture, "text", "txt");
+        check(capture, &["--output", "text"], "txt");
+    }
+}
+
+#[test]
+fn every_scenario_is_told_and_drawn_as_it_was() {
+    let scenarios = fs::read_dir(path("scenarios")).expect("it is checked in");
+    let mut names: Vec<_> = scenarios
+        .map(|entry| entry.expect("its entries").file_name().into_string().expect("a name"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= 27, "{names:?}");
+    for name in names {
+        let capture = format!("scenarios/{name}");
+        check(&capture, &["--output", "text"], "txt");
+        check(&capture, &["--view", "ladder"], "ladder.txt");
     }
 }
 
 #[test]
 fn json_is_as_it_was() {
     for capture in ["ethernet.pcap", "sections.pcapng", "short.pcap"] {
-        check(capture, "json", "jsonl");
+        check(capture, &["--output", "json"], "jsonl");
     }
 }
 
@@ -30,8 +45,8 @@ fn the_readme_shows_what_is_printed() {
     assert!(readme.contains(&example), "not in README.md:\n{example}");
 }
 
-fn check(capture: &str, format: &str, ending: &str) {
-    let said = read(&["-o", format, &path(capture)]);
+fn check(capture: &str, options: &[&str], ending: &str) {
+    let said = read(&[options, &[&path(capture)]].concat());
     assert_eq!(said.code, Some(0), "{}", said.err);
     // The summary goes to another place, and belongs to the picture.
     let printed = format!("{}--- standard error ---\n{}", said.out, said.err);
