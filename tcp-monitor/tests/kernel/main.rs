@@ -27,9 +27,11 @@ mod interfaces;
 mod job;
 mod leftovers;
 mod lifetime;
+mod lists;
 mod matrix;
 mod metrics;
 mod namespace;
+mod napi;
 mod numbers;
 mod offline;
 mod opening;
@@ -119,6 +121,7 @@ fn run_trials() -> ExitCode {
         stall::trials(),
         crowd::trials(),
         flood::trials(),
+        lists::trials(),
         interfaces::trials(),
         lifetime::trials(),
         leftovers::trials(),

@@ -51,10 +51,14 @@ const DEVICE: &str = "strangers";
 
 impl Strangers {
     pub(crate) fn new(namespace: &Namespace) -> Result<Self> {
-        let device = tun(namespace, DEVICE)?;
-        namespace.ip(&format!("addr add {HERE_V4}/15 dev {DEVICE}"))?;
-        namespace.ip(&format!("addr add {HERE_V6}/48 dev {DEVICE} nodad"))?;
-        namespace.ip(&format!("link set {DEVICE} txqueuelen 10000 up"))?;
+        Self::behind(tun(namespace, DEVICE)?, DEVICE, namespace)
+    }
+
+    /// Their cable is a tun device that is down.
+    pub(crate) fn behind(device: File, name: &str, namespace: &Namespace) -> Result<Self> {
+        namespace.ip(&format!("addr add {HERE_V4}/15 dev {name}"))?;
+        namespace.ip(&format!("addr add {HERE_V6}/48 dev {name} nodad"))?;
+        namespace.ip(&format!("link set {name} txqueuelen 10000 up"))?;
         let shared = Arc::new(Shared { device, received: Mutex::default(), changed: Condvar::new() });
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let reader = thread::spawn({
@@ -62,6 +66,11 @@ impl Strangers {
             move || shared.read(&stop)
         });
         Ok(Self { shared, stop, reader: Some(reader), met: AtomicU32::new(0) })
+    }
+
+    /// Sends a packet of some stranger.
+    pub(crate) fn send(&self, packet: &[u8]) {
+        self.shared.send(packet);
     }
 
     /// A stranger that nobody met before, to talk to `here`.
@@ -159,7 +168,23 @@ impl Stranger<'_> {
 
     /// Sends exactly this.
     pub(crate) fn send(&self, segment: Segment) {
-        self.shared.send(&segment.packet(self.ends.0, self.ends.1));
+        self.shared.send(&self.packet(segment));
+    }
+
+    /// What it would send.
+    pub(crate) fn packet(&self, segment: Segment) -> Vec<u8> {
+        segment.packet(self.ends.0, self.ends.1)
+    }
+
+    /// Whether a SYN-ACK has come by now, and takes it.
+    pub(crate) fn has_syn_ack(&mut self) -> bool {
+        let received = self.shared.lock().get_mut(&self.ends).and_then(VecDeque::pop_front);
+        let Some(answer) = received.filter(|segment| segment.flags & (SYN | ACK) == SYN | ACK) else {
+            return false;
+        };
+        self.seq = answer.ack;
+        self.ack = answer.seq.wrapping_add(1);
+        true
     }
 
     pub(crate) fn syn(&self) {

@@ -5,7 +5,7 @@ use std::{env, fs, path::Path};
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 
-use crate::withheld;
+use crate::{napi, withheld};
 
 /// Something a machine may lack.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Device(&'static str),
     /// A setting of the kernel: a file in `/proc/sys`.
     Setting(&'static str),
+    /// Packets that the kernel takes from a device several at a time.
+    Lists,
 }
 
 /// What every trial that runs the agent needs.
@@ -76,12 +78,13 @@ impl Need {
             Self::Btf => lacking_file("/sys/kernel/btf/vmlinux"),
             Self::Device(path) => lacking_file(path),
             Self::Setting(name) => lacking_file(&format!("/proc/sys/{name}")),
+            Self::Lists => napi::lacking_for_lists(),
             Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs {name} in the PATH")),
         }
     }
 }
 
-fn lacking_file(path: &str) -> Option<String> {
+pub(crate) fn lacking_file(path: &str) -> Option<String> {
     fs::exists(path).is_ok_and(|exists| !exists).then(|| format!("needs {path}"))
 }
 

@@ -1,0 +1,278 @@
+//! Counts are exact where a driver hands the kernel several segments at a time, and the classifier sees a whole list of them
+//! before the first takes effect.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::Value;
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    counting::Counting,
+    feed::DEADLINE,
+    forge::{ACK, RST, SYN, Segment},
+    identities::Faults,
+    namespace::Namespace,
+    napi::{Bursts, list_len},
+    scrape::Samples,
+    stranger::{HERE_V4, Stranger},
+    trial::{self, Need, trial},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+        .into_iter()
+        .map(|(syncookies, abort)| {
+            trial(
+                format!(
+                    "lists of segments are counted exactly, with tcp_syncookies {syncookies} and \
+                     tcp_abort_on_overflow {abort}"
+                ),
+                &[trial::AGENT, &[Need::Lists]],
+                move || lists(syncookies, abort),
+            )
+        })
+        .collect()
+}
+
+fn lists(syncookies: u8, abort: u8) -> Result<()> {
+    let namespace = Namespace::new()?;
+    namespace.set("net/ipv4/tcp_syncookies", &syncookies.to_string())?;
+    namespace.set("net/ipv4/tcp_abort_on_overflow", &abort.to_string())?;
+    // What is dropped past three quarters of this, TCPReqQFullDrop does not have.
+    namespace.set("net/ipv4/tcp_max_syn_backlog", "4096")?;
+    // Nothing is to end by itself while it is counted.
+    namespace.set("net/ipv4/tcp_synack_retries", "5")?;
+    let bursts = Bursts::new(&namespace)?;
+    let directory = tempfile::tempdir()?;
+    let log = directory.path().join("log");
+    let ports = format!("--port {CLOSED},{PORT},{OTHER} --output json");
+    let agent = Counting::start(&namespace, &ports, File::create(&log)?.into())?;
+
+    let mut play = Play { bursts: &bursts, namespace: &namespace, books: Books::default() };
+    for backlog in [2, 5, 128] {
+        for ports in [&[PORT][..], &[PORT, OTHER]] {
+            play.handshakes(ports, backlog)?;
+            play.interleaved(ports, backlog)?;
+        }
+    }
+    play.resets_after_last_acks()?;
+    play.nobody_listens()?;
+    play.resets_in_time_wait()?;
+    let books = play.books;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match check(&agent.samples()?, &namespace.tcp_counters()?, &books)?.none() {
+            Ok(()) => break,
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    agent.stop()?;
+    check_lists(&fs::read_to_string(log)?)
+}
+
+/// What was sent, and what came of it, as the strangers know it.
+#[derive(Debug, Default)]
+struct Books {
+    closed: u64,
+    answered: u64,
+    no_socket: u64,
+    time_wait: u64,
+    rsts: u64,
+}
+
+struct Play<'a> {
+    bursts: &'a Bursts,
+    namespace: &'a Namespace,
+    books: Books,
+}
+
+impl<'a> Play<'a> {
+    /// SYNs, then the last ACKs of those that were answered, then other SYNs.
+    fn handshakes(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
+        let listeners = self.listen(ports, backlog)?;
+        for _ in 0..2 {
+            let mut strangers = self.meet(ports, BURST);
+            self.send(strangers.iter().map(syn).collect())?;
+            self.take_answers(&mut strangers);
+            self.send(strangers.iter().map(last_ack).collect())?;
+        }
+        drop(listeners);
+        Ok(())
+    }
+
+    /// Last ACKs and SYNs by turns.
+    fn interleaved(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
+        let listeners = self.listen(ports, backlog)?;
+        let mut opened: Vec<Stranger<'_>> = Vec::new();
+        for _ in 0..4 {
+            let mut strangers = self.meet(ports, BURST / 2);
+            let mut packets = Vec::new();
+            for (i, stranger) in strangers.iter().enumerate() {
+                packets.push(syn(stranger));
+                packets.extend(opened.get(i).map(last_ack));
+            }
+            self.send(packets)?;
+            self.take_answers(&mut strangers);
+            opened = strangers;
+        }
+        drop(listeners);
+        Ok(())
+    }
+
+    /// Clients that leave as soon as they are connected.
+    fn resets_after_last_acks(&mut self) -> Result<()> {
+        let listeners = self.listen(&[PORT], 128)?;
+        let mut strangers = self.meet(&[PORT], BURST / 2);
+        self.send(strangers.iter().map(syn).collect())?;
+        self.take_answers(&mut strangers);
+        self.send(strangers.iter().flat_map(|stranger| [last_ack(stranger), rst(stranger)]).collect())?;
+        self.books.rsts += strangers.len() as u64;
+        drop(listeners);
+        Ok(())
+    }
+
+    fn nobody_listens(&mut self) -> Result<()> {
+        let strangers = self.meet(&[CLOSED], BURST);
+        self.send(strangers.iter().map(syn).collect())?;
+        self.send(strangers.iter().map(rst).collect())?;
+        self.books.closed += strangers.len() as u64;
+        self.books.no_socket += strangers.len() as u64;
+        self.books.rsts += strangers.len() as u64;
+        Ok(())
+    }
+
+    fn resets_in_time_wait(&mut self) -> Result<()> {
+        let listeners = self.listen(&[PORT], 128)?;
+        let mut strangers = self.meet(&[PORT], BURST);
+        for stranger in &mut strangers {
+            stranger.open()?;
+            stranger.acknowledge();
+            drop(listeners[0].accept()?);
+            stranger.await_fin()?;
+            stranger.fin();
+            stranger.await_acknowledgement()?;
+        }
+        self.books.answered += strangers.len() as u64;
+        self.send(strangers.iter().map(rst).collect())?;
+        self.books.time_wait += strangers.len() as u64;
+        self.books.rsts += strangers.len() as u64;
+        Ok(())
+    }
+
+    fn listen(&self, ports: &[u16], backlog: i32) -> Result<Vec<Socket>> {
+        let listen = |port| {
+            let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            listener.set_reuse_address(true)?;
+            listener.bind(&SocketAddr::new(HERE_V4.into(), port).into())?;
+            listener.listen(backlog)?;
+            Ok(listener)
+        };
+        self.namespace.enter(|| ports.iter().map(|port| listen(*port)).collect())
+    }
+
+    fn meet(&self, ports: &[u16], count: usize) -> Vec<Stranger<'a>> {
+        let meet = |port: &u16| self.bursts.strangers.meet(SocketAddr::new(HERE_V4.into(), *port), 7);
+        ports.iter().cycle().take(count).map(meet).collect()
+    }
+
+    /// Sends a burst, and awaits that all of it has taken effect.
+    fn send(&mut self, mut packets: Vec<Vec<u8>>) -> Result<()> {
+        // Whoever is refused after the rest knows that the rest is done.
+        let last = self.bursts.strangers.meet(SocketAddr::new(HERE_V4.into(), CLOSED), 7);
+        packets.push(syn(&last));
+        self.bursts.send(&packets)?;
+        last.await_rst()?;
+        self.books.closed += 1;
+        Ok(())
+    }
+
+    /// Keeps those that were answered.
+    fn take_answers(&mut self, strangers: &mut Vec<Stranger<'_>>) {
+        strangers.retain_mut(Stranger::has_syn_ack);
+        self.books.answered += strangers.len() as u64;
+    }
+}
+
+fn syn(stranger: &Stranger<'_>) -> Vec<u8> {
+    stranger.packet(Segment::new(SYN, stranger.seq, 0))
+}
+
+fn last_ack(stranger: &Stranger<'_>) -> Vec<u8> {
+    stranger.packet(Segment::new(ACK, stranger.seq, stranger.ack))
+}
+
+fn rst(stranger: &Stranger<'_>) -> Vec<u8> {
+    stranger.packet(Segment::new(RST | ACK, stranger.seq, stranger.ack))
+}
+
+fn check(agent: &Samples, kernel: &BTreeMap<String, u64>, books: &Books) -> Result<Faults> {
+    let mut faults = Faults::default();
+    let sum = |metric, labels: &[(&str, &str)]| agent.sum_or_zero(metric, labels);
+    let failures = |reason| sum("handshake_failures_total", &[("role", "server"), ("reason", reason)]);
+    let transitions = |from, to| sum("state_transitions_total", &[("from", from), ("to", to)]);
+    let received = |phase| sum("resets_total", &[("direction", "received"), ("phase", phase)]);
+    let kernel =
+        |name: &str| kernel.get(name).copied().with_context(|| format!("the kernel has no counter {name}"));
+
+    faults.equal("no listener", failures("no_listener"), books.closed);
+    faults.equal("ListenOverflows", sum("accept_queue_overflows_total", &[]), kernel("ListenOverflows")?);
+    faults.equal("TCPReqQFullDrop", failures("syn_dropped"), kernel("TCPReqQFullDrop")?);
+    let cookies = kernel("SyncookiesSent")?;
+    faults.equal("SyncookiesSent", sum("syn_cookies_total", &[("result", "sent")]), cookies);
+    faults.equal("PassiveOpens", transitions("listen", "syn_recv"), kernel("PassiveOpens")?);
+    faults.equal(
+        "handshakes",
+        sum("handshakes_total", &[("role", "server")]) + transitions("syn_recv", "close"),
+        kernel("PassiveOpens")?,
+    );
+    faults.equal("half-open requests", transitions("listen", "new_syn_recv"), books.answered - cookies);
+    faults.equal(
+        "EstabResets",
+        transitions("established", "close") + transitions("close_wait", "close"),
+        kernel("EstabResets")?,
+    );
+    faults.equal("OutRsts", sum("resets_total", &[("direction", "sent")]), kernel("OutRsts")?);
+    faults.equal("RSTs to nobody", received("no_socket"), books.no_socket);
+    faults.equal("RSTs in TIME_WAIT", received("time_wait"), books.time_wait);
+    faults.equal("RSTs", sum("resets_total", &[("direction", "received")]), books.rsts);
+    faults.equal("AttemptFails", received("handshake"), kernel("AttemptFails")?);
+    faults.equal("requests that were reset", failures("reset"), received("handshake"));
+    Ok(faults)
+}
+
+/// The agent's own log shows how many segments came in before the first was answered.
+fn check_lists(log: &str) -> Result<()> {
+    let mut runs = BTreeMap::<usize, u32>::new();
+    let mut run = 0;
+    for line in log.lines() {
+        let event: Value = serde_json::from_str(line)?;
+        if event["event"] != "segment" {
+            continue;
+        }
+        if event["direction"] == "ingress" {
+            run += 1;
+        } else {
+            *runs.entry(run).or_default() += 1;
+            run = 0;
+        }
+    }
+    eprintln!("runs {runs:?}");
+    let list_len = list_len()?;
+    let whole: u32 = runs.iter().filter(|(run, _)| **run >= list_len).map(|(_, count)| count).sum();
+    ensure!(whole > 0, "no list of {list_len} passed: {runs:?}");
+    Ok(())
+}
+
+const CLOSED: u16 = 8898;
+const PORT: u16 = 8899;
+const OTHER: u16 = 8900;
+const BURST: usize = 30;
