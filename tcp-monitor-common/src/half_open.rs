@@ -49,16 +49,14 @@ pub struct Arrivals {
     pub last_ack: u64,
     /// A place for what is looked for: see the programs.
     pub found: u64,
-    /// SYNs that a listener will take in.
-    pub syns: Pending,
-    /// Last ACKs of which children will be born.
-    pub acks: Pending,
-    /// Those of them that bring back a SYN cookie.
-    pub cookies: Pending,
+    /// What is still to take effect on the last ports that were met, in a circle.
+    pub pending: [Pending; PENDING],
+    /// How many of those there ever were, and so where the next one goes.
+    pub met: u64,
 }
 
-/// Segments whose effect is still to come: network drivers hand the kernel several at a time, and each passes the classifier
-/// before the first takes effect.
+/// Segments to a port whose effect is still to come: network drivers hand the kernel several at a time, and each passes the
+/// classifier before the first takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Pending {
@@ -66,9 +64,16 @@ pub struct Pending {
     pub time: u64,
     /// Their destination.
     pub port: u32,
-    /// How many there are.
-    pub count: u32,
+    /// SYNs that a listener will take in.
+    pub syns: u32,
+    /// Last ACKs of which children will be born.
+    pub acks: u32,
+    /// Those of them that bring back a SYN cookie.
+    pub cookies: u32,
 }
+
+/// Of how many ports that is known: what the kernel takes from a driver at a time may be for as many.
+pub const PENDING: usize = 8;
 
 /// How many notes are kept: twice what the kernel takes from a driver at a time (`net.core.gro_normal_batch`).
 pub const NOTES: usize = 16;

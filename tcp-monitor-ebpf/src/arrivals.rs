@@ -3,9 +3,9 @@
 use core::ptr;
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use tcp_monitor_common::half_open::{AT_ONCE, Arrivals, Fate, NOTES, Pending, Undecided};
+use tcp_monitor_common::half_open::{AT_ONCE, Arrivals, Fate, NOTES, PENDING, Pending, Undecided};
 
-use crate::{acks::Path, instruction::element, lookup::Awaiting, socket::now};
+use crate::{acks::Path, instruction::element, socket::now};
 
 #[map]
 static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(1, 0);
@@ -85,57 +85,88 @@ pub(crate) unsafe fn find(arrivals: *mut Arrivals, is_wanted: impl Fn(&Undecided
     }
 }
 
-/// One more segment to `port` will take effect.
-///
-/// # Safety
-///
-/// `pending` must point into the map's own value.
-#[inline(always)]
-pub(crate) unsafe fn await_another(pending: *mut Pending, port: u16) {
-    let now = now();
-    // SAFETY: by the caller's word.
-    unsafe {
-        let is_one_of_several = (*pending).count != 0
-            && (*pending).port == u32::from(port)
-            && now.wrapping_sub((*pending).time) < BATCH;
-        if is_one_of_several {
-            (*pending).count += 1;
-        } else {
-            pending.write(Pending { time: now, port: port.into(), count: 1 });
-        }
-    }
-}
-
-/// A segment has taken effect. Returns whether it was among those that were to.
-///
-/// # Safety
-///
-/// `pending` must point into the map's own value.
-#[inline(always)]
-pub(crate) unsafe fn came(pending: *mut Pending, now: u64) -> bool {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let is_awaited = (*pending).count != 0 && now.wrapping_sub((*pending).time) < AT_ONCE;
-        if is_awaited {
-            (*pending).count -= 1;
-        }
-        is_awaited
-    }
-}
-
-/// What earlier segments to `port` will still add to its queues.
+/// What is still to take effect on `port`, so that more can be added.
 ///
 /// # Safety
 ///
 /// `arrivals` must be the map's own value.
 #[inline(always)]
-pub(crate) unsafe fn awaiting(arrivals: *mut Arrivals, port: u16) -> Awaiting {
-    let (now, port) = (now(), u32::from(port));
-    let count = |pending: Pending| {
-        if pending.port == port && now.wrapping_sub(pending.time) < BATCH { pending.count } else { 0 }
-    };
+pub(crate) unsafe fn pending(arrivals: *mut Arrivals, port: u16) -> *mut Pending {
+    let now = now();
     // SAFETY: by the caller's word.
-    unsafe { Awaiting { requests: count((*arrivals).syns), children: count((*arrivals).acks) } }
+    unsafe {
+        let known = last_pending(arrivals, port);
+        if !known.is_null() && now.wrapping_sub((*known).time) < BATCH {
+            return known;
+        }
+        let next = (*arrivals).met;
+        (*arrivals).met = next.wrapping_add(1);
+        let pending = element::<_, 7, PENDING>(&raw mut (*arrivals).pending, next as usize);
+        pending.write(Pending { time: now, port: port.into(), syns: 0, acks: 0, cookies: 0 });
+        pending
+    }
+}
+
+/// What was to take effect on `port` until now, or NULL.
+///
+/// # Safety
+///
+/// `arrivals` must be the map's own value.
+#[inline(always)]
+pub(crate) unsafe fn taking_effect(arrivals: *mut Arrivals, port: u16, now: u64) -> *mut Pending {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let known = last_pending(arrivals, port);
+        if known.is_null() || now.wrapping_sub((*known).time) >= AT_ONCE {
+            return ptr::null_mut();
+        }
+        known
+    }
+}
+
+/// # Safety
+///
+/// `arrivals` must be the map's own value.
+#[inline(always)]
+unsafe fn last_pending(arrivals: *mut Arrivals, port: u16) -> *mut Pending {
+    // SAFETY: by the caller's word; each index is within the array.
+    unsafe {
+        // As in `find`.
+        let found = &raw mut (*arrivals).found;
+        found.write_volatile(NOWHERE);
+        let oldest = (&raw const (*arrivals).met).read_volatile();
+        let mut i = 0;
+        while i < PENDING as u64 {
+            let place = oldest.wrapping_add(i);
+            let pending = element::<_, 7, PENDING>(&raw mut (*arrivals).pending, place as usize);
+            if (*pending).port == u32::from(port) {
+                found.write_volatile(place);
+            }
+            i += 1;
+        }
+        let place = found.read_volatile();
+        if place == NOWHERE {
+            return ptr::null_mut();
+        }
+        element::<_, 7, PENDING>(&raw mut (*arrivals).pending, place as usize)
+    }
+}
+
+/// One of these segments has taken effect. Returns whether there was one.
+///
+/// # Safety
+///
+/// `count` must point into the map's own value.
+#[inline(always)]
+pub(crate) unsafe fn came(count: *mut u32) -> bool {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let is_awaited = *count != 0;
+        if is_awaited {
+            *count -= 1;
+        }
+        is_awaited
+    }
 }
 
 /// A SYN that was answered.
@@ -146,17 +177,20 @@ pub(crate) struct Answered {
     pub(crate) slot: u32,
 }
 
-/// Takes back the note on the SYN that a SYN-ACK on `path` answers.
+/// Takes back the note on the SYN to `port` that a SYN-ACK on `path` answers.
 ///
 /// # Safety
 ///
 /// `arrivals` must be the map's own value.
 #[inline(always)]
-pub(crate) unsafe fn take_back(arrivals: *mut Arrivals, path: Path) -> Answered {
+pub(crate) unsafe fn take_back(arrivals: *mut Arrivals, path: Path, port: u16) -> Answered {
     let (path, now) = (path.hash(), now());
     // SAFETY: by the caller's word.
     unsafe {
-        came(&raw mut (*arrivals).syns, now);
+        let pending = taking_effect(arrivals, port, now);
+        if !pending.is_null() {
+            came(&raw mut (*pending).syns);
+        }
         let note = find(arrivals, |note| {
             // The SYN-ACK may wait for the address of the next hop.
             let may_wait = note.fate == Fate::SynTaken as u32;

@@ -15,14 +15,14 @@ use tcp_monitor_common::{
     TcpState,
     counters::{FAILURES, HandshakeFailure, PortCounters, Table},
     half_open::{
-        AT_ONCE, Arrivals, CLOSED_LISTENERS_LIMIT, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Undecided,
+        AT_ONCE, Arrivals, CLOSED_LISTENERS_LIMIT, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending, Undecided,
     },
     record::{ResetPhase, Role},
 };
 
 use crate::{
     acks::{Awaited, COOKIE, Path},
-    arrivals::{self, BATCH, await_another, came, find, take_back},
+    arrivals::{self, BATCH, came, find, take_back, taking_effect},
     instruction::{add, element},
     kernel::{KernelPtr, layout},
     lookup::{
@@ -67,7 +67,9 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     }
     let Some(arrivals) = arrivals::of_this_cpu() else { return };
     // SAFETY: the map's own value, and only this CPU's.
-    let awaiting = unsafe { arrivals::awaiting(arrivals, passing.segment.tcp.destination_port()) };
+    let pending = unsafe { arrivals::pending(arrivals, passing.segment.tcp.destination_port()) };
+    // SAFETY: as above.
+    let awaiting = unsafe { awaiting(pending) };
     let fate = match receiver(passing.skb, passing.segment, awaiting) {
         Receiver::Listener(listener) => fate_of_syn(listener),
         Receiver::Nobody => Fate::NoListener,
@@ -96,7 +98,7 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     let role = if matches!(fate, Fate::NoListener) { None } else { Some(Role::Server) };
     if matches!(fate, Fate::SynTaken) {
         // SAFETY: the map's own value, and only this CPU's.
-        unsafe { await_another(&raw mut (*arrivals).syns, passing.segment.tcp.destination_port()) };
+        unsafe { (*pending).syns += 1 };
     }
     note(arrivals, passing, fate, watched.slot(role), 0);
 }
@@ -115,14 +117,15 @@ fn fate_of_syn(listener: Listener) -> Fate {
 #[inline(always)]
 pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Path, awaited: u8) {
     let number = passing.segment.tcp.acknowledgement();
-    let port = passing.segment.tcp.destination_port();
     if !passing.is_for_this_host() {
         expect_again(path, number, awaited);
         return;
     }
     let Some(arrivals) = arrivals::of_this_cpu() else { return };
     // SAFETY: the map's own value, and only this CPU's.
-    let awaiting = unsafe { arrivals::awaiting(arrivals, port) };
+    let pending = unsafe { arrivals::pending(arrivals, passing.segment.tcp.destination_port()) };
+    // SAFETY: as above.
+    let awaiting = unsafe { awaiting(pending) };
     match receiver(passing.skb, passing.segment, awaiting) {
         // Not what it waits for, and answered without effect.
         Receiver::Request(request) if !accepts(request, passing) => path.expect(number, Awaited::Request),
@@ -159,7 +162,7 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
             }
         }
         // SAFETY: the map's own value, and only this CPU's.
-        Receiver::Request(_) => unsafe { await_another(&raw mut (*arrivals).acks, port) },
+        Receiver::Request(_) => unsafe { (*pending).acks += 1 },
         Receiver::Listener(listener) if awaited == COOKIE => {
             if listener.full {
                 note(arrivals, passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
@@ -167,8 +170,8 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
             } else {
                 // SAFETY: as above.
                 unsafe {
-                    await_another(&raw mut (*arrivals).acks, port);
-                    await_another(&raw mut (*arrivals).cookies, port);
+                    (*pending).acks += 1;
+                    (*pending).cookies += 1;
                 }
             }
         }
@@ -179,6 +182,23 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
         | Receiver::Deserted
         | Receiver::TimeWait(_)
         | Receiver::Other => {}
+    }
+}
+
+/// What earlier segments to a port will still do to its queues.
+///
+/// # Safety
+///
+/// `pending` must point into a map value.
+#[inline(always)]
+unsafe fn awaiting(pending: *const Pending) -> Awaiting {
+    // SAFETY: by the caller's word.
+    unsafe {
+        Awaiting {
+            requests: (*pending).syns,
+            fulfilled: (*pending).acks.saturating_sub((*pending).cookies),
+            children: (*pending).acks,
+        }
     }
 }
 
@@ -195,7 +215,7 @@ pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
 /// A RST comes in. One for a full socket is left to `tcp_receive_reset`.
 #[inline(always)]
 pub(crate) fn rst_arrives(passing: Passing<'_>, watched: Watched) {
-    let none = Awaiting { requests: 0, children: 0 };
+    let none = Awaiting { requests: 0, fulfilled: 0, children: 0 };
     let fate = match receiver(passing.skb, passing.segment, none) {
         Receiver::Request(request) => {
             rst_meets_request(request, passing);
@@ -217,24 +237,48 @@ pub(crate) fn rst_arrives(passing: Passing<'_>, watched: Watched) {
 ///
 /// All kernels take one that has the very sequence number that is expected, and no acknowledgement or the right one. Some take
 /// what lies within the window instead, some do not look at the acknowledgement: whether the request is gone then shows when its
-/// SYN-ACK should be sent again.
+/// SYN-ACK should be sent again. So it does if the last ACK comes right before, and the request is none when the RST meets it.
 #[inline(always)]
 fn rst_meets_request(request: Request, passing: Passing<'_>) {
     let tcp = &passing.segment.tcp;
     match (tcp.sequence() == request.rcv_nxt, answers(request, passing)) {
-        (true, true) => {
+        (true, true) if !are_acks_pending(tcp.destination_port()) => {
             let Some(slot) = end(request.cookie, HandshakeFailure::Reset) else { return };
             let Some(counters) = counters_of(slot) else { return };
             // SAFETY: the map's own value.
             unsafe { count_rst(counters, ResetPhase::Handshake) };
         }
-        (true, false) | (false, true) if accepts(request, passing) => {
+        (true, _) | (false, true) if accepts(request, passing) => {
             if let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) {
                 // SAFETY: the map's own value.
                 unsafe { (*half_open).doubted = now() };
             }
         }
         (_, _) => {}
+    }
+}
+
+/// Whether some last ACK to this port will take effect before the next segment does.
+#[inline(always)]
+fn are_acks_pending(port: u16) -> bool {
+    let Some(arrivals) = arrivals::of_this_cpu() else { return false };
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe { (*arrivals::pending(arrivals, port)).acks != 0 }
+}
+
+/// A RST that came in has ended a socket. If there was none when it came in, one was born since, of a SYN cookie.
+#[inline(always)]
+pub(crate) fn rst_is_claimed(path: Path) {
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
+    let (path, now) = (path.hash(), now());
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe {
+        let note = find(arrivals, |note| {
+            note.path == path && note.fate == Fate::RstUnclaimed as u32 && note.is_younger(AT_ONCE, now)
+        });
+        if !note.is_null() {
+            (*note).fate = 0;
+        }
     }
 }
 
@@ -263,7 +307,7 @@ pub(crate) fn syn_ack_leaves(
 ) -> Option<Awaited> {
     let arrivals = arrivals::of_this_cpu()?;
     // SAFETY: the map's own value, and only this CPU's.
-    let answered = unsafe { take_back(arrivals, path) };
+    let answered = unsafe { take_back(arrivals, path, port) };
     // SAFETY: the context of a classifier.
     let sk = unsafe { (*skb).__bindgen_anon_2.sk };
     if sk.is_null() {
@@ -374,15 +418,16 @@ pub(crate) fn listener_closes(listener: KernelPtr) {
     let _ = CLOSED_LISTENERS.insert(listener.address(), now(), 0);
 }
 
-/// A listener's child is born. Returns [`SYN_COOKIE`] if a SYN cookie came back for it, else 0.
+/// A child of the listener on `port` is born. Returns [`SYN_COOKIE`] if a SYN cookie came back for it, else 0.
 #[inline(always)]
-pub(crate) fn child_is_born() -> u64 {
+pub(crate) fn child_is_born(port: u16) -> u64 {
     let Some(arrivals) = arrivals::of_this_cpu() else { return 0 };
     let now = now();
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        if came(&raw mut (*arrivals).acks, now) {
-            return if came(&raw mut (*arrivals).cookies, now) { SYN_COOKIE } else { 0 };
+        let pending = taking_effect(arrivals, port, now);
+        if !pending.is_null() && came(&raw mut (*pending).acks) {
+            return if came(&raw mut (*pending).cookies) { SYN_COOKIE } else { 0 };
         }
         // There was room for it after all.
         let place = (&raw const (*arrivals).last_ack).read_volatile() as usize;

@@ -93,7 +93,7 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     if matches!(meaning.effect, Effect::HandsOver) {
         orphans::begin(sock.path(local_port), full.ack_of_fin(), slot);
     }
-    let syn_arrived = follow_request(cookie, role, old, new);
+    let syn_arrived = follow_request(cookie, local_port, role, old, new);
     // SAFETY: the map's own value.
     unsafe {
         if syn_arrived == SYN_COOKIE {
@@ -145,9 +145,11 @@ fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
 /// [`SYN_COOKIE`] of one that brought a cookie back. A number only: the compiler reads what lies in an `Option` before it knows that there is something, and kernels
 /// before 6.3 refuse that.
 #[inline(always)]
-fn follow_request(cookie: u64, role: Role, old: TcpState, new: TcpState) -> u64 {
+fn follow_request(cookie: u64, local_port: u16, role: Role, old: TcpState, new: TcpState) -> u64 {
     match (role, old) {
-        (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => half_open::child_is_born(),
+        (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => {
+            half_open::child_is_born(local_port)
+        }
         (Role::Server, TcpState::SynRecv) => half_open::complete(cookie),
         (Role::Server | Role::Client, _) => 0,
     }

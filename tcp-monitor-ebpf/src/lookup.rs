@@ -67,12 +67,14 @@ pub(crate) enum Requests {
     TooMany,
 }
 
-/// What segments that came in a moment ago will still add to a listener's queues.
+/// What segments that came in a moment ago will still do to a listener's queues.
 #[derive(Clone, Copy)]
 pub(crate) struct Awaiting {
-    /// To its half-open requests.
+    /// Half-open requests that it will have.
     pub(crate) requests: u32,
-    /// To its accept queue.
+    /// Half-open requests that will become children.
+    pub(crate) fulfilled: u32,
+    /// Children that will come into its accept queue.
     pub(crate) children: u32,
 }
 
@@ -170,6 +172,8 @@ fn queues(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Listener> {
     let limit = tcp.load::<u32>(layout!(sk_max_ack_backlog));
     let net = tcp.follow(layout!(skc_net));
     let held = tcp.load::<u32>(layout!(request_queue_len)).wrapping_add(awaiting.requests);
+    // An ACK that comes twice makes one child.
+    let held = held.saturating_sub(awaiting.fulfilled);
     // Kernel: `tcp_conn_request`. Of those it knows well it takes more than three quarters.
     let requests = if net.load::<u8>(layout!(net_syncookies)) != 0 {
         Requests::Few

@@ -9,6 +9,7 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::Awaited,
+    half_open,
     instruction::{add, element},
     kernel::KernelPtr,
     ports,
@@ -53,6 +54,7 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
         sock.path(local_port).expect(LATE_DATA, Awaited::Rst);
         return None;
     }
+    half_open::rst_is_claimed(sock.path(local_port));
     let role = full.role();
     let phase = phase(state);
     if let Some(counters) = watched.counters(Some(role)) {
