@@ -57,19 +57,25 @@ impl Bursts {
 
 /// Why this machine cannot make lists, if it cannot.
 pub(crate) fn lacking_for_lists() -> Option<String> {
-    ["/dev/net/tun", "/sys/class/net/lo/threaded", "/proc/sys/net/core/gro_normal_batch"]
-        .into_iter()
-        .find_map(lacking_file)
-        .or_else(|| match thread::spawn(keep_cpu).join() {
+    let files = ["/dev/net/tun", "/sys/class/net/lo/threaded", LIST_LEN];
+    files.into_iter().find_map(lacking_file).or_else(lacking_len).or_else(|| {
+        // Not on a thread that does something else afterwards.
+        match thread::spawn(keep_cpu).join() {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(format!("needs SCHED_FIFO: {error}")),
             Err(_) => Some("needs a thread".to_owned()),
-        })
+        }
+    })
+}
+
+fn lacking_len() -> Option<String> {
+    let is_long_enough = list_len().is_ok_and(|len| (2..=LONGEST).contains(&len));
+    (!is_long_enough).then(|| format!("needs a {LIST_LEN} of 2 to {LONGEST}"))
 }
 
 /// How many packets the kernel takes at a time.
 pub(crate) fn list_len() -> Result<usize> {
-    Ok(fs::read_to_string("/proc/sys/net/core/gro_normal_batch")?.trim().parse()?)
+    Ok(fs::read_to_string(LIST_LEN)?.trim().parse()?)
 }
 
 /// The thread that polls a device.
@@ -105,3 +111,7 @@ fn keep_cpu() -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+const LIST_LEN: &str = "/proc/sys/net/core/gro_normal_batch";
+/// The default, for which the kernel programs are made.
+const LONGEST: usize = 8;
