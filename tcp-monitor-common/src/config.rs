@@ -244,6 +244,8 @@ pub const ORPHAN_WAYS: usize = 4;
 pub struct OrphanTable {
     /// Buckets of [`ORPHAN_WAYS`] words; 0 is free.
     pub words: [u64; ORPHAN_WORDS],
+    /// Since when each connection is in FIN_WAIT2, `CLOCK_MONOTONIC`, nanoseconds; 0 if that is not known.
+    pub since: [u64; ORPHAN_WORDS],
 }
 
 /// Words in [`ClosedTable`], a power of two.

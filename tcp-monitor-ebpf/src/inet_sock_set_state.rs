@@ -91,7 +91,7 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     let slot = watched.slot(Some(role));
     let counters = counters_of(slot)?;
     if matches!(meaning.effect, Effect::HandsOver) {
-        orphans::begin(sock.path(local_port), full.ack_of_fin(), slot);
+        orphans::begin(sock.path(local_port), full.ack_of_fin(), slot, lifetime::since(sock));
     }
     let syn_arrived = follow_request(cookie, local_port, role, old, new);
     // SAFETY: the map's own value.

@@ -164,6 +164,26 @@ pub(crate) unsafe fn count(
     }
 }
 
+/// Since when a socket has been in its state; 0 if that is not known.
+#[inline(always)]
+pub(crate) fn since(sock: Socket) -> u64 {
+    let tag = tag(sock);
+    let Some(bucket) = bucket(tag) else { return 0 };
+    let mut since = 0;
+    let mut i = 0;
+    while i < LIFETIME_WAYS {
+        // SAFETY: the map's own value; the index is within its arrays.
+        unsafe {
+            let held = (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile();
+            if held & !ACCEPTED == tag {
+                since = (*(&raw const (*bucket).lifetimes).cast::<Lifetime>().add(i)).since;
+            }
+        }
+        i += 1;
+    }
+    since
+}
+
 /// Whether the socket is known to have been accepted.
 #[inline(always)]
 pub(crate) fn was_accepted(sock: Socket) -> bool {
@@ -226,7 +246,7 @@ unsafe fn find(bucket: *mut LifetimeBucket, tag: u64) -> usize {
 ///
 /// `histogram` must point into a map value.
 #[inline(always)]
-unsafe fn take(histogram: *mut Histogram, scale: Scale, nanoseconds: u64) {
+pub(crate) unsafe fn take(histogram: *mut Histogram, scale: Scale, nanoseconds: u64) {
     // SAFETY: by the caller's word.
     unsafe {
         let buckets = &raw mut (*histogram).buckets;

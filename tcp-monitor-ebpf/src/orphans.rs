@@ -9,12 +9,13 @@ use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     TcpState,
     config::{ORPHAN_WAYS, ORPHAN_WORDS, OrphanTable},
-    counters::{STATES, Table},
+    counters::{Histogram, STATES, Scale, Table, timed_state},
 };
 
 use crate::{
     acks::Path,
     instruction::{add, element, masked},
+    lifetime::take,
     ports::counters_of,
     socket::now,
     tables::forgotten,
@@ -35,17 +36,18 @@ const UNIT_SHIFT: u32 = 32;
 /// A minisocket lasts 60 s at most (kernel: `TCP_TIMEWAIT_LEN`); its timer may be five seconds late.
 const LASTS: u64 = 16;
 
-/// A minisocket takes over in FIN_WAIT2. It will answer the peer's FIN on `path` with acknowledgement `number`.
+/// A minisocket takes over a connection that has been in FIN_WAIT2 `since` then, if that is not 0. It will answer the peer's FIN on
+/// `path` with acknowledgement `number`.
 #[inline(always)]
-pub(crate) fn begin(path: Path, number: u32, slot: u32) {
-    let Some(bucket) = bucket(path) else { return };
+pub(crate) fn begin(path: Path, number: u32, slot: u32, since: u64) {
+    let Some(Bucket { words, since: begun }) = bucket(path) else { return };
     let time = now() >> UNIT_SHIFT;
     let word = hash(path, number) | u64::from(slot) << SLOT_SHIFT | time & TIME_BITS;
     let mut place = ORPHAN_WAYS;
     let mut i = 0;
     while i < ORPHAN_WAYS {
         // SAFETY: `i` is within the bucket.
-        let held = unsafe { bucket.add(i).read_volatile() };
+        let held = unsafe { words.add(i).read_volatile() };
         if held == 0 || time.wrapping_sub(held) & TIME_BITS > LASTS {
             place = i;
         }
@@ -55,24 +57,30 @@ pub(crate) fn begin(path: Path, number: u32, slot: u32) {
         forgotten(Table::Orphans);
         place = (word >> 24) as usize;
     }
+    let place = masked::<{ ORPHAN_WAYS as i32 - 1 }>(place);
     // SAFETY: the mask keeps the place within the bucket.
-    unsafe { *bucket.add(masked::<{ ORPHAN_WAYS as i32 - 1 }>(place)) = word };
+    unsafe {
+        *begun.add(place) = since;
+        *words.add(place) = word;
+    }
 }
 
 /// The minisocket that would acknowledge `number` on `path`, if there is one, leaves FIN_WAIT2 for `to`: counts that, once.
 #[inline(always)]
 pub(crate) fn end(path: Path, number: u32, to: TcpState) {
-    let Some(bucket) = bucket(path) else { return };
+    let Some(Bucket { words, since: begun }) = bucket(path) else { return };
     let hash = hash(path, number);
-    let mut word = 0;
+    let (mut word, mut since) = (0, 0);
     let mut i = 0;
     while i < ORPHAN_WAYS {
         // SAFETY: `i` is within the bucket.
-        let held = unsafe { bucket.add(i).read_volatile() };
-        if held != 0 && held & HASH_BITS == hash {
-            // SAFETY: as above.
-            unsafe { bucket.add(i).write_volatile(0) };
-            word = held;
+        unsafe {
+            let held = words.add(i).read_volatile();
+            if held != 0 && held & HASH_BITS == hash {
+                since = begun.add(i).read_volatile();
+                words.add(i).write_volatile(0);
+                word = held;
+            }
         }
         i += 1;
     }
@@ -84,6 +92,11 @@ pub(crate) fn end(path: Path, number: u32, to: TcpState) {
         unsafe {
             let row = &raw mut (*counters).transitions[TcpState::FinWait2 as usize];
             add(element::<_, 15, STATES>(row, to as usize), 1);
+            let now = now();
+            if since != 0 && since <= now {
+                let histograms = (&raw mut (*counters).state_durations).cast::<Histogram>();
+                take(histograms.add(FIN_WAIT2), Scale::LIFE, now - since);
+            }
         }
     }
 }
@@ -93,10 +106,28 @@ fn hash(path: Path, number: u32) -> u64 {
     path.hash_with(number) & HASH_BITS
 }
 
+/// The places of a bucket: words, and times.
+#[derive(Clone, Copy)]
+struct Bucket {
+    words: *mut u64,
+    since: *mut u64,
+}
+
 #[inline(always)]
-fn bucket(path: Path) -> Option<*mut u64> {
+fn bucket(path: Path) -> Option<Bucket> {
     let table = ORPHANS.get_ptr_mut(0)?;
     let index = (path.hash() & (BUCKETS - 1)) as usize * ORPHAN_WAYS;
-    // SAFETY: the map's own value; the index is masked to lie within it.
-    Some(unsafe { (&raw mut (*table).words).cast::<u64>().add(index) })
+    // SAFETY: the map's own value; the index is masked to lie within its arrays.
+    unsafe {
+        Some(Bucket {
+            words: (&raw mut (*table).words).cast::<u64>().add(index),
+            since: (&raw mut (*table).since).cast::<u64>().add(index),
+        })
+    }
 }
+
+/// The place of FIN_WAIT2 among the states whose durations are counted.
+const FIN_WAIT2: usize = match timed_state(TcpState::FinWait2) {
+    Some(place) => place,
+    None => panic!("the duration of FIN_WAIT2 is counted"),
+};

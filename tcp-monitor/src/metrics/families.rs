@@ -240,8 +240,8 @@ pub(super) static STATE_DURATION: Family<2> = Family {
     name: "tcp_monitor_state_duration_seconds",
     kind: MetricType::HISTOGRAM,
     labels: ["port", "state"],
-    help: "Time spent in a state, counted when it is left. fin_wait2 ends with the socket: what a TIME_WAIT socket that \
-           stands in for it still waits for the peer's FIN is not in it.",
+    help: "Time spent in a state, counted when it is left; of fin_wait2 after close(), when the peer's FIN or a RST comes, and \
+           not when the kernel gives up waiting.",
 };
 
 pub(super) static BYTES: Family<2> = Family {

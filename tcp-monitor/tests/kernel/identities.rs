@@ -175,14 +175,10 @@ impl Reckoning<'_> {
             faults.equal(&format!("durations of connections of a {role}"), connections, closed);
         }
         let durations = |state| self.sum("state_duration_seconds_count", &[("state", state)]);
-        for state in ["close_wait", "fin_wait1", "last_ack", "closing"] {
+        for state in ["close_wait", "fin_wait1", "fin_wait2", "last_ack", "closing"] {
             let left = self.sum("state_transitions_total", &[("from", state)]);
             faults.equal(&format!("durations of {state}"), durations(state), left);
         }
-        // That of a minisocket has none.
-        let left = self.sum("state_transitions_total", &[("from", "fin_wait2")]);
-        faults.at_most("durations of fin_wait2", durations("fin_wait2"), left);
-        faults.at_most("those aborted", self.aborted_in_fin_wait2(), durations("fin_wait2"));
     }
 
     fn check_segments(&self, faults: &mut Faults) -> Result<()> {
