@@ -63,7 +63,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
     // Records wait meanwhile: only what is found after they begin leaves no gap.
     let counters = source.counters();
     let (scrape, found) =
-        Scrape::begin(Arc::clone(&counters), Arc::new(sockets)).context("the counters cannot be read")?;
+        Scrape::begin(Arc::clone(&counters), sockets).context("the counters cannot be read")?;
     let found = if wants_records(options) { found } else { Vec::new() };
     say(banner(&source.attached(), address));
     let log = Log::new(report, recording, options.report.max_connections as usize, found, stuck);

@@ -1,7 +1,6 @@
 //! What a scrape shows of the kernel: counters, sockets, and the ends that follow from both.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use tcp_monitor_common::counters::PortCounters;
 
@@ -12,7 +11,7 @@ use crate::source::kernel::{CounterError, Counters};
 /// Whoever knows what a scrape shows.
 pub(super) struct Scrape {
     counters: Arc<Counters>,
-    sockets: Arc<SocketDiag>,
+    sockets: SocketDiag,
     /// `None` if the kernel does not list sockets.
     ends: Option<Mutex<Ends>>,
 }
@@ -22,32 +21,28 @@ impl Scrape {
     /// already, too.
     pub(super) fn begin(
         counters: Arc<Counters>,
-        sockets: Arc<SocketDiag>,
+        sockets: SocketDiag,
     ) -> Result<(Self, Vec<Found>), CounterError> {
-        let before = Flows::of(&counters.ports()?);
+        let of_ports = Arc::clone(&counters);
+        sockets.count(Box::new(move || Some(Flows::of(&of_ports.ports().ok()?))));
         let found = sockets.found();
-        let look = sockets.latest();
-        let after = counters.ports()?;
-        let ends = look.map(|look| {
-            let sockets = labelled(&look, &after);
-            Mutex::new(Ends::since(Moment { before: &before, sockets: &sockets, after: &Flows::of(&after) }))
+        let ports = counters.ports()?;
+        let ends = sockets.latest().and_then(|look| {
+            let (seen, counted) = (labelled(&look, &ports), look.counted?);
+            Some(Mutex::new(Ends::since(Moment { before: &counted[0], sockets: &seen, after: &counted[1] })))
         });
         Ok((Self { counters, sockets, ends }, found))
     }
 
     /// Everything now.
     pub(super) fn snapshot(&self) -> Result<Snapshot, CounterError> {
-        let before = Flows::of(&self.counters.ports()?);
-        let read = Instant::now();
         let look = self.sockets.sockets();
         let mut snapshot = self.counters.snapshot()?;
         snapshot.sockets = look.as_ref().map(|look| labelled(look, &snapshot.ports));
         if let Some(ends) = &self.ends {
             let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
-            if let (Some(look), Some(sockets)) = (look, &snapshot.sockets)
-                && look.began >= read
-            {
-                ends.update(Moment { before: &before, sockets, after: &Flows::of(&snapshot.ports) });
+            if let (Some(counted), Some(sockets)) = (look.and_then(|look| look.counted), &snapshot.sockets) {
+                ends.update(Moment { before: &counted[0], sockets, after: &counted[1] });
             }
             ends.add_to(&mut snapshot.ports);
         }

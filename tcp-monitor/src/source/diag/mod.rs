@@ -22,7 +22,7 @@ pub use self::survey::Found;
 use self::watch::Watch;
 use super::NetnsSelection;
 use crate::lifecycle::event::Stuck;
-use crate::metrics::PortSockets;
+use crate::metrics::{Flows, PortSockets};
 use crate::ports::PortSet;
 
 /// Which sockets to look at, and what for.
@@ -48,12 +48,15 @@ type Latest = Mutex<Option<Look>>;
 /// The sockets there are, as they were listed.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// None of what it shows is older.
-    pub began: Instant,
     ended: Instant,
     /// By service port.
     pub sockets: Arc<SocketsByPort>,
+    /// What was counted before and after that; `None` if nobody counts.
+    pub counted: Option<Arc<[Flows; 2]>>,
 }
+
+/// Reads the counters, if they can be read.
+pub type Count = Box<dyn Fn() -> Option<Flows> + Send>;
 
 /// Sockets by service port.
 pub type SocketsByPort = HashMap<u16, PortSockets>;
@@ -64,6 +67,8 @@ enum Request {
     Found(Sender<Vec<Found>>),
     /// A look, unless it would take too much time.
     Fresh(Sender<()>),
+    /// From now on the counters are read before and after each look.
+    Count(Count),
 }
 
 impl SocketDiag {
@@ -88,6 +93,12 @@ impl SocketDiag {
             look.sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
         ports.sort_unstable();
         ports.into_iter().map(|(_, port)| port).collect()
+    }
+
+    /// From now on `count` is called before and after each look.
+    pub fn count(&self, count: Count) {
+        // If the thread has ended there are no looks.
+        let _ = self.requests.send(Request::Count(count));
     }
 
     /// The connections that are there now, but for half-open requests, in the order of time in which they were looked at.

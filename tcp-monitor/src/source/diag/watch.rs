@@ -12,9 +12,10 @@ use tcp_monitor_common::TcpState;
 use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
 use super::survey::{Found, Surveyor};
-use super::{Latest, Look, Options, Request, SocketsByPort};
+use super::{Count, Latest, Look, Options, Request, SocketsByPort};
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
+use crate::metrics::Flows;
 use crate::owner::Owners;
 use crate::source::clock::monotonic_now;
 use crate::source::kernel::decode::Clock;
@@ -26,6 +27,7 @@ pub(super) struct Watch {
     latest: Arc<Latest>,
     stuck: SyncSender<Stuck>,
     stuck_after: Duration,
+    count: Option<Count>,
     close_waits: CloseWaits,
     owners: Owners,
     names: Names,
@@ -47,6 +49,7 @@ impl Watch {
             latest,
             stuck,
             stuck_after,
+            count: None,
             close_waits: CloseWaits::default(),
             owners: Owners::default(),
             names: Names::default(),
@@ -64,6 +67,7 @@ impl Watch {
                     let found = self.look(true);
                     let _ = reply.send(found);
                 }
+                Ok(Request::Count(count)) => self.count = Some(count),
                 Ok(Request::Fresh(reply)) => {
                     if self.next_allowed <= Instant::now() {
                         self.look(false);
@@ -78,14 +82,16 @@ impl Watch {
 
     /// Looks, publishes what is seen and tells what is stuck. Returns the connections, if they are wanted.
     fn look(&mut self, want_found: bool) -> Vec<Found> {
-        let (began, begin) = (Instant::now(), cpu_time());
+        let begin = cpu_time();
+        let before = self.counted();
         let (look, found) = match self.surveyor.look(want_found) {
             Ok(mut survey) => {
+                let counted = before.zip(self.counted()).map(|(before, after)| Arc::new([before, after]));
                 self.failures = 0;
                 let ended = Instant::now();
                 let aged = self.close_waits.age(survey.close_waits, ended, self.stuck_after);
                 self.judge(&aged, &mut survey.ports);
-                (Some(Look { began, ended, sockets: Arc::new(survey.ports) }), survey.found)
+                (Some(Look { ended, sockets: Arc::new(survey.ports), counted }), survey.found)
             }
             Err(error) => {
                 self.tell_failure(&error);
@@ -96,8 +102,13 @@ impl Watch {
         let end = Instant::now();
         let rest = cpu_time().saturating_sub(begin) * REST;
         self.next_allowed = end + rest;
-        self.next_due = end + rest.max((self.stuck_after / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        // Long enough for somebody to ask first.
+        self.next_due = end + (2 * rest).max((self.stuck_after / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
         found
+    }
+
+    fn counted(&self) -> Option<Flows> {
+        self.count.as_ref().and_then(|count| count())
     }
 
     /// Says how old those in CLOSE_WAIT are, and which of them are stuck in it, and by whom.
