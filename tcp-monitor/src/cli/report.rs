@@ -45,8 +45,8 @@ pub struct Report {
     ///
     /// From 1 to 16777216. Each takes up to 700 bytes of memory, or 1.5 KiB with what a running monitor knows of both its socket
     /// and its segments. When there are more, those that are closed or in TIME_WAIT are forgotten first, then the half-open, then
-    /// those idle for longest. What is told of a connection that was forgotten lacks what went before. Metrics lose nothing:
-    /// tcp_monitor_tracker_evicted_total says how often that happened.
+    /// those idle for longest. What is told of a connection that was forgotten lacks what went before. The summary says
+    /// how often that happened, and of a running monitor tcp_monitor_tracker_evicted_total; its other metrics lose nothing.
     #[arg(
         long, value_name = "N", default_value_t = Options::MAX_CONNECTIONS,
         value_parser = values::parse_max_connections, allow_negative_numbers = true, help_heading = TUNE

@@ -18,7 +18,7 @@ pub enum Output {
     Text,
     /// One JSON object a line, with a versioned schema
     Json,
-    /// Nothing: the metrics and the summary say it all
+    /// Nothing but the summary; a running monitor has its metrics as well
     None,
 }
 
