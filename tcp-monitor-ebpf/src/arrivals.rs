@@ -12,7 +12,7 @@ static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(1, 0);
 
 /// Within this time, nanoseconds, the segments that a driver handed over take effect; and one packet gets from a member of a bond to
 /// the bond, from a vlan's parent to the vlan, or from one interface to another.
-pub(crate) const BATCH: u64 = 1_000_000;
+const BATCH: u64 = 1_000_000;
 /// No place among the notes.
 const NOWHERE: u64 = u64::MAX;
 

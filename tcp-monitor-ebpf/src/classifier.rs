@@ -67,6 +67,9 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
 
     // SAFETY: the context of a classifier.
     let (ifindex, packet_len) = unsafe { ((*skb).ifindex, (*skb).len) };
+    // Of what leaves: where it came in, 0 if it is this host's own.
+    // SAFETY: as above.
+    let arrived_on = unsafe { (*skb).ingress_ifindex };
     // Loopback shows each packet twice; the second time it is counted only.
     let again = ifindex == LOOPBACK && direction as u8 == Direction::Ingress as u8;
     let flags = tcp.flags;
@@ -98,11 +101,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     match direction {
         Direction::Ingress => match kind {
             Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
-            Some(SegmentKind::Rst) => {
-                half_open::rst_arrives(passing, watched);
-                // A minisocket takes one with the number of the FIN that it awaits.
-                orphans::end(back, tcp.sequence().wrapping_add(1), TcpState::Close);
-            }
+            Some(SegmentKind::Rst) => half_open::rst_arrives(passing, watched),
             Some(SegmentKind::SynAck) => {}
             Some(SegmentKind::Fin) | None => {
                 let awaited = acks & (REQUEST | COOKIE);
@@ -117,7 +116,9 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                 half_open::expect_again(path, tcp.acknowledgement(), awaited);
             }
             match kind {
-                Some(SegmentKind::Syn) => half_open::leaves(&segment),
+                Some(SegmentKind::Syn | SegmentKind::Rst) if arrived_on != 0 => {
+                    half_open::goes_on(&segment, arrived_on);
+                }
                 Some(SegmentKind::SynAck) => {
                     let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
                     if let Some(awaited) = awaited {
@@ -130,8 +131,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                 Some(SegmentKind::Rst) if flags & ACK != 0 && tcp.sequence() == 0 => {
                     half_open::rst_leaves(path);
                 }
-                Some(SegmentKind::Rst) if ifindex != LOOPBACK => half_open::leaves(&segment),
-                Some(SegmentKind::Rst | SegmentKind::Fin) | None => {}
+                Some(SegmentKind::Syn | SegmentKind::Rst | SegmentKind::Fin) | None => {}
             }
         }
     }

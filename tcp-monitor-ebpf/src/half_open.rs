@@ -22,12 +22,13 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::{Awaited, COOKIE, Path},
-    arrivals::{self, BATCH, came, find, take_back, taking_effect},
+    arrivals::{self, came, find, take_back, taking_effect},
     instruction::{add, element},
     kernel::{KernelPtr, layout},
     lookup::{
         Awaiting, Listener, Receiver, Request, Requests, answering, has_run_out, listener, receiver, timeouts,
     },
+    orphans,
     packet::{ACK, FIN, SYN, Segment},
     ports::{Watched, counters_of},
     socket::now,
@@ -215,20 +216,24 @@ pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
 /// A RST comes in. One for a full socket is left to `tcp_receive_reset`.
 #[inline(always)]
 pub(crate) fn rst_arrives(passing: Passing<'_>, watched: Watched) {
+    if !passing.is_for_this_host() {
+        return;
+    }
     let none = Awaiting { requests: 0, fulfilled: 0, children: 0 };
     let fate = match receiver(passing.skb, passing.segment, none) {
         Receiver::Request(request) => {
             rst_meets_request(request, passing);
             return;
         }
-        Receiver::TimeWait(socket) if socket.awaits_fin => Fate::RstInFinWait2,
+        Receiver::TimeWait(socket) if socket.awaits_fin => {
+            // It takes one with the number of the FIN that it awaits.
+            orphans::end(passing.back, passing.segment.tcp.sequence().wrapping_add(1), TcpState::Close);
+            Fate::RstInFinWait2
+        }
         Receiver::TimeWait(_) => Fate::RstInTimeWait,
         Receiver::Nobody | Receiver::Listener(_) | Receiver::Deserted => Fate::RstUnclaimed,
         Receiver::Other => return,
     };
-    if !passing.is_for_this_host() {
-        return;
-    }
     let Some(arrivals) = arrivals::of_this_cpu() else { return };
     note(arrivals, passing, fate, watched.slot(None), 0);
 }
@@ -282,14 +287,17 @@ pub(crate) fn rst_is_claimed(path: Path) {
     }
 }
 
-/// A SYN or a RST goes out. If it came in a moment before, it was not for this namespace.
+/// A SYN or a RST goes on that came in on this interface: it was not for this namespace. Its sequence number is the same, its addresses
+/// may have been translated.
 #[inline(always)]
-pub(crate) fn leaves(segment: &Segment<'_>) {
+pub(crate) fn goes_on(segment: &Segment<'_>, arrived_on: u32) {
     let Some(arrivals) = arrivals::of_this_cpu() else { return };
     let (seq, now) = (segment.tcp.sequence(), now());
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
-        let note = find(arrivals, |note| note.seq == seq && note.is_younger(BATCH, now));
+        let note = find(arrivals, |note| {
+            note.seq == seq && note.ifindex == arrived_on && note.is_younger(AT_ONCE, now)
+        });
         if !note.is_null() {
             (*note).fate = 0;
         }
