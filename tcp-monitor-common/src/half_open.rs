@@ -60,7 +60,7 @@ pub struct Arrivals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Pending {
-    /// When the first came in, `CLOCK_MONOTONIC`, nanoseconds.
+    /// When the first of them came in, `CLOCK_MONOTONIC`, nanoseconds. They are awaited for [`AT_ONCE`].
     pub time: u64,
     /// Their destination.
     pub port: u32,

@@ -96,7 +96,11 @@ pub(crate) unsafe fn pending(arrivals: *mut Arrivals, port: u16) -> *mut Pending
     // SAFETY: by the caller's word.
     unsafe {
         let known = last_pending(arrivals, port);
-        if !known.is_null() && now.wrapping_sub((*known).time) < BATCH {
+        if !known.is_null() && now.wrapping_sub((*known).time) < AT_ONCE {
+            // The time is that of the first that is still awaited: it must not run out amid a list.
+            if (*known).syns == 0 && (*known).acks == 0 {
+                (*known).time = now;
+            }
             return known;
         }
         let next = (*arrivals).met;
