@@ -17,14 +17,16 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::{Awaited, COOKIE, Path, REQUEST},
+    fate::{self, Passing},
     glance::is_of_no_interest,
-    half_open::{self, Passing},
+    half_open,
     instruction::{add, element},
     kernel::{layout, read},
     orphans,
     packet::{self, ACK, FIN, RST, SYN, Segment},
     ports,
     records::{self, Room},
+    resets,
     socket::start,
 };
 
@@ -101,7 +103,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     match direction {
         Direction::Ingress => match kind {
             Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
-            Some(SegmentKind::Rst) => half_open::rst_arrives(passing, watched),
+            Some(SegmentKind::Rst) => resets::arrives(passing, watched),
             Some(SegmentKind::SynAck) => {}
             Some(SegmentKind::Fin) | None => {
                 let awaited = acks & (REQUEST | COOKIE);
@@ -117,7 +119,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
             }
             match kind {
                 Some(SegmentKind::Syn | SegmentKind::Rst) if arrived_on != 0 => {
-                    half_open::goes_on(&segment, arrived_on);
+                    fate::goes_on(&segment, arrived_on);
                 }
                 Some(SegmentKind::SynAck) => {
                     let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
@@ -129,7 +131,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
                 }
                 // As the kernel answers what acknowledges nothing.
                 Some(SegmentKind::Rst) if flags & ACK != 0 && tcp.sequence() == 0 => {
-                    half_open::rst_leaves(path);
+                    resets::leaves(path);
                 }
                 Some(SegmentKind::Syn | SegmentKind::Rst | SegmentKind::Fin) | None => {}
             }

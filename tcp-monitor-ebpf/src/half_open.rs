@@ -13,51 +13,35 @@ use aya_ebpf::{
 };
 use tcp_monitor_common::{
     TcpState,
-    counters::{FAILURES, HandshakeFailure, PortCounters, Table},
-    half_open::{
-        AT_ONCE, Arrivals, CLOSED_LISTENERS_LIMIT, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending, Undecided,
-    },
-    record::{ResetPhase, Role},
+    counters::{HandshakeFailure, Table},
+    half_open::{AT_ONCE, CLOSED_LISTENERS_LIMIT, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending},
+    record::Role,
 };
 
 use crate::{
     acks::{Awaited, COOKIE, Path},
-    arrivals::{self, came, find, take_back, taking_effect},
+    arrivals::{self, came, take_back, taking_effect},
+    fate::{Passing, count_end, count_failure, note},
     instruction::{add, element},
     kernel::{KernelPtr, layout},
     lookup::{
         Awaiting, Listener, Receiver, Request, Requests, answering, has_run_out, listener, receiver, timeouts,
     },
-    orphans,
-    packet::{ACK, FIN, SYN, Segment},
+    packet::{ACK, FIN, SYN},
     ports::{Watched, counters_of},
     socket::now,
     tables::forgotten,
 };
 
 #[map]
-static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(HALF_OPEN_LIMIT, 0);
+pub(crate) static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(HALF_OPEN_LIMIT, 0);
 
 /// When listeners closed, by their address: see [`listener_closes`].
 #[map]
 static CLOSED_LISTENERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(CLOSED_LISTENERS_LIMIT, 0);
 
-/// A packet for this host (`PACKET_HOST`).
-const FOR_THIS_HOST: u32 = 0;
 /// A connection of which no request was kept.
 pub(crate) const SYN_COOKIE: u64 = u64::MAX;
-
-/// A segment on its way through the classifier.
-#[derive(Clone, Copy)]
-pub(crate) struct Passing<'a> {
-    pub(crate) skb: *mut __sk_buff,
-    pub(crate) segment: &'a Segment<'a>,
-    /// Bytes.
-    pub(crate) payload_len: u32,
-    /// From its receiver to its sender.
-    pub(crate) back: Path,
-    pub(crate) ifindex: u32,
-}
 
 /// A SYN comes in.
 #[inline(always)]
@@ -213,97 +197,6 @@ pub(crate) fn expect_again(path: Path, number: u32, awaited: u8) {
     }
 }
 
-/// A RST comes in. One for a full socket is left to `tcp_receive_reset`.
-#[inline(always)]
-pub(crate) fn rst_arrives(passing: Passing<'_>, watched: Watched) {
-    if !passing.is_for_this_host() {
-        return;
-    }
-    let none = Awaiting { requests: 0, fulfilled: 0, children: 0 };
-    let fate = match receiver(passing.skb, passing.segment, none) {
-        Receiver::Request(request) => {
-            rst_meets_request(request, passing);
-            return;
-        }
-        Receiver::TimeWait(socket) if socket.awaits_fin => {
-            // It takes one with the number of the FIN that it awaits.
-            orphans::end(passing.back, passing.segment.tcp.sequence().wrapping_add(1), TcpState::Close);
-            Fate::RstInFinWait2
-        }
-        Receiver::TimeWait(_) => Fate::RstInTimeWait,
-        Receiver::Nobody | Receiver::Listener(_) | Receiver::Deserted => Fate::RstUnclaimed,
-        Receiver::Other => return,
-    };
-    let Some(arrivals) = arrivals::of_this_cpu() else { return };
-    note(arrivals, passing, fate, watched.slot(None), 0);
-}
-
-/// A RST comes in for a half-open request.
-///
-/// All kernels take one that has the very sequence number that is expected, and no acknowledgement or the right one. Some take
-/// what lies within the window instead, some do not look at the acknowledgement: whether the request is gone then shows when its
-/// SYN-ACK should be sent again. So it does if the last ACK comes right before, and the request is none when the RST meets it.
-#[inline(always)]
-fn rst_meets_request(request: Request, passing: Passing<'_>) {
-    let tcp = &passing.segment.tcp;
-    match (tcp.sequence() == request.rcv_nxt, answers(request, passing)) {
-        (true, true) if !are_acks_pending(tcp.destination_port()) => {
-            let Some(slot) = end(request.cookie, HandshakeFailure::Reset) else { return };
-            let Some(counters) = counters_of(slot) else { return };
-            // SAFETY: the map's own value.
-            unsafe { count_rst(counters, ResetPhase::Handshake) };
-        }
-        (true, _) | (false, true) if accepts(request, passing) => {
-            if let Some(half_open) = HALF_OPEN.get_ptr_mut(request.cookie) {
-                // SAFETY: the map's own value.
-                unsafe { (*half_open).doubted = now() };
-            }
-        }
-        (_, _) => {}
-    }
-}
-
-/// Whether some last ACK to this port will take effect before the next segment does.
-#[inline(always)]
-fn are_acks_pending(port: u16) -> bool {
-    let Some(arrivals) = arrivals::of_this_cpu() else { return false };
-    // SAFETY: the map's own value, and only this CPU's.
-    unsafe { (*arrivals::pending(arrivals, port)).acks != 0 }
-}
-
-/// A RST that came in has ended a socket. If there was none when it came in, one was born since, of a SYN cookie.
-#[inline(always)]
-pub(crate) fn rst_is_claimed(path: Path) {
-    let Some(arrivals) = arrivals::of_this_cpu() else { return };
-    let (path, now) = (path.hash(), now());
-    // SAFETY: the map's own value, and only this CPU's.
-    unsafe {
-        let note = find(arrivals, |note| {
-            note.path == path && note.fate == Fate::RstUnclaimed as u32 && note.is_younger(AT_ONCE, now)
-        });
-        if !note.is_null() {
-            (*note).fate = 0;
-        }
-    }
-}
-
-/// A SYN or a RST goes on that came in on this interface: it was not for this namespace. Its sequence number is the same, its addresses
-/// may have been translated.
-#[inline(always)]
-pub(crate) fn goes_on(segment: &Segment<'_>, arrived_on: u32) {
-    let Some(arrivals) = arrivals::of_this_cpu() else { return };
-    let (seq, now) = (segment.tcp.sequence(), now());
-    // SAFETY: the map's own value, and only this CPU's.
-    unsafe {
-        let note = find(arrivals, |note| {
-            note.seq == seq && note.ifindex == arrived_on && note.is_younger(AT_ONCE, now)
-        });
-        if !note.is_null() {
-            (*note).fate = 0;
-        }
-    }
-}
-
 /// A SYN-ACK goes out on its own path. Returns what its ACK is awaited by, if it is of this host.
 #[inline(always)]
 pub(crate) fn syn_ack_leaves(
@@ -367,42 +260,6 @@ pub(crate) fn syn_ack_leaves(
     Some(Awaited::Request)
 }
 
-/// A RST that answers a SYN goes out on its own path.
-#[inline(always)]
-pub(crate) fn rst_leaves(path: Path) {
-    let Some(arrivals) = arrivals::of_this_cpu() else { return };
-    let (path, now) = (path.hash(), now());
-    // SAFETY: the map's own value, and only this CPU's.
-    unsafe {
-        let note = find(arrivals, |note| {
-            // Of what comes to nothing, nobody has made anything else meanwhile.
-            let may_wait = note.fate == Fate::NoListener as u32;
-            note.path == path && (may_wait || note.is_younger(AT_ONCE, now))
-        });
-        if note.is_null() {
-            return;
-        }
-        match Fate::from_number((*note).fate) {
-            Some(Fate::NoListener) => {
-                (*note).fate = 0;
-                if let Some(counters) = counters_of((*note).slot) {
-                    count_failure(counters, HandshakeFailure::NoListener);
-                }
-            }
-            // It was answered, and not dropped: by a TIME_WAIT socket that still awaits a FIN.
-            Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken) => (*note).fate = 0,
-            Some(
-                Fate::AckOverflowed
-                | Fate::AckRefused
-                | Fate::RstInFinWait2
-                | Fate::RstInTimeWait
-                | Fate::RstUnclaimed,
-            )
-            | None => {}
-        }
-    }
-}
-
 /// The SYN-ACK of a request is sent again, because its timer has run out, or the SYN came again. Returns whether the request is one of
 /// those that are followed.
 #[inline(always)]
@@ -464,7 +321,7 @@ pub(crate) fn complete(cookie: u64) -> u64 {
 
 /// The request with this cookie has failed. It is counted once, by whoever removes it, who gets its slot.
 #[inline(always)]
-fn end(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
+pub(crate) fn end(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
     let half_open = HALF_OPEN.get_ptr(cookie)?;
     // SAFETY: the map's own value.
     let (slot, overflowed) = unsafe { ((*half_open).slot, (*half_open).overflowed != 0) };
@@ -477,98 +334,6 @@ fn end(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
         count_end(counters);
     }
     Some(slot)
-}
-
-impl Passing<'_> {
-    /// Else the kernel drops it, whoever would receive it.
-    #[inline(always)]
-    fn is_for_this_host(&self) -> bool {
-        // SAFETY: the context of a classifier.
-        unsafe { (*self.skb).pkt_type == FOR_THIS_HOST }
-    }
-}
-
-/// Notes what a segment that has come in will have come to if nothing follows from it.
-#[inline(always)]
-fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
-    let noted = Undecided {
-        time: now(),
-        path: passing.back.hash(),
-        cookie,
-        slot,
-        fate: fate as u32,
-        seq: passing.segment.tcp.sequence(),
-        ifindex: passing.ifindex,
-    };
-    // SAFETY: the map's own value, and only this CPU's.
-    let before = unsafe { arrivals::note(arrivals, noted) };
-    if before.fate != 0 {
-        settle(before);
-    }
-}
-
-/// Nothing followed from the segment: counts what it came to.
-#[inline(always)]
-fn settle(undecided: Undecided) {
-    let Some(counters) = counters_of(undecided.slot) else { return };
-    // SAFETY: the map's own value.
-    unsafe {
-        match Fate::from_number(undecided.fate) {
-            Some(Fate::SynOverflowed) => {
-                add(&raw mut (*counters).accept_queue_overflows, 1);
-                count_failure(counters, HandshakeFailure::AcceptQueueFull);
-            }
-            Some(Fate::SynDropped) => count_failure(counters, HandshakeFailure::SynDropped),
-            Some(Fate::AckOverflowed) => {
-                add(&raw mut (*counters).accept_queue_overflows, 1);
-            }
-            Some(Fate::AckRefused) => {
-                add(&raw mut (*counters).accept_queue_overflows, 1);
-                if HALF_OPEN.remove(undecided.cookie).is_ok() {
-                    count_failure(counters, HandshakeFailure::AcceptQueueFull);
-                    count_end(counters);
-                }
-            }
-            Some(Fate::RstInFinWait2) => count_rst(counters, ResetPhase::Closing),
-            Some(Fate::RstInTimeWait) => count_rst(counters, ResetPhase::TimeWait),
-            Some(Fate::RstUnclaimed) => count_rst(counters, ResetPhase::NoSocket),
-            // Nothing that is known to have failed.
-            Some(Fate::NoListener | Fate::SynTaken) | None => {}
-        }
-    }
-}
-
-/// # Safety
-///
-/// `counters` must point into a map value.
-#[inline(always)]
-unsafe fn count_failure(counters: *mut PortCounters, reason: HandshakeFailure) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let reasons = &raw mut (*counters).handshake_failures[Role::Server as usize];
-        add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
-    }
-}
-
-/// # Safety
-///
-/// `counters` must point into a map value.
-#[inline(always)]
-unsafe fn count_rst(counters: *mut PortCounters, phase: ResetPhase) {
-    // SAFETY: by the caller's word; the phase is within the array.
-    unsafe { add(&raw mut (*counters).resets_received[phase as usize], 1) };
-}
-
-/// # Safety
-///
-/// `counters` must point into a map value.
-#[inline(always)]
-unsafe fn count_end(counters: *mut PortCounters) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let row = &raw mut (*counters).transitions[TcpState::NewSynRecv as usize];
-        add(&raw mut (*row)[TcpState::Close as usize], 1);
-    }
 }
 
 /// Whether a SYN that is not the first again ends a request (kernel: `tcp_check_req`).
@@ -587,14 +352,14 @@ fn is_bare(request: Request, passing: Passing<'_>) -> bool {
 
 /// Whether a segment acknowledges nothing, or the SYN-ACK.
 #[inline(always)]
-fn answers(request: Request, passing: Passing<'_>) -> bool {
+pub(crate) fn answers(request: Request, passing: Passing<'_>) -> bool {
     let tcp = &passing.segment.tcp;
     tcp.flags & ACK == 0 || tcp.acknowledgement() == request.snt_isn.wrapping_add(1)
 }
 
 /// Whether a segment lies within the window of a request (kernel: `tcp_in_window`).
 #[inline(always)]
-fn accepts(request: Request, passing: Passing<'_>) -> bool {
+pub(crate) fn accepts(request: Request, passing: Passing<'_>) -> bool {
     let tcp = &passing.segment.tcp;
     let controls = u32::from(tcp.flags & SYN != 0) + u32::from(tcp.flags & FIN != 0);
     let start = tcp.sequence().wrapping_sub(request.rcv_nxt);

@@ -9,11 +9,11 @@ use tcp_monitor_common::{
 
 use crate::{
     acks::Awaited,
-    half_open,
     instruction::{add, element},
     kernel::KernelPtr,
     ports,
     records::{self, Room},
+    resets,
     socket::{FullSocket, Socket, namespace_wanted},
     tcp_send_reset::phase,
     turn::{Tracepoint, Turn},
@@ -54,7 +54,7 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
         sock.path(local_port).expect(LATE_DATA, Awaited::Rst);
         return None;
     }
-    half_open::rst_is_claimed(sock.path(local_port));
+    resets::is_claimed(sock.path(local_port));
     let role = full.role();
     let phase = phase(state);
     if let Some(counters) = watched.counters(Some(role)) {

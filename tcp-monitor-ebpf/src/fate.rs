@@ -1,0 +1,143 @@
+//! What segments that came in have come to: counted when nothing has followed from them.
+
+use aya_ebpf::bindings::__sk_buff;
+use tcp_monitor_common::{
+    TcpState,
+    counters::{FAILURES, HandshakeFailure, PortCounters},
+    half_open::{AT_ONCE, Arrivals, Fate, Undecided},
+    record::{ResetPhase, Role},
+};
+
+use crate::{
+    acks::Path,
+    arrivals::{self, find},
+    half_open::HALF_OPEN,
+    instruction::{add, element},
+    packet::Segment,
+    ports::counters_of,
+    socket::now,
+};
+
+/// A packet for this host (`PACKET_HOST`).
+const FOR_THIS_HOST: u32 = 0;
+
+/// A segment on its way through the classifier.
+#[derive(Clone, Copy)]
+pub(crate) struct Passing<'a> {
+    pub(crate) skb: *mut __sk_buff,
+    pub(crate) segment: &'a Segment<'a>,
+    /// Bytes.
+    pub(crate) payload_len: u32,
+    /// From its receiver to its sender.
+    pub(crate) back: Path,
+    pub(crate) ifindex: u32,
+}
+
+impl Passing<'_> {
+    /// Else the kernel drops it, whoever would receive it.
+    #[inline(always)]
+    pub(crate) fn is_for_this_host(&self) -> bool {
+        // SAFETY: the context of a classifier.
+        unsafe { (*self.skb).pkt_type == FOR_THIS_HOST }
+    }
+}
+
+/// Notes what a segment that has come in will have come to if nothing follows from it.
+#[inline(always)]
+pub(crate) fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
+    let noted = Undecided {
+        time: now(),
+        path: passing.back.hash(),
+        cookie,
+        slot,
+        fate: fate as u32,
+        seq: passing.segment.tcp.sequence(),
+        ifindex: passing.ifindex,
+    };
+    // SAFETY: the map's own value, and only this CPU's.
+    let before = unsafe { arrivals::note(arrivals, noted) };
+    if before.fate != 0 {
+        settle(before);
+    }
+}
+
+/// Nothing followed from the segment: counts what it came to.
+#[inline(always)]
+fn settle(undecided: Undecided) {
+    let Some(counters) = counters_of(undecided.slot) else { return };
+    // SAFETY: the map's own value.
+    unsafe {
+        match Fate::from_number(undecided.fate) {
+            Some(Fate::SynOverflowed) => {
+                add(&raw mut (*counters).accept_queue_overflows, 1);
+                count_failure(counters, HandshakeFailure::AcceptQueueFull);
+            }
+            Some(Fate::SynDropped) => count_failure(counters, HandshakeFailure::SynDropped),
+            Some(Fate::AckOverflowed) => {
+                add(&raw mut (*counters).accept_queue_overflows, 1);
+            }
+            Some(Fate::AckRefused) => {
+                add(&raw mut (*counters).accept_queue_overflows, 1);
+                if HALF_OPEN.remove(undecided.cookie).is_ok() {
+                    count_failure(counters, HandshakeFailure::AcceptQueueFull);
+                    count_end(counters);
+                }
+            }
+            Some(Fate::RstInFinWait2) => count_rst(counters, ResetPhase::Closing),
+            Some(Fate::RstInTimeWait) => count_rst(counters, ResetPhase::TimeWait),
+            Some(Fate::RstUnclaimed) => count_rst(counters, ResetPhase::NoSocket),
+            // Nothing that is known to have failed.
+            Some(Fate::NoListener | Fate::SynTaken) | None => {}
+        }
+    }
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn count_failure(counters: *mut PortCounters, reason: HandshakeFailure) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let reasons = &raw mut (*counters).handshake_failures[Role::Server as usize];
+        add(element::<_, 15, FAILURES>(reasons, reason as usize), 1);
+    }
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn count_rst(counters: *mut PortCounters, phase: ResetPhase) {
+    // SAFETY: by the caller's word; the phase is within the array.
+    unsafe { add(&raw mut (*counters).resets_received[phase as usize], 1) };
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn count_end(counters: *mut PortCounters) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let row = &raw mut (*counters).transitions[TcpState::NewSynRecv as usize];
+        add(&raw mut (*row)[TcpState::Close as usize], 1);
+    }
+}
+
+/// A SYN or a RST goes on that came in on this interface: it was not for this namespace. Its sequence number is the same, its addresses
+/// may have been translated.
+#[inline(always)]
+pub(crate) fn goes_on(segment: &Segment<'_>, arrived_on: u32) {
+    let Some(arrivals) = arrivals::of_this_cpu() else { return };
+    let (seq, now) = (segment.tcp.sequence(), now());
+    // SAFETY: the map's own value, and only this CPU's.
+    unsafe {
+        let note = find(arrivals, |note| {
+            note.seq == seq && note.ifindex == arrived_on && note.is_younger(AT_ONCE, now)
+        });
+        if !note.is_null() {
+            (*note).fate = 0;
+        }
+    }
+}
