@@ -45,7 +45,7 @@ pub(super) fn outcome(account: &Account, occasion: Occasion) -> (Color, String) 
 
 /// How it ended, if an end or a RST says so.
 fn end_of(account: &Account) -> Option<(Color, String)> {
-    let told = ends(account).map(|(_, end)| end_told(end));
+    let told = ends(account).map(|(side, end)| end_told(side, end));
     match told {
         [Some((color, end)), None] | [None, Some((color, end))] => Some((color, end)),
         [Some((color, one)), Some((_, other))] if reason(&one) == reason(&other) => Some((color, one)),
@@ -65,14 +65,14 @@ fn no_listener(account: &Account) -> bool {
     account.ends.iter().any(|end| failure(end) == Some(HandshakeFailure::NoListener))
 }
 
-/// What an end tells of its end.
-fn end_told(end: &End) -> Option<(Color, String)> {
+/// What an end tells of its end. If both opened at once, each is a client to itself; here, one is shown as the server.
+fn end_told(side: Role, end: &End) -> Option<(Color, String)> {
     let after = |what: &str, duration: Option<_>| match duration.map(Human) {
         Some(duration) => format!("{what} after {duration}"),
         None => what.to_owned(),
     };
     if let Some(closed) = &end.closed {
-        let ended = ended(closed.closed_by, closed.role);
+        let ended = ended(closed.closed_by, side);
         let color = if ended.starts_with("closed") { Color::Blue } else { Color::Red };
         return Some((color, after(ended, closed.duration)));
     }
