@@ -233,19 +233,27 @@ pub struct AckTable {
     pub words: [u64; ACK_WORDS],
 }
 
-/// Words in [`OrphanTable`], a power of two.
-pub const ORPHAN_WORDS: usize = 1 << 16;
-/// Words in a bucket: any of them may hold an entry that hashes to the bucket.
+/// Buckets in [`OrphanTable`], a power of two.
+pub const ORPHAN_BUCKETS: usize = 1 << 14;
+/// Places in a bucket: any of them may hold an entry that hashes to the bucket.
 pub const ORPHAN_WAYS: usize = 4;
 
-/// The minisockets in FIN_WAIT2, one word each.
+/// The minisockets in FIN_WAIT2.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct OrphanTable {
-    /// Buckets of [`ORPHAN_WAYS`] words; 0 is free.
-    pub words: [u64; ORPHAN_WORDS],
+    /// By a hash of the connection.
+    pub buckets: [OrphanBucket; ORPHAN_BUCKETS],
+}
+
+/// Some minisockets: a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct OrphanBucket {
+    /// A word each; 0 is free.
+    pub words: [u64; ORPHAN_WAYS],
     /// Since when each connection is in FIN_WAIT2, `CLOCK_MONOTONIC`, nanoseconds; 0 if that is not known.
-    pub since: [u64; ORPHAN_WORDS],
+    pub since: [u64; ORPHAN_WAYS],
 }
 
 /// Words in [`ClosedTable`], a power of two.

@@ -8,7 +8,7 @@
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     TcpState,
-    config::{ORPHAN_WAYS, ORPHAN_WORDS, OrphanTable},
+    config::{ORPHAN_BUCKETS, ORPHAN_WAYS, OrphanBucket, OrphanTable},
     counters::{Histogram, STATES, Scale, Table, timed_state},
 };
 
@@ -29,7 +29,6 @@ static ORPHANS: Array<OrphanTable> = Array::with_max_entries(1, 0);
 const TIME_BITS: u64 = 0xff;
 const SLOT_SHIFT: u32 = 8;
 const HASH_BITS: u64 = !0xff_ffff;
-const BUCKETS: u64 = (ORPHAN_WORDS / ORPHAN_WAYS) as u64;
 
 /// A unit of time is 2³² ns, 4.3 s.
 const UNIT_SHIFT: u32 = 32;
@@ -116,13 +115,11 @@ struct Bucket {
 #[inline(always)]
 fn bucket(path: Path) -> Option<Bucket> {
     let table = ORPHANS.get_ptr_mut(0)?;
-    let index = (path.hash() & (BUCKETS - 1)) as usize * ORPHAN_WAYS;
-    // SAFETY: the map's own value; the index is masked to lie within its arrays.
+    let index = path.hash() as usize & (ORPHAN_BUCKETS - 1);
+    // SAFETY: the map's own value; the index is masked to lie within it.
     unsafe {
-        Some(Bucket {
-            words: (&raw mut (*table).words).cast::<u64>().add(index),
-            since: (&raw mut (*table).since).cast::<u64>().add(index),
-        })
+        let bucket = (&raw mut (*table).buckets).cast::<OrphanBucket>().add(index);
+        Some(Bucket { words: (&raw mut (*bucket).words).cast(), since: (&raw mut (*bucket).since).cast() })
     }
 }
 
