@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
+    io::ErrorKind,
     net::SocketAddr,
     thread,
     time::{Duration, Instant},
@@ -180,7 +181,13 @@ impl<'a> Play<'a> {
         let listen = |port| {
             let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             listener.set_reuse_address(true)?;
-            listener.bind(&SocketAddr::new(HERE_V4.into(), port).into())?;
+            let address = SocketAddr::new(HERE_V4.into(), port).into();
+            let deadline = Instant::now() + DEADLINE;
+            // A process that another trial starts has the listener before, too, until it executes its program.
+            while let Err(error) = listener.bind(&address) {
+                ensure!(error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline, error);
+                thread::sleep(Duration::from_millis(1));
+            }
             listener.listen(backlog)?;
             Ok(listener)
         };
