@@ -175,10 +175,15 @@ impl Reckoning<'_> {
             faults.equal(&format!("durations of connections of a {role}"), connections, closed);
         }
         let durations = |state| self.sum("state_duration_seconds_count", &[("state", state)]);
-        for state in ["close_wait", "fin_wait1", "fin_wait2", "last_ack", "closing"] {
+        for state in ["close_wait", "fin_wait1", "last_ack", "closing"] {
             let left = self.sum("state_transitions_total", &[("from", state)]);
             faults.equal(&format!("durations of {state}"), durations(state), left);
         }
+        // What ends a minisocket by a RST that the classifier took for another's is found by the balance alone.
+        let left = self.sum("state_transitions_total", &[("from", "fin_wait2")]);
+        faults.at_most("durations of fin_wait2", durations("fin_wait2"), left);
+        let in_time_wait = self.transitions("fin_wait2", "time_wait") + self.aborted_in_fin_wait2();
+        faults.at_most("those that ended in TIME_WAIT or were aborted", in_time_wait, durations("fin_wait2"));
     }
 
     fn check_segments(&self, faults: &mut Faults) -> Result<()> {
