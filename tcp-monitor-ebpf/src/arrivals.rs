@@ -10,9 +10,8 @@ use crate::{acks::Path, instruction::element, socket::now};
 #[map]
 static ARRIVALS: PerCpuArray<Arrivals> = PerCpuArray::with_max_entries(1, 0);
 
-/// Within this time, nanoseconds, the segments that a driver handed over take effect; and one packet gets from a member of a bond to
-/// the bond, from a vlan's parent to the vlan, or from one interface to another.
-const BATCH: u64 = 1_000_000;
+/// Within this time, nanoseconds, a packet gets from a member of a bond to the bond, or from a vlan's parent to the vlan.
+const PASSAGE: u64 = 1_000_000;
 /// No place among the notes.
 const NOWHERE: u64 = u64::MAX;
 
@@ -33,7 +32,7 @@ pub(crate) unsafe fn note(arrivals: *mut Arrivals, noted: Undecided) -> Undecide
         note.path == noted.path
             && note.seq == noted.seq
             && note.ifindex != noted.ifindex
-            && note.is_younger(BATCH, noted.time)
+            && note.is_younger(PASSAGE, noted.time)
     };
     // SAFETY: by the caller's word.
     unsafe {

@@ -179,7 +179,7 @@ impl Reckoning<'_> {
             let left = self.sum("state_transitions_total", &[("from", state)]);
             faults.equal(&format!("durations of {state}"), durations(state), left);
         }
-        // What ends a minisocket by a RST that the classifier took for another's is found by the balance alone.
+        // An end that only the balance of counters and sockets shows has no duration.
         let left = self.sum("state_transitions_total", &[("from", "fin_wait2")]);
         faults.at_most("durations of fin_wait2", durations("fin_wait2"), left);
         let in_time_wait = self.transitions("fin_wait2", "time_wait") + self.aborted_in_fin_wait2();
