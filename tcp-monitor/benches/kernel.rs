@@ -16,12 +16,10 @@ use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use aya::programs::{BtfTracePoint, ProgramInfo};
 use aya::{Btf, Ebpf};
+use tcp_monitor::kernel::{self, InterfaceSelection, KernelSource};
 use tcp_monitor::metrics::ProgramRuns;
+use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
-use tcp_monitor::source::{
-    NetnsSelection,
-    kernel::{self, InterfaceSelection, KernelSource},
-};
 use tcp_monitor_common::config::program;
 
 fn main() -> Result<()> {

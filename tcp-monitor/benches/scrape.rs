@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use tcp_monitor::kernel::{self, Counters, InterfaceSelection};
 use tcp_monitor::metrics::{BuildInfo, Collector, Snapshot, label_sockets};
+use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
-use tcp_monitor::source::NetnsSelection;
-use tcp_monitor::source::diag::{self, SocketDiag};
-use tcp_monitor::source::kernel::{self, Counters, InterfaceSelection};
+use tcp_monitor::sockets::{self, SocketDiag};
 
 fn main() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
@@ -215,7 +215,7 @@ fn sockets_in(metrics: &str) -> usize {
 
 /// Begins to look at sockets. The first look is made at once.
 fn begin_to_look() -> Result<SocketDiag> {
-    let options = diag::Options {
+    let options = sockets::Options {
         netns: NetnsSelection::OwnOnly,
         ports: PortSet::from_iter([PORTS]),
         stuck_after: Duration::from_secs(60),

@@ -1,12 +1,16 @@
-//! The agent of tcp-monitor as a library: sources of TCP events, the lifecycle that explains them, metrics and sinks.
+//! The agent of tcp-monitor as a library: sources of TCP events, the lifecycle that explains them, metrics and output.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+pub mod capture;
 pub mod cli;
-pub mod command;
+mod clock;
+pub mod cmd;
+pub mod kernel;
 pub mod lifecycle;
 pub mod metrics;
-pub mod owner;
+mod netlink;
+pub mod netns;
+pub mod output;
 pub mod ports;
-pub mod sink;
-pub mod source;
+pub mod sockets;

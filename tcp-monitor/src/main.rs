@@ -4,8 +4,8 @@ use std::env;
 use std::process::ExitCode;
 
 use tcp_monitor::cli::{Cli, Command};
-use tcp_monitor::command::{monitor, read, say};
-use tcp_monitor::source::kernel::KernelError;
+use tcp_monitor::cmd::{monitor, read, say};
+use tcp_monitor::kernel::KernelError;
 
 fn main() -> ExitCode {
     // Exits with 2 on wrong usage.

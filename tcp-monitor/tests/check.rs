@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use tcp_monitor::capture::{Capture, Packet};
 use tcp_monitor::lifecycle::event::{Check, Step};
 use tcp_monitor::lifecycle::{Event, InferFrom, Input, Options, SegmentInput, Tracker};
-use tcp_monitor::source::capture::{Capture, Packet};
 
 #[test]
 fn no_number_in_the_recorded_captures_is_wrong() {

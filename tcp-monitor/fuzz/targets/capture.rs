@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use tcp_monitor::source::capture::{Capture, CaptureError, Statistics};
+use tcp_monitor::capture::{Capture, CaptureError, Statistics};
 
 pub(crate) fn run(data: &[u8]) {
     // What it decompresses to can be a thousand times as much.

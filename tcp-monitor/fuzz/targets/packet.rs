@@ -2,8 +2,8 @@
 
 use std::io::Cursor;
 
+use tcp_monitor::capture::Capture;
 use tcp_monitor::lifecycle::TcpHeader;
-use tcp_monitor::source::capture::Capture;
 
 pub(crate) fn run(data: &[u8]) {
     parse_header(data);

@@ -1,7 +1,7 @@
 //! The bytes are a record of the ring buffer.
 
+use tcp_monitor::kernel::decode::{Clock, decode};
 use tcp_monitor::lifecycle::{Event, Tracker};
-use tcp_monitor::source::kernel::decode::{Clock, decode};
 
 pub(crate) fn run(data: &[u8]) {
     let clock = Clock::new(1_700_000_000_000_000_000, 1_000_000_000);

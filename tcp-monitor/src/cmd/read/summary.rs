@@ -1,0 +1,161 @@
+//! What was read, for people: packets, connections, and what was left out.
+
+use std::fmt;
+
+use tcp_monitor_common::record::Role;
+
+use crate::capture::{Capture, Statistics};
+use crate::lifecycle::event::ClosedBy;
+use crate::lifecycle::{Event, Time, Tracker};
+use crate::output::Timestamps;
+
+/// What came of reading.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    statistics: Statistics,
+    /// The earliest and the latest time of all packets.
+    times: Option<(Time, Time)>,
+    connections: Connections,
+    /// Connections that were forgotten because there were too many.
+    evicted: u64,
+}
+
+/// How connections went, by what their clients' ends say.
+#[derive(Debug, Default)]
+struct Connections {
+    closed: u64,
+    reset: u64,
+    timed_out: u64,
+    failed: u64,
+    half_open: u64,
+    open: u64,
+}
+
+impl Summary {
+    /// Adds what became of the packets of a capture.
+    pub(super) fn add_packets(&mut self, capture: &Capture) {
+        self.statistics.add(capture.statistics());
+        if let Some((earliest, latest)) = capture.times() {
+            let (first, last) = self.times.unwrap_or((earliest, latest));
+            self.times = Some((first.min(earliest), last.max(latest)));
+        }
+    }
+
+    /// There was no packet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.statistics.packets == 0
+    }
+
+    /// Adds what an event says of a connection.
+    pub(super) fn add_event(&mut self, event: &Event) {
+        let count = match event {
+            Event::Handshake(handshake) if handshake.role == Role::Client && handshake.result.is_err() => {
+                &mut self.connections.failed
+            }
+            Event::Closed(closed) if closed.role == Role::Client => match closed.closed_by {
+                ClosedBy::Local | ClosedBy::Remote | ClosedBy::Both => &mut self.connections.closed,
+                ClosedBy::LocalReset | ClosedBy::RemoteReset | ClosedBy::Killed => {
+                    &mut self.connections.reset
+                }
+                ClosedBy::TimedOut => &mut self.connections.timed_out,
+            },
+            Event::Handshake(_)
+            | Event::Closed(_)
+            | Event::Segment(_)
+            | Event::State(_)
+            | Event::Reset(_)
+            | Event::Retransmit(_)
+            | Event::Stuck(_)
+            | Event::Lost(_) => return,
+        };
+        *count += 1;
+    }
+
+    /// Adds what is left in a tracker that is told no more.
+    pub(super) fn add_rest(&mut self, tracker: &Tracker) {
+        let unfinished = tracker.unfinished();
+        self.connections.half_open += unfinished.half_open;
+        self.connections.open += unfinished.open;
+        self.evicted += tracker.evicted();
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Statistics { packets, tcp, .. } = self.statistics;
+        write!(f, "read {packets} packets, {tcp} of them TCP segments")?;
+        if let Some((first, last)) = self.times {
+            write!(f, " · {}", Timestamps { first, last })?;
+        }
+        let left_out = self.left_out();
+        if !left_out.is_empty() {
+            write!(f, "\nleft out: {}", left_out.join(" · "))?;
+        }
+        write!(f, "\n{}", self.connections)?;
+        if self.evicted > 0 {
+            write!(
+                f,
+                "\n{} connections were forgotten: there were more at once than --max-connections",
+                self.evicted
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Summary {
+    /// Why packets were left out, and how many.
+    fn left_out(&self) -> Vec<String> {
+        let Statistics {
+            packets: _,
+            tcp: _,
+            not_tcp,
+            later_fragments,
+            truncated,
+            malformed,
+            unknown_link,
+            untimed,
+        } = &self.statistics;
+        let of_links =
+            unknown_link.iter().map(|(link, count)| (*count, format!("of {link}, which is not read here")));
+        let reasons = [
+            (*not_tcp, "not TCP"),
+            (*later_fragments, "later fragments"),
+            (*truncated, "cut off by the snap length before the end of the TCP header"),
+            (*malformed, "malformed"),
+        ];
+        let reasons = reasons.map(|(count, reason)| (count, reason.to_owned()));
+        let mut phrases: Vec<_> = reasons
+            .into_iter()
+            .chain(of_links)
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, reason)| format!("{count} {reason}"))
+            .collect();
+        if *untimed > 0 {
+            phrases.push(format!("the times of {untimed} segments, which the file does not have"));
+        }
+        phrases
+    }
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { closed, reset, timed_out, failed, half_open, open } = *self;
+        let kinds = [
+            (closed, "closed"),
+            (reset, "reset"),
+            (timed_out, "timed out"),
+            (failed, "failed"),
+            (half_open, "half-open at the end"),
+            (open, "open at the end"),
+        ];
+        let total: u64 = kinds.iter().map(|(count, _)| count).sum();
+        write!(f, "{total} {}", if total == 1 { "connection" } else { "connections" })?;
+        let mut separator = ": ";
+        for (count, kind) in kinds.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {kind}")?;
+            separator = " · ";
+        }
+        Ok(())
+    }
+}

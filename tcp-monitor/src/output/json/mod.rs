@@ -1,0 +1,162 @@
+//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning within a version.
+
+use std::fmt;
+use std::io;
+
+use body::{ClosedBody, HandshakeBody, LostBody, ResetBody, RetransmitBody, StateBody, StuckBody};
+use jiff::Timestamp;
+use segment::SegmentBody;
+use serde::Serialize;
+use serde::ser::Serializer;
+
+use super::Sink;
+use crate::lifecycle::{Event, Time};
+
+mod body;
+mod segment;
+
+/// Writes one JSON object a line.
+pub struct Json {
+    interface_name: Box<dyn Fn(u32, u32) -> Option<String> + Send>,
+    line: Vec<u8>,
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Json").finish_non_exhaustive()
+    }
+}
+
+impl Json {
+    /// A sink that asks `interface_name` for the name of the interface with an index (the second argument) in a network
+    /// namespace (the first), and leaves it out where there is none.
+    pub fn new(interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static) -> Self {
+        Self { interface_name: Box::new(interface_name), line: Vec::new() }
+    }
+}
+
+impl Sink for Json {
+    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
+        let body = match event {
+            Event::Segment(segment) => {
+                Body::Segment(SegmentBody::of(segment, (self.interface_name)(segment.netns, segment.ifindex)))
+            }
+            Event::State(change) => Body::State(StateBody::of(change)),
+            Event::Handshake(handshake) => Body::Handshake(HandshakeBody::of(handshake)),
+            Event::Reset(reset) => Body::Reset(ResetBody::of(reset)),
+            Event::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
+            Event::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
+            Event::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
+            Event::Lost(lost) => Body::Lost(LostBody::of(lost)),
+        };
+        self.line.clear();
+        serde_json::to_writer(&mut self.line, &Line { v: VERSION, time: Rfc3339(event.time()), body })?;
+        self.line.push(b'\n');
+        out.write_all(&self.line)
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u8,
+    time: Rfc3339,
+    #[serde(flatten)]
+    body: Body<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Body<'a> {
+    Segment(SegmentBody),
+    State(StateBody<'a>),
+    Handshake(HandshakeBody),
+    Reset(ResetBody),
+    Retransmit(RetransmitBody),
+    Closed(ClosedBody<'a>),
+    Stuck(StuckBody<'a>),
+    Lost(LostBody),
+}
+
+struct Rfc3339(Time);
+
+impl Serialize for Rfc3339 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // 64 bits of nanoseconds end in 2554, long before a timestamp does.
+        let timestamp = Timestamp::from_nanosecond(self.0.as_unix_nanos().into()).unwrap_or(Timestamp::MAX);
+        serializer.collect_str(&format_args!("{timestamp:.9}"))
+    }
+}
+
+/// Of the event contract.
+const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::{Json, Sink};
+    use crate::lifecycle::Event;
+    use crate::output::samples;
+
+    fn json(event: &Event) -> String {
+        let mut sink = Json::new(|netns, ifindex| (netns == 4026531840).then(|| format!("eth{ifindex}")));
+        let mut out = Vec::new();
+        sink.write(event, &mut out).expect("a vector takes any bytes");
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn each_event_is_an_object_of_the_contract() {
+        let lines: String = samples::connection().iter().map(json).collect();
+        assert_eq!(lines, GOLDEN);
+    }
+
+    #[test]
+    fn unknown_values_are_left_out() {
+        assert_eq!(json(&samples::partial()), PARTIAL);
+        assert_eq!(json(&samples::listening()), LISTENING);
+        assert_eq!(json(&samples::reset_of_nobody()), RESET);
+        assert_eq!(json(&samples::stuck_unaccepted()), STUCK_UNACCEPTED);
+    }
+
+    #[test]
+    fn a_stuck_socket_names_its_process_and_what_to_look_at() {
+        assert_eq!(json(&samples::stuck()), STUCK);
+    }
+
+    #[test]
+    fn a_command_name_of_any_bytes_is_a_json_string() {
+        let line = json(&samples::hostile());
+        let value: serde_json::Value = serde_json::from_str(&line).expect("one JSON object");
+        assert_eq!(value["process"]["comm"], "a\"\n\u{1b}[31m\u{fffd}");
+    }
+
+    const GOLDEN: &str = include_str!("../golden/connection.jsonl");
+    const PARTIAL: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:00:01.000001007Z","event":"closed","local":"[::1]:8899","#,
+        r#""remote":"[2001:db8::5]:51920","role":"client","closed_by":"remote_reset","#,
+        r#""bytes_received":2500000,"partial":true}"#,
+        "\n"
+    );
+    const LISTENING: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:00:01.000000007Z","event":"state","local":"10.0.0.9:8899","#,
+        r#""role":"server","from":"close","to":"listen","evidence":"kernel"}"#,
+        "\n"
+    );
+    const RESET: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:00:01.000002007Z","event":"reset","local":"10.0.0.9:8899","#,
+        r#""direction":"sent","phase":"no_socket","reason":"no_socket"}"#,
+        "\n"
+    );
+    const STUCK: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":61,"unread_bytes":0,"#,
+        r#""process":{"pid":812,"comm":"nginx"},"#,
+        r#""hint":"the process has read to the end and does not call close()"}"#,
+        "\n"
+    );
+    const STUCK_UNACCEPTED: &str = concat!(
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":7300,"unread_bytes":2000,"#,
+        r#""hint":"it waits in the accept queue: the process does not call accept()"}"#,
+        "\n"
+    );
+}

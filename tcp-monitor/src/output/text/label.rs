@@ -1,0 +1,64 @@
+//! What a line of the log tells of.
+
+use crate::lifecycle::event::Step;
+use crate::output::style::Color;
+
+/// What a line tells of.
+#[derive(Clone, Copy)]
+pub(super) enum Label {
+    Syn,
+    SynAck,
+    Ack,
+    Fin,
+    Rst,
+    State,
+    Open,
+    Failed,
+    Closed,
+    Reset,
+    Again,
+    Stuck,
+    Lost,
+}
+
+impl Label {
+    pub(super) const fn of(step: Step) -> Self {
+        match step {
+            Step::Syn => Self::Syn,
+            Step::SynAck => Self::SynAck,
+            Step::HandshakeAck | Step::FinAck => Self::Ack,
+            Step::Fin => Self::Fin,
+            Step::Rst => Self::Rst,
+        }
+    }
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Syn => "SYN",
+            Self::SynAck => "SYN-ACK",
+            Self::Ack => "ACK",
+            Self::Fin => "FIN",
+            Self::Rst => "RST",
+            Self::State => "STATE",
+            Self::Open => "OPEN",
+            Self::Failed => "FAILED",
+            Self::Closed => "CLOSED",
+            Self::Reset => "RESET",
+            Self::Again => "AGAIN",
+            Self::Stuck => "STUCK",
+            Self::Lost => "LOST",
+        }
+    }
+
+    /// Green and cyan for what is as it should be, red for what may not be.
+    pub(super) const fn color(self) -> Color {
+        match self {
+            Self::Syn | Self::SynAck | Self::Ack | Self::Fin => Color::Cyan,
+            Self::State => Color::Plain,
+            Self::Open => Color::Green,
+            Self::Closed => Color::Blue,
+            Self::Again => Color::Yellow,
+            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost => Color::Red,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The thread that looks at sockets: when, and what comes of it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tcp_monitor_common::TcpState;
+
+use super::close_wait::{Aged, CloseWaits};
+use super::service::ServicePorts;
+use super::survey::{Found, Surveyor};
+use super::{Count, Latest, Look, Options, Request, SocketsByPort};
+use crate::clock::monotonic_now;
+use crate::kernel::decode::Clock;
+use crate::kernel::ephemeral_ports;
+use crate::lifecycle::event::{Neglect, Stuck};
+use crate::lifecycle::input::Process;
+use crate::metrics::Flows;
+use crate::sockets::owners::Owners;
+
+/// What the thread knows.
+pub(super) struct Watch {
+    surveyor: Surveyor,
+    latest: Arc<Latest>,
+    stuck: SyncSender<Stuck>,
+    stuck_after: Duration,
+    count: Option<Count>,
+    close_waits: CloseWaits,
+    owners: Owners,
+    names: Names,
+    /// Before this, another look would be too much.
+    next_allowed: Instant,
+    /// At this, there is one though nobody asks.
+    next_due: Instant,
+    /// How often in a row it failed.
+    failures: u32,
+}
+
+impl Watch {
+    pub(super) fn new(options: Options, latest: Arc<Latest>, stuck: SyncSender<Stuck>) -> io::Result<Self> {
+        let Options { netns, ports: watched, stuck_after } = options;
+        let ports = ServicePorts { watched, ephemeral: ephemeral_ports() };
+        let now = Instant::now();
+        Ok(Self {
+            surveyor: Surveyor::new(netns, ports)?,
+            latest,
+            stuck,
+            stuck_after,
+            count: None,
+            close_waits: CloseWaits::default(),
+            owners: Owners::default(),
+            names: Names::default(),
+            next_allowed: now,
+            next_due: now,
+            failures: 0,
+        })
+    }
+
+    pub(super) fn run(mut self, requests: &Receiver<Request>) {
+        loop {
+            // Nobody may wait for the answer any more.
+            match requests.recv_timeout(self.next_due.saturating_duration_since(Instant::now())) {
+                Ok(Request::Found(reply)) => {
+                    let found = self.look(true);
+                    let _ = reply.send(found);
+                }
+                Ok(Request::Count(count)) => self.count = Some(count),
+                Ok(Request::Fresh(reply)) => {
+                    if self.next_allowed <= Instant::now() {
+                        self.look(false);
+                    }
+                    let _ = reply.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => drop(self.look(false)),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Looks, publishes what is seen and tells what is stuck. Returns the connections, if they are wanted.
+    fn look(&mut self, want_found: bool) -> Vec<Found> {
+        let begin = cpu_time();
+        let before = self.counted();
+        let (look, found) = match self.surveyor.look(want_found) {
+            Ok(mut survey) => {
+                let counted = before.zip(self.counted()).map(|(before, after)| Arc::new([before, after]));
+                self.failures = 0;
+                let ended = Instant::now();
+                let aged = self.close_waits.age(survey.close_waits, ended, self.stuck_after);
+                self.judge(&aged, &mut survey.ports);
+                (Some(Look { ended, sockets: Arc::new(survey.ports), counted }), survey.found)
+            }
+            Err(error) => {
+                self.tell_failure(&error);
+                (None, Vec::new())
+            }
+        };
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = look;
+        let end = Instant::now();
+        let rest = cpu_time().saturating_sub(begin) * REST;
+        self.next_allowed = end + rest;
+        // Long enough for somebody to ask first.
+        self.next_due = end + (2 * rest).max((self.stuck_after / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
+        found
+    }
+
+    fn counted(&self) -> Option<Flows> {
+        self.count.as_ref().and_then(|count| count())
+    }
+
+    /// Says how old those in CLOSE_WAIT are, and which of them are stuck in it, and by whom.
+    fn judge(&mut self, aged: &[Aged], sockets: &mut SocketsByPort) {
+        for Aged { socket, age } in aged {
+            let sockets = sockets.entry(socket.service.port).or_default();
+            sockets.close_wait_oldest = sockets.close_wait_oldest.max(*age);
+        }
+        let stuck: Vec<_> = aged.iter().filter(|aged| aged.age >= self.stuck_after).collect();
+        let inodes: HashSet<u32> =
+            stuck.iter().map(|aged| aged.socket.inode).filter(|inode| *inode != 0).collect();
+        let owners = self.owners.find(&inodes);
+        for aged in stuck {
+            let process = owners.get(&aged.socket.inode).copied();
+            let name = self.names.label(process);
+            let sockets = sockets.entry(aged.socket.service.port).or_default();
+            *sockets.close_wait_stuck.entry(name).or_default() += 1;
+            // Whoever reads may be slow, or not read at all: then it is told later, or never.
+            if self.close_waits.is_due(aged) && self.stuck.try_send(event(aged, process)).is_ok() {
+                self.close_waits.told(aged);
+            }
+        }
+    }
+
+    fn tell_failure(&mut self, error: &io::Error) {
+        self.failures = self.failures.saturating_add(1);
+        // The first look is made before the kernel source has said whether all is as it should be.
+        if self.failures == 2 {
+            log::warn!(
+                "the kernel does not list its sockets: {error}; there are no gauges of sockets, and connections open before \
+                 are not followed: if the kernel module tcp_diag is there, `modprobe tcp_diag` loads it"
+            );
+        }
+    }
+}
+
+fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> Stuck {
+    let neglect = match socket.receive_queue {
+        _ if !socket.accepted => Neglect::Accept,
+        0 => Neglect::Close,
+        _ => Neglect::Read,
+    };
+    Stuck {
+        time: Clock::now().time(monotonic_now()),
+        local: socket.local,
+        remote: socket.remote,
+        role: socket.service.role,
+        state: TcpState::CloseWait,
+        age: *age,
+        // The peer's FIN is not read either.
+        unread_bytes: socket.receive_queue.saturating_sub(1),
+        process,
+        neglect,
+    }
+}
+
+/// The values of the label `process`.
+#[derive(Debug, Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    fn label(&mut self, process: Option<Process>) -> String {
+        let Some(process) = process else { return "unknown".to_owned() };
+        let name = process.comm.to_text().into_owned();
+        if self.0.len() < MAX_NAMES {
+            self.0.insert(name.clone());
+        }
+        if self.0.contains(&name) { name } else { "other".to_owned() }
+    }
+}
+
+/// What the calling thread has computed so far, the kernel's work for it included.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// For how many times as long as a look took there is no other: one percent of a CPU.
+const REST: u32 = 100;
+/// How long there is none unless somebody asks: a quarter of the time after which a socket is stuck, within these limits.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Command names in labels.
+const MAX_NAMES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::{Names, Process};
+    use crate::lifecycle::input::Comm;
+
+    #[test]
+    fn after_64_command_names_others_are_other() {
+        let mut names = Names::default();
+        let mut label = |name: u8| {
+            let comm = Comm([b'a' + name / 10, b'0' + name % 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+            names.label(Some(Process { pid: 1, comm }))
+        };
+        for name in 0..64 {
+            assert_ne!(label(name), "other");
+        }
+        assert_eq!(label(64), "other");
+        assert_eq!(label(63), "g3", "a name that is known stays");
+        assert_eq!(names.label(None), "unknown");
+    }
+}
