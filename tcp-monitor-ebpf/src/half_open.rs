@@ -68,9 +68,9 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
             }
             return;
         }
-        Receiver::TimeWait(socket) => {
+        Receiver::FinWait2Timewait(rcv_nxt) | Receiver::TimeWait(rcv_nxt) => {
             // A SYN that is newer than the connection begins another, and the request queue has room for it.
-            let is_new = passing.segment.tcp.sequence().wrapping_sub(socket.rcv_nxt) as i32 > 0;
+            let is_new = passing.segment.tcp.sequence().wrapping_sub(rcv_nxt) as i32 > 0;
             match listener(passing.skb, passing.segment, awaiting) {
                 Some(listener) if is_new && listener.full => SegmentOutcome::SynOverflow,
                 Some(_) if is_new => SegmentOutcome::SynAccepted,
@@ -169,6 +169,7 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
         Receiver::Nobody
         | Receiver::Listener(_)
         | Receiver::Deserted
+        | Receiver::FinWait2Timewait(_)
         | Receiver::TimeWait(_)
         | Receiver::Other => {}
     }

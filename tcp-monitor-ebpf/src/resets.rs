@@ -28,7 +28,7 @@ pub(crate) fn arrives(passing: Passing<'_>, watched: Watched) {
             meets_request(request, passing);
             return;
         }
-        Receiver::TimeWait(socket) if socket.awaits_fin => {
+        Receiver::FinWait2Timewait(_) => {
             // It takes one with the number of the FIN that it awaits.
             orphans::end(passing.back, passing.segment.tcp.sequence().wrapping_add(1), TcpState::Close);
             SegmentOutcome::RstInFinWait2
