@@ -78,21 +78,21 @@ fn settle(undecided: Undecided) {
     unsafe {
         match SegmentOutcome::from_number(undecided.fate) {
             Some(SegmentOutcome::SynOverflow) => {
-                count(counters, SegmentOutcome::SynOverflow, undecided.cookie)
+                count(counters, SegmentOutcome::SynOverflow, undecided.cookie);
             }
             Some(SegmentOutcome::SynDropped) => count(counters, SegmentOutcome::SynDropped, undecided.cookie),
             Some(SegmentOutcome::AckOverflow) => {
-                count(counters, SegmentOutcome::AckOverflow, undecided.cookie)
+                count(counters, SegmentOutcome::AckOverflow, undecided.cookie);
             }
             Some(SegmentOutcome::AckRefused) => count(counters, SegmentOutcome::AckRefused, undecided.cookie),
             Some(SegmentOutcome::RstInFinWait2) => {
-                count(counters, SegmentOutcome::RstInFinWait2, undecided.cookie)
+                count(counters, SegmentOutcome::RstInFinWait2, undecided.cookie);
             }
             Some(SegmentOutcome::RstInTimeWait) => {
-                count(counters, SegmentOutcome::RstInTimeWait, undecided.cookie)
+                count(counters, SegmentOutcome::RstInTimeWait, undecided.cookie);
             }
             Some(SegmentOutcome::RstNoSocket) => {
-                count(counters, SegmentOutcome::RstNoSocket, undecided.cookie)
+                count(counters, SegmentOutcome::RstNoSocket, undecided.cookie);
             }
             Some(SegmentOutcome::NoListener | SegmentOutcome::SynAccepted) | None => {}
         }
