@@ -1,0 +1,151 @@
+//! The agent under test, as a user would run it.
+
+use std::{
+    env,
+    process::{Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{child_process::ChildProcess, line_reader::LineReader, namespace::Namespace};
+
+/// Path of the agent: the binary that cargo built for this test, unless the environment names another.
+pub(crate) fn agent_path() -> String {
+    env::var("KERNEL_SUITE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_tcp-monitor").to_owned())
+}
+
+/// Where the agent serves HTTP when nothing else is asked of it.
+pub(crate) const HTTP: &str = "127.0.0.1:9899";
+/// From this line of stderr on, nothing is missed.
+const ATTACHED: &str = "attached:";
+
+/// Which namespace the agent runs in and which it watches.
+#[derive(Clone, Copy)]
+pub(crate) enum Watch<'a> {
+    /// Runs in the namespace and watches only that.
+    Inside(&'a Namespace),
+    /// Runs in the host's namespace and watches the named one.
+    Named(&'a Namespace),
+    /// Runs in the host's namespace and watches all.
+    All,
+}
+
+impl Watch<'_> {
+    pub(crate) fn command(self) -> Command {
+        // In the host's namespace, parallel trials would want the same address.
+        let unserved = ["--listen", "none"];
+        let mut command = match self {
+            Self::Inside(namespace) => namespace.command(&agent_path()),
+            Self::Named(_) | Self::All => Command::new(agent_path()),
+        };
+        match self {
+            Self::Inside(_) => command.args(["--netns", "self"]),
+            Self::Named(namespace) => command.args(["--netns", namespace.name()]).args(unserved),
+            Self::All => command.args(unserved),
+        };
+        command
+    }
+}
+
+/// One line of stdout; a line that is no JSON is kept as a string, for [`Report::new`] to complain of.
+pub(crate) type Event = Value;
+
+/// A running agent that is attached.
+pub(crate) struct Agent {
+    pub(crate) job: ChildProcess,
+    pub(crate) events: LineReader<Event>,
+    pub(crate) messages: LineReader<String>,
+}
+
+/// Everything an agent printed in its life.
+pub(crate) struct Report {
+    pub(crate) events: Vec<Event>,
+    pub(crate) messages: Vec<String>,
+    pub(crate) status: ExitStatus,
+}
+
+impl Agent {
+    /// Starts the agent with JSON output and awaits that it is attached.
+    pub(crate) fn start(watch: Watch<'_>, arguments: &str) -> Result<Self> {
+        let command = &mut watch.command();
+        let agent = Self::spawn(command.args(["--output", "json"]).args(arguments.split_whitespace()))?;
+        await_attached(&agent.messages)?;
+        Ok(agent)
+    }
+
+    /// Starts the agent and awaits nothing.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut job = ChildProcess::spawn(command)?;
+        let events = LineReader::read(job.stdout()?, parse);
+        let messages = LineReader::read(job.stderr()?, str::to_owned);
+        Ok(Self { job, events, messages })
+    }
+
+    /// SIGINT, and everything that was printed.
+    pub(crate) fn stop(self) -> Result<Report> {
+        self.stop_by(Signal::INT)
+    }
+
+    pub(crate) fn stop_by(self, signal: Signal) -> Result<Report> {
+        self.job.signal(signal)?;
+        let report = self.finish()?;
+        ensure!(
+            report.status.code() == Some(0),
+            "the agent ended with {}: {:#?}",
+            report.status,
+            report.messages
+        );
+        Ok(report)
+    }
+
+    /// Awaits the agent's own end.
+    pub(crate) fn finish(mut self) -> Result<Report> {
+        let status =
+            self.job.wait().with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))?;
+        Report::new(self.events.to_end()?, self.messages.to_end()?, status)
+    }
+}
+
+impl Report {
+    fn new(events: Vec<Event>, messages: Vec<String>, status: ExitStatus) -> Result<Self> {
+        for event in &events {
+            ensure!(
+                event["v"] == 1 && event["time"].is_string() && event["event"].is_string(),
+                "not an event: {event}"
+            );
+        }
+        ensure!(!messages.iter().any(|line| line.contains("panicked")), "the agent panicked: {messages:#?}");
+        Ok(Self { events, messages, status })
+    }
+
+    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Event> {
+        self.events.iter().filter(move |event| event["event"] == kind)
+    }
+}
+
+/// Awaits the line that says the agent is attached.
+pub(crate) fn await_attached(messages: &LineReader<String>) -> Result<()> {
+    messages
+        .wait_for("the agent to attach", |lines| {
+            lines.iter().any(|line| line.starts_with(ATTACHED)).then_some(())
+        })
+        .with_context(|| format!("stderr of the agent: {:#?}", messages.so_far()))
+}
+
+/// Runs the agent where it is expected to end by itself.
+pub(crate) fn run_to_end(command: &mut Command) -> Result<Report> {
+    let mut agent = Agent::spawn(command)?;
+    let status = agent
+        .job
+        .wait_at_most(Duration::from_secs(30))
+        .with_context(|| format!("stderr of the agent: {:#?}", agent.messages.so_far()))?;
+    Report::new(agent.events.to_end()?, agent.messages.to_end()?, status)
+}
+
+fn parse(line: &str) -> Event {
+    serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.to_owned()))
+}

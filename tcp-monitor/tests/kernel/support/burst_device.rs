@@ -1,0 +1,117 @@
+//! A device that hands the kernel many packets at once, as drivers of hardware do, so that it takes them in lists: the
+//! classifier sees all of a list before TCP sees its first.
+//!
+//! A thread of the kernel polls the device, on one CPU. As long as a thread of higher priority keeps that CPU, what it writes
+//! waits; then the whole of it is taken in one poll.
+
+use std::{
+    fs, io, process,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+
+use crate::support::{
+    child_process::output, line_reader::DEADLINE, namespace::Namespace, outside_host::OutsideNetwork,
+    trial::lacking_file, tun::polled_tun,
+};
+
+/// Strangers whose packets arrive in bursts.
+pub(crate) struct BurstDevice {
+    pub(crate) outside: OutsideNetwork,
+    /// Where the device is polled.
+    cpu: usize,
+}
+
+impl BurstDevice {
+    pub(crate) fn new(namespace: &Namespace) -> Result<Self> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        // The kernel cuts names of threads off, and no other device is to have the same.
+        let device = format!("n{}x{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed) % 10);
+        let outside = OutsideNetwork::behind(polled_tun(namespace, &device)?, &device, namespace)?;
+        // sysfs as `ip netns exec` mounts it shows the namespace's devices.
+        let threaded = format!("echo 1 > /sys/class/net/{device}/threaded");
+        output(namespace.command("sh").args(["-c", &threaded]))?;
+        let cpus = sched_getaffinity(None)?;
+        let cpu = (0..CpuSet::MAX_CPU).rev().find(|cpu| cpus.is_set(*cpu)).context("no CPU")?;
+        sched_setaffinity(Some(poller(&device)?), &only(cpu)).context("the poller stays where it is")?;
+        Ok(Self { outside, cpu })
+    }
+
+    /// Sends packets so that they arrive all at once. They are taken when the call has returned, or a moment later.
+    pub(crate) fn send(&self, packets: &[Vec<u8>]) -> Result<()> {
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                sched_setaffinity(None, &only(self.cpu))?;
+                keep_cpu().context("no priority")?;
+                packets.iter().for_each(|packet| self.outside.send(packet));
+                anyhow::Ok(())
+            });
+            sender.join().map_err(|_| anyhow!("the sender panicked"))?
+        })
+    }
+}
+
+/// Why this machine cannot make lists, if it cannot.
+pub(crate) fn lacking_for_lists() -> Option<String> {
+    let files = ["/dev/net/tun", "/sys/class/net/lo/threaded", LIST_LEN];
+    files.into_iter().find_map(lacking_file).or_else(lacking_len).or_else(|| {
+        // Not on a thread that does something else afterwards.
+        match thread::spawn(keep_cpu).join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("needs SCHED_FIFO: {error}")),
+            Err(_) => Some("needs a thread".to_owned()),
+        }
+    })
+}
+
+fn lacking_len() -> Option<String> {
+    let is_long_enough = list_len().is_ok_and(|len| (2..=LONGEST).contains(&len));
+    (!is_long_enough).then(|| format!("needs a {LIST_LEN} of 2 to {LONGEST}"))
+}
+
+/// How many packets the kernel takes at a time.
+pub(crate) fn list_len() -> Result<usize> {
+    Ok(fs::read_to_string(LIST_LEN)?.trim().parse()?)
+}
+
+/// The thread that polls a device.
+fn poller(device: &str) -> Result<Pid> {
+    let name = format!("napi/{device}");
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        for entry in fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // It may have ended meanwhile.
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if comm.starts_with(&name) {
+                return Pid::from_raw(pid).context("a pid of 0");
+            }
+        }
+        ensure!(Instant::now() < deadline, "nobody polls {device}");
+    }
+}
+
+fn only(cpu: usize) -> CpuSet {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    cpus
+}
+
+/// Gives the calling thread its CPU for as long as it does not wait.
+fn keep_cpu() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 1 };
+    // SAFETY: reads the parameter.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+const LIST_LEN: &str = "/proc/sys/net/core/gro_normal_batch";
+/// The default, for which the kernel programs are made.
+const LONGEST: usize = 8;

@@ -1,0 +1,280 @@
+//! Peers that are nothing but packets: from addresses that nobody has, they send exactly what a test says, or nothing.
+//!
+//! A tun device connects their network with a namespace. They make deterministic what two kernels would rather avoid: an ACK
+//! that never comes, FINs that cross, a RST in any state.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Result, bail, ensure};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::support::{
+    line_reader::DEADLINE,
+    namespace::Namespace,
+    packet_builder::{ACK, FIN, RST, SYN, Segment, Unreachable},
+    tun::tun,
+};
+
+/// The network of all strangers of a namespace, which reaches it at [`HERE_V4`] and [`HERE_V6`].
+pub(crate) struct OutsideNetwork {
+    shared: Arc<Shared>,
+    stop: Arc<OwnedFd>,
+    reader: Option<JoinHandle<()>>,
+    met: AtomicU32,
+}
+
+struct Shared {
+    device: File,
+    /// What was sent to strangers that are waited for, by the stranger's and the other address.
+    received: Mutex<HashMap<Ends, VecDeque<Segment>>>,
+    changed: Condvar,
+}
+
+/// A stranger's address and that of the namespace.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Where the namespace is reached.
+pub(crate) const INSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+pub(crate) const INSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 1);
+const DEVICE: &str = "strangers";
+
+impl OutsideNetwork {
+    pub(crate) fn new(namespace: &Namespace) -> Result<Self> {
+        Self::behind(tun(namespace, DEVICE)?, DEVICE, namespace)
+    }
+
+    /// Their cable is a tun device that is down.
+    pub(crate) fn behind(device: File, name: &str, namespace: &Namespace) -> Result<Self> {
+        namespace.ip(&format!("addr add {INSIDE_V4}/15 dev {name}"))?;
+        namespace.ip(&format!("addr add {INSIDE_V6}/48 dev {name} nodad"))?;
+        namespace.ip(&format!("link set {name} txqueuelen 10000 up"))?;
+        let shared = Arc::new(Shared { device, received: Mutex::default(), changed: Condvar::new() });
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let reader = thread::spawn({
+            let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
+            move || shared.read(&stop)
+        });
+        Ok(Self { shared, stop, reader: Some(reader), met: AtomicU32::new(0) })
+    }
+
+    /// Sends a packet of some stranger.
+    pub(crate) fn send(&self, packet: &[u8]) {
+        self.shared.send(packet);
+    }
+
+    /// A stranger that nobody met before, to talk to `here`.
+    pub(crate) fn new_host(&self, here: SocketAddr, first_seq: u32) -> OutsideHost<'_> {
+        let number = self.met.fetch_add(1, Ordering::Relaxed);
+        let [_, high, middle, low] = number.to_be_bytes();
+        let ip: IpAddr = match here.ip() {
+            IpAddr::V4(_) => Ipv4Addr::new(198, 19, middle, low).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0x18, 1, 0, 0, number as u16, 1).into(),
+        };
+        let ends = (SocketAddr::new(ip, 20_000 + u16::from(high)), here);
+        self.shared.lock().insert(ends, VecDeque::new());
+        OutsideHost { shared: &self.shared, ends, seq: first_seq, ack: 0 }
+    }
+
+    /// An address that nobody answers from.
+    pub(crate) fn silent(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(198, 18, NOBODY, 1).into(), port)
+    }
+
+    /// An address behind a router that says it is unreachable.
+    pub(crate) fn unreachable(&self, why: Unreachable, port: u16) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(198, 18, ROUTED + why as u8, 1).into(), port)
+    }
+}
+
+impl Drop for OutsideNetwork {
+    fn drop(&mut self) {
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Shared {
+    fn read(&self, stop: &OwnedFd) {
+        let mut device = &self.device;
+        let mut packet = vec![0; 1 << 16];
+        loop {
+            let mut ready = [PollFd::new(stop, PollFlags::IN), PollFd::new(device, PollFlags::IN)];
+            if poll(&mut ready, None).is_err() || !ready[0].revents().is_empty() {
+                return;
+            }
+            if let Ok(count) = device.read(&mut packet) {
+                self.receive(&packet[..count]);
+            }
+        }
+    }
+
+    fn receive(&self, packet: &[u8]) {
+        let Some((from, to, segment)) = Segment::parse(packet) else { return };
+        if let Some(error) = unreachable(to.ip()).and_then(|why| why.packet(packet)) {
+            self.send(&error);
+        }
+        if let Some(received) = self.lock().get_mut(&(to, from)) {
+            received.push_back(segment);
+            self.changed.notify_all();
+        }
+    }
+
+    /// A device that is gone loses the packet, as a cable would.
+    fn send(&self, packet: &[u8]) {
+        let _ = (&self.device).write(packet);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Ends, VecDeque<Segment>>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the router says of an address.
+fn unreachable(ip: IpAddr) -> Option<Unreachable> {
+    let IpAddr::V4(ip) = ip else { return None };
+    let [198, 18, third, _] = ip.octets() else { return None };
+    [Unreachable::Net, Unreachable::Host, Unreachable::Port]
+        .into_iter()
+        .find(|why| third == ROUTED + *why as u8)
+}
+
+/// One end of a connection that only a test knows of.
+pub(crate) struct OutsideHost<'a> {
+    shared: &'a Shared,
+    ends: Ends,
+    /// The next number it sends.
+    pub(crate) seq: u32,
+    /// The next number it expects.
+    pub(crate) ack: u32,
+}
+
+impl OutsideHost<'_> {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.ends.0
+    }
+
+    /// Sends exactly this.
+    pub(crate) fn send(&self, segment: Segment) {
+        self.shared.send(&self.packet(segment));
+    }
+
+    /// What it would send.
+    pub(crate) fn packet(&self, segment: Segment) -> Vec<u8> {
+        segment.packet(self.ends.0, self.ends.1)
+    }
+
+    /// Whether a SYN-ACK has come by now, and takes it.
+    pub(crate) fn has_syn_ack(&mut self) -> bool {
+        let received = self.shared.lock().get_mut(&self.ends).and_then(VecDeque::pop_front);
+        let Some(answer) = received.filter(|segment| segment.flags & (SYN | ACK) == SYN | ACK) else {
+            return false;
+        };
+        self.seq = answer.ack;
+        self.ack = answer.seq.wrapping_add(1);
+        true
+    }
+
+    pub(crate) fn syn(&self) {
+        self.send(Segment::new(SYN, self.seq, 0));
+    }
+
+    /// SYN, and the SYN-ACK that answers it.
+    pub(crate) fn open(&mut self) -> Result<()> {
+        self.syn();
+        self.await_syn_ack()
+    }
+
+    pub(crate) fn await_syn_ack(&mut self) -> Result<()> {
+        let answer = self.await_segment("a SYN-ACK", |segment| segment.flags & (SYN | ACK) == SYN | ACK)?;
+        let next = self.seq.wrapping_add(1);
+        ensure!(answer.ack == next, "{answer:?} does not answer the SYN before {next}");
+        self.seq = next;
+        self.ack = answer.seq.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Acknowledges all that was received.
+    pub(crate) fn acknowledge(&self) {
+        self.send(Segment::new(ACK, self.seq, self.ack));
+    }
+
+    pub(crate) fn data(&mut self, len: usize) {
+        self.send(Segment { flags: ACK, seq: self.seq, ack: self.ack, len });
+        self.seq = self.seq.wrapping_add(len as u32);
+    }
+
+    /// FIN, and with it that all is acknowledged that was received.
+    pub(crate) fn fin(&mut self) {
+        self.send(Segment::new(FIN | ACK, self.seq, self.ack));
+        self.seq = self.seq.wrapping_add(1);
+    }
+
+    /// A RST that the other end must take.
+    pub(crate) fn rst(&self) {
+        self.send(Segment::new(RST | ACK, self.seq, self.ack));
+    }
+
+    /// Receives the other's FIN; it acknowledges it when it sends something next.
+    pub(crate) fn await_fin(&mut self) -> Result<()> {
+        let fin = self.await_segment("a FIN", |segment| segment.flags & FIN != 0)?;
+        self.ack = fin.seq.wrapping_add(fin.len as u32 + 1);
+        Ok(())
+    }
+
+    pub(crate) fn await_rst(&self) -> Result<Segment> {
+        self.await_segment("a RST", |segment| segment.flags & RST != 0)
+    }
+
+    /// Awaits that all it sent is acknowledged.
+    pub(crate) fn await_acknowledgement(&self) -> Result<()> {
+        let seq = self.seq;
+        self.await_segment("an ACK", |segment| segment.flags & ACK != 0 && segment.ack == seq)?;
+        Ok(())
+    }
+
+    /// The next segment that is like this; what came before it is forgotten.
+    pub(crate) fn await_segment(&self, what: &str, is_it: impl Fn(&Segment) -> bool) -> Result<Segment> {
+        let mut found = None;
+        let mut seen = Vec::new();
+        let waiting = self.shared.changed.wait_timeout_while(self.shared.lock(), DEADLINE, |received| {
+            let Some(received) = received.get_mut(&self.ends) else { return false };
+            while let Some(segment) = received.pop_front() {
+                seen.push(segment);
+                if is_it(&segment) {
+                    found = Some(segment);
+                    return false;
+                }
+            }
+            true
+        });
+        drop(waiting);
+        match found {
+            Some(segment) => Ok(segment),
+            None => bail!("{:?} waited {DEADLINE:?} in vain for {what}; it got {seen:#?}", self.ends),
+        }
+    }
+}
+
+impl Drop for OutsideHost<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().remove(&self.ends);
+    }
+}
+
+/// Third byte of the address where nobody is.
+const NOBODY: u8 = 100;
+/// Third byte, and the ICMP code added, of addresses that a router answers for.
+const ROUTED: u8 = 200;

@@ -1,0 +1,143 @@
+//! Addresses that a connection in TIME_WAIT has are taken by a new one: it ends the old one, and is told as new.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+
+use crate::support::{
+    agent::{Agent, Event, Watch},
+    capture::Capture,
+    peer::Peer,
+    read_comparison, scenario_capture,
+    scrape::samples,
+    segment_comparison::{Checksum, compare},
+    state_comparison::await_agreement,
+    steps::{lifecycles, steps},
+    topology::{Network, Topology},
+    trial::{self, Need, trial},
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "a client connects from an address that it has in TIME_WAIT",
+            &[trial::AGENT, trial::CAPTURE, &[Need::Setting(REUSE_DELAY)]],
+            || check(&CONNECT),
+        ),
+        trial(
+            "a SYN comes from an address with which a server is in TIME_WAIT",
+            &[trial::AGENT, trial::CAPTURE],
+            || check(&SYN),
+        ),
+    ]
+}
+
+/// Who reuses what.
+struct Reuse {
+    /// As in the name of the capture.
+    file: &'static str,
+    topology: Topology,
+    /// Who closes first, and so has TIME_WAIT.
+    role: &'static str,
+    /// How the end of TIME_WAIT is known.
+    evidence: &'static str,
+    lifecycle: &'static str,
+}
+
+const CONNECT: Reuse = Reuse {
+    file: "port_reused_by_connect",
+    topology: Topology::LoopbackV4,
+    role: "client",
+    evidence: "kernel",
+    lifecycle: "c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack",
+};
+const SYN: Reuse = Reuse {
+    file: "port_reused_by_syn",
+    topology: Topology::LoopbackV6,
+    role: "server",
+    evidence: "segment",
+    lifecycle: "c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack c:fin s:fin_ack",
+};
+
+fn check(reuse: &Reuse) -> Result<()> {
+    let network = Network::new(reuse.topology)?;
+    let namespace = &network.server;
+    if reuse.role == "client" {
+        namespace.set(REUSE_DELAY, "1")?;
+    }
+    let agent = Agent::start(Watch::Inside(namespace), &format!("--port {PORT}"))?;
+    let capture = Capture::start(namespace, network.interface, network.address_behind)?;
+    let mut server = Peer::spawn(namespace, "server")?;
+    let mut client = Peer::spawn(namespace, "client")?;
+    let (remote, local) = (network.connect_address(PORT), network.connect_address(CLIENT_PORT));
+    server.listen(remote)?;
+
+    for _ in 0..2 {
+        client.begin_connect_from(local, remote)?;
+        client.end_connect()?;
+        server.accept()?;
+        await_agreement(namespace, &agent, PORT, &["established", "established"])?;
+        let (first, second) =
+            if reuse.role == "client" { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        first.close()?;
+        await_agreement(namespace, &agent, PORT, &["close_wait", "fin_wait2"])?;
+        second.close()?;
+        await_agreement(namespace, &agent, PORT, &["time_wait"])?;
+    }
+
+    let captured = capture.finish()?;
+    scenario_capture::keep(reuse.file, &captured)?;
+    let steps = steps(&captured.packets);
+    let shown = lifecycles(&steps, PORT);
+    ensure!(shown == [reuse.lifecycle; 2], "the traffic is not as intended: {shown:#?}");
+    let samples = samples(namespace)?;
+    let report = agent.stop()?;
+    compare(&steps, &report.events, Checksum::Same)?;
+
+    let ends = if reuse.role == "client" { (local, remote) } else { (remote, local) };
+    let reported: Vec<_> = report.of_kind("state").filter(|event| is_of(event, ends)).collect();
+    check_state_sequences(reuse, &reported).with_context(|| format!("told of {ends:?}: {reported:#?}"))?;
+    for role in ["client", "server"] {
+        for kind in ["handshake", "closed"] {
+            let reported = report.of_kind(kind).filter(|event| event["role"] == role).count();
+            ensure!(reported == 2, "{reported} times {kind} of the {role}: {:#?}", report.events);
+        }
+        let counted = samples.sum("handshakes_total", &[("port", &PORT.to_string()), ("role", role)])?;
+        ensure!(counted == 2, "{counted} handshakes of the {role} are counted");
+    }
+    let retransmissions = report.of_kind("segment").filter(|event| event["retransmission"] == true).count();
+    ensure!(retransmissions == 0, "nothing was sent again: {:#?}", report.events);
+    read_comparison::check_agreement(&report, &captured.file, &steps, |_| true)
+}
+
+/// Two lives, the first of which the second ends.
+fn check_state_sequences(reuse: &Reuse, reported: &[&Event]) -> Result<()> {
+    let begins = if reuse.role == "client" { "syn_sent" } else { "syn_recv" };
+    let life = [begins, "established", "fin_wait1", "fin_wait2", "time_wait"];
+    let expected = [&life[..], &["close"], &life[..]].concat();
+    let states: Vec<_> = reported.iter().filter_map(|event| event["to"].as_str()).collect();
+    ensure!(states == expected, "states {expected:?} expected, not {states:?}");
+    let end = reported[life.len()];
+    ensure!(end["evidence"] == reuse.evidence, "evidence is to be {}: {end}", reuse.evidence);
+    // The cookie of the minisocket is that of the socket it stands in for.
+    let cookie = |events: &[&Event]| events.iter().find_map(|event| event["cookie"].as_u64());
+    let (first, second) = reported.split_at(life.len());
+    let [first, second] = [first, &second[1..]].map(cookie);
+    ensure!(
+        end["cookie"].as_u64() == first && first.is_some() && second.is_some() && first != second,
+        "the lives are of one socket, or TIME_WAIT of another"
+    );
+    Ok(())
+}
+
+fn is_of(event: &Event, (local, remote): (SocketAddr, SocketAddr)) -> bool {
+    event["local"] == local.to_string().as_str() && event["remote"] == remote.to_string().as_str()
+}
+
+const PORT: u16 = 8899;
+/// Below the ephemeral ports.
+const CLIENT_PORT: u16 = 10_001;
+/// After how many milliseconds of TIME_WAIT a client may take its address again; a second before there was this setting
+/// (Linux 6.14).
+const REUSE_DELAY: &str = "net/ipv4/tcp_tw_reuse_delay";

@@ -1,0 +1,331 @@
+//! A SYN flood: every count is exact, the agent stays small, and what happens to an established connection is told.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::{SocketAddr, TcpStream},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use libtest_mimic::Trial;
+use rustix::param::clock_ticks_per_second;
+use serde_json::Value;
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::{
+    support::{
+        child_process::ChildProcess,
+        flood_device::{DEVICE, DeviceCounts, FloodDevice, HERE},
+        line_reader::DEADLINE,
+        namespace::Namespace,
+        scrape::Samples,
+        scraped_agent::ScrapedAgent,
+        trial::{self, trial},
+    },
+    workload::identities::Mismatches,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let flood_with = |syncookies| {
+        trial(
+            format!("a SYN flood is counted exactly, with tcp_syncookies {syncookies}"),
+            &[trial::AGENT, trial::TUN],
+            move || flood(syncookies),
+        )
+    };
+    vec![flood_with(0), flood_with(1)]
+}
+
+fn flood(syncookies: u8) -> Result<()> {
+    let namespace = Namespace::new()?;
+    namespace.set("net/ipv4/tcp_syncookies", &syncookies.to_string())?;
+    // What is dropped past three quarters of this, TCPReqQFullDrop does not have.
+    namespace.set("net/ipv4/tcp_max_syn_backlog", &(4 * BACKLOG).to_string())?;
+    let device = FloodDevice::new(&namespace)?;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("log");
+    let arguments = format!("--port {PORT} --output json");
+    let started = Instant::now();
+    let agent = ScrapedAgent::start(&namespace, &arguments, File::create(&path)?.into())?;
+
+    let listener = namespace.enter(|| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        listener.bind(&SocketAddr::new(HERE.into(), PORT).into())?;
+        listener.listen(BACKLOG)?;
+        Ok(listener)
+    })?;
+    let client = namespace.enter(|| Ok(TcpStream::connect((HERE, PORT))?))?;
+    let (server, _) = listener.accept()?;
+    let client_address = client.local_addr()?;
+    let (sent, usage) = flood_and_reset(&device, client, &agent.job)?;
+    drop(server);
+    // With it go the half-open requests: nothing more is sent again.
+    drop(listener);
+
+    let reckoning = await_reckoning(&agent, &namespace, &device, sent)?;
+    let peak = peak_memory(&agent.job)?;
+    agent.stop()?;
+    let log = Log::read(&path, client_address)?;
+    log.check_reset()?;
+    log.check_losses(&reckoning, started.elapsed())?;
+    ensure!(peak <= MAX_MEMORY, "the agent took {peak} kB");
+    ensure!(usage.cpu_time <= usage.elapsed + CPU_TIME_STEPS, "the agent took more than one core: {usage:?}");
+    Ok(())
+}
+
+/// What a process took of the processors.
+#[derive(Debug)]
+struct Usage {
+    cpu_time: Duration,
+    elapsed: Duration,
+}
+
+/// Floods the port, and halfway through resets the connection of `client`.
+fn flood_and_reset(
+    device: &FloodDevice<'_>,
+    client: TcpStream,
+    agent: &ChildProcess,
+) -> Result<(u64, Usage)> {
+    let (tell_halfway, halfway) = mpsc::channel();
+    thread::scope(|scope| {
+        let (begin, cpu_time) = (Instant::now(), cpu_time(agent)?);
+        let flood = scope.spawn(move || {
+            let mut tell_halfway = Some(tell_halfway);
+            device.flood(PORT, |sent| {
+                let is_past = |part: u32| sent >= SYNS / u64::from(part) && begin.elapsed() >= LASTS / part;
+                if is_past(2)
+                    && let Some(tell) = tell_halfway.take()
+                {
+                    // Whoever waits for it may have failed.
+                    let _ = tell.send(());
+                }
+                !is_past(1)
+            })
+        });
+        // An error means that the flood ended early, and why is known when it is joined.
+        if halfway.recv().is_ok() {
+            SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+            drop(client);
+        }
+        let sent = flood.join().map_err(|_| anyhow!("the flood panicked"))??;
+        let usage =
+            Usage { cpu_time: self::cpu_time(agent)?.saturating_sub(cpu_time), elapsed: begin.elapsed() };
+        Ok((sent, usage))
+    })
+}
+
+/// Awaits that all counts are as they should be; some are known a moment later.
+fn await_reckoning(
+    agent: &ScrapedAgent,
+    namespace: &Namespace,
+    device: &FloodDevice<'_>,
+    sent: u64,
+) -> Result<Reckoning> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let reckoning = Reckoning {
+            sent,
+            agent: agent.samples()?,
+            kernel: namespace.tcp_counters()?,
+            counts: device.counts()?,
+        };
+        match reckoning.check() {
+            Ok(()) => return Ok(reckoning),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// The flood as all have counted it.
+struct Reckoning {
+    /// SYNs.
+    sent: u64,
+    agent: Samples,
+    /// `/proc/net/snmp` and `/proc/net/netstat`.
+    kernel: BTreeMap<String, u64>,
+    counts: DeviceCounts,
+}
+
+impl Reckoning {
+    fn check(&self) -> Result<()> {
+        let mut mismatches = Mismatches::default();
+        let on_device = |direction, flags| {
+            let labels = [("interface", DEVICE), ("direction", direction), ("flags", flags)];
+            self.agent.sum("segments_total", &labels)
+        };
+        let [syns, syn_acks] = [on_device("ingress", "syn")?, on_device("egress", "syn_ack")?];
+        mismatches.equal("SYNs", syns, self.sent);
+        mismatches.equal("packets that came in", syns, self.counts.came_in);
+        mismatches.equal("packets that went out", syn_acks, self.counts.went_out);
+
+        let [cookies, dropped, again] =
+            ["SyncookiesSent", "TCPReqQFullDrop", "TCPSynRetrans"].map(|name| self.kernel(name));
+        let [cookies, dropped, again] = [cookies?, dropped?, again?];
+        mismatches.equal("SYN-ACKs", syn_acks, self.sent - dropped + again);
+        mismatches.equal(
+            "SyncookiesSent",
+            self.agent.sum("syn_cookies_total", &[("result", "sent")])?,
+            cookies,
+        );
+        let reason = |reason| [("role", "server"), ("reason", reason)];
+        mismatches.equal(
+            "TCPReqQFullDrop",
+            self.agent.sum("handshake_failures_total", &reason("syn_dropped"))?,
+            dropped,
+        );
+        mismatches.equal("TCPSynRetrans", self.agent.sum("syn_retransmits_total", &[])?, again);
+        let requests = self.agent.sum("state_transitions_total", &[("to", "new_syn_recv")])?;
+        mismatches.equal("half-open requests", requests, self.sent + 1 - dropped - cookies);
+        for direction in ["sent", "received"] {
+            let resets = self.agent.sum("resets_total", &[("direction", direction)])?;
+            mismatches.equal(&format!("resets {direction}"), resets, 1);
+        }
+        mismatches.equal("OutRsts", 1, self.kernel("OutRsts")?);
+        mismatches.equal("EstabResets", 2, self.kernel("EstabResets")?);
+
+        // Of the connection: a SYN, its answers, and the RST, which loopback shows twice and the log once; the opening and
+        // closing of two ends and of the listener; the RST as it was sent and received.
+        mismatches.equal("segment records", self.records("segment")?, syns + syn_acks + 4);
+        mismatches.equal("state records", self.records("state")?, 8);
+        mismatches.equal("reset records", self.records("reset")?, 2);
+        mismatches.equal("retransmit records", self.records("retransmit")?, again);
+        mismatches.none()
+    }
+
+    /// Records of a kind that were made, whatever became of them.
+    fn records(&self, kind: &str) -> Result<u64> {
+        ["events_total", "events_lost_total", "events_suppressed_total"]
+            .into_iter()
+            .map(|metric| self.agent.sum(metric, &[("kind", kind)]))
+            .sum()
+    }
+
+    fn missing(&self, kind: &str) -> Result<u64> {
+        let [lost, suppressed] = ["events_lost_total", "events_suppressed_total"]
+            .map(|metric| self.agent.sum(metric, &[("kind", kind)]));
+        Ok(lost? + suppressed?)
+    }
+
+    fn kernel(&self, name: &str) -> Result<u64> {
+        self.kernel.get(name).copied().with_context(|| format!("the kernel has no counter {name}"))
+    }
+}
+
+/// What the agent wrote, as far as it matters here.
+#[derive(Default)]
+struct Log {
+    /// The times of the first and of the last SYN of the flood.
+    flood: Option<[String; 2]>,
+    /// Events of the established connection but its segments.
+    connection: Vec<Value>,
+    lost: Vec<Value>,
+}
+
+impl Log {
+    fn read(path: &std::path::Path, client: SocketAddr) -> Result<Self> {
+        let mut log = Self::default();
+        let source = "\"src\":\"198.19.";
+        let client = format!("\"{client}\"");
+        for line in BufReader::new(File::open(path)?).lines() {
+            let line = line?;
+            if line.contains("\"event\":\"lost\"") {
+                log.lost.push(serde_json::from_str(&line)?);
+            } else if line.contains("\"event\":\"segment\"") {
+                if line.contains(source) {
+                    let time = line.split('"').nth(5).context("a segment has no time")?.to_owned();
+                    match &mut log.flood {
+                        Some([_, last]) => *last = time,
+                        None => log.flood = Some([time.clone(), time]),
+                    }
+                }
+            } else if line.contains(&client) {
+                log.connection.push(serde_json::from_str(&line)?);
+            }
+        }
+        Ok(log)
+    }
+
+    /// Both ends of the connection have ended by the RST, amid the flood, by the kernel's word.
+    fn check_reset(&self) -> Result<()> {
+        let [first, last] = self.flood.as_ref().context("the flood is not told of")?;
+        for (kind, field, values) in [
+            ("reset", "direction", ["sent", "received"]),
+            ("closed", "closed_by", ["local_reset", "remote_reset"]),
+        ] {
+            for value in values {
+                let found: Vec<_> = self
+                    .connection
+                    .iter()
+                    .filter(|event| event["event"] == kind && event[field] == value)
+                    .collect();
+                let [event] = found[..] else { bail!("{} {kind} with {value}: {found:#?}", found.len()) };
+                let time = event["time"].as_str().context("no time")?;
+                ensure!(
+                    first.as_str() < time && time < last.as_str(),
+                    "{event} is not amid {first} and {last}"
+                );
+                ensure!(event.get("partial").is_none(), "{event}: its beginning is not known");
+            }
+        }
+        let closings: Vec<_> = self
+            .connection
+            .iter()
+            .filter(|event| event["event"] == "state" && event["to"] == "close")
+            .map(|event| &event["evidence"])
+            .collect();
+        ensure!(closings == ["kernel"; 2], "{closings:?}");
+        Ok(())
+    }
+
+    /// What is missing is told, about once a second.
+    fn check_losses(&self, reckoning: &Reckoning, lived: Duration) -> Result<()> {
+        for kind in ["segment", "state", "reset", "retransmit"] {
+            let lost = self.lost.iter().filter(|event| event["kind"] == kind);
+            let counts: Vec<u64> = lost.filter_map(|event| event["count"].as_u64()).collect();
+            let missing = reckoning.missing(kind)?;
+            ensure!(counts.iter().sum::<u64>() == missing, "{counts:?} {kind} records of {missing} lost");
+            // And one at the end.
+            ensure!(
+                counts.len() as u64 <= lived.as_secs() + 1,
+                "{counts:?} {kind} records lost in {lived:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a process has used of the processors so far.
+fn cpu_time(job: &ChildProcess) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", job.pid()))?;
+    // The name may have blanks in it.
+    let (_, fields) = stat.rsplit_once(") ").context("not a stat")?;
+    let ticks = |field: usize| -> Result<u64> {
+        Ok(fields.split(' ').nth(field - 3).context("a short stat")?.parse()?)
+    };
+    // proc_pid_stat(5): utime and stime.
+    let milliseconds = (ticks(14)? + ticks(15)?) * 1000 / clock_ticks_per_second();
+    Ok(Duration::from_millis(milliseconds))
+}
+
+/// The most memory a process ever had, kB.
+fn peak_memory(job: &ChildProcess) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", job.pid()))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    Ok(peak.context("no VmHWM")?.parse()?)
+}
+
+const PORT: u16 = 8899;
+/// The default of `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// The flood sends so many at least, and lasts so long at least.
+const SYNS: u64 = 300_000;
+const LASTS: Duration = Duration::from_secs(4);
+/// kB.
+const MAX_MEMORY: u64 = 64 << 10;
+/// User and system time are each counted in steps of 10 ms, at both ends.
+const CPU_TIME_STEPS: Duration = Duration::from_millis(40);
