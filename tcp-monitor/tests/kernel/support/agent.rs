@@ -1,9 +1,8 @@
-//! The agent under test, as a user would run it.
+//! The agent under test, run as a user runs it.
 
 use std::{
     env,
     process::{Command, ExitStatus, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,14 +11,15 @@ use serde_json::Value;
 
 use crate::support::{child_process::ChildProcess, line_reader::LineReader, namespace::Namespace};
 
-/// Path of the agent: the binary that cargo built for this test, unless the environment names another.
+/// Path of the agent: the binary that cargo built for this test, unless the environment names
+/// another.
 pub(crate) fn agent_path() -> String {
     env::var("KERNEL_SUITE_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_tcp-monitor").to_owned())
 }
 
-/// Where the agent serves HTTP when nothing else is asked of it.
+/// The default of `--listen`.
 pub(crate) const HTTP: &str = "127.0.0.1:9899";
-/// From this line of stderr on, nothing is missed.
+/// Begins the line of stderr that is printed when all programs are attached.
 const ATTACHED: &str = "attached:";
 
 /// Which namespace the agent runs in and which it watches.
@@ -35,7 +35,7 @@ pub(crate) enum Watch<'a> {
 
 impl Watch<'_> {
     pub(crate) fn command(self) -> Command {
-        // In the host's namespace, parallel trials would want the same address.
+        // In the host's namespace, trials that run at the same time cannot use the same address.
         let unserved = ["--listen", "none"];
         let mut command = match self {
             Self::Inside(namespace) => namespace.command(&agent_path()),
@@ -50,7 +50,7 @@ impl Watch<'_> {
     }
 }
 
-/// One line of stdout; a line that is no JSON is kept as a string, for [`Report::new`] to complain of.
+/// One line of stdout. A line that is not JSON is kept as a string, which [`Report::new`] refuses.
 pub(crate) type Event = Value;
 
 /// A running agent that is attached.
@@ -60,7 +60,7 @@ pub(crate) struct Agent {
     pub(crate) messages: LineReader<String>,
 }
 
-/// Everything an agent printed in its life.
+/// Everything that an agent printed, and its exit status.
 pub(crate) struct Report {
     pub(crate) events: Vec<Event>,
     pub(crate) messages: Vec<String>,
@@ -68,7 +68,7 @@ pub(crate) struct Report {
 }
 
 impl Agent {
-    /// Starts the agent with JSON output and awaits that it is attached.
+    /// Starts the agent with JSON output and waits until it is attached.
     pub(crate) fn start(watch: Watch<'_>, arguments: &str) -> Result<Self> {
         let command = &mut watch.command();
         let agent = Self::spawn(command.args(["--output", "json"]).args(arguments.split_whitespace()))?;
@@ -76,7 +76,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts the agent and awaits nothing.
+    /// Starts the agent without waiting.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut job = ChildProcess::spawn(command)?;
@@ -85,7 +85,7 @@ impl Agent {
         Ok(Self { job, events, messages })
     }
 
-    /// SIGINT, and everything that was printed.
+    /// Sends SIGINT, and returns everything that was printed.
     pub(crate) fn stop(self) -> Result<Report> {
         self.stop_by(Signal::INT)
     }
@@ -102,7 +102,7 @@ impl Agent {
         Ok(report)
     }
 
-    /// Awaits the agent's own end.
+    /// Waits until the agent exits by itself.
     pub(crate) fn finish(mut self) -> Result<Report> {
         let status =
             self.job.wait().with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))?;
@@ -127,7 +127,7 @@ impl Report {
     }
 }
 
-/// Awaits the line that says the agent is attached.
+/// Waits for the line that says the agent is attached.
 pub(crate) fn await_attached(messages: &LineReader<String>) -> Result<()> {
     messages
         .wait_for("the agent to attach", |lines| {
@@ -136,13 +136,11 @@ pub(crate) fn await_attached(messages: &LineReader<String>) -> Result<()> {
         .with_context(|| format!("stderr of the agent: {:#?}", messages.so_far()))
 }
 
-/// Runs the agent where it is expected to end by itself.
+/// Runs an agent that is expected to exit by itself.
 pub(crate) fn run_to_end(command: &mut Command) -> Result<Report> {
     let mut agent = Agent::spawn(command)?;
-    let status = agent
-        .job
-        .wait_at_most(Duration::from_secs(30))
-        .with_context(|| format!("stderr of the agent: {:#?}", agent.messages.so_far()))?;
+    let status =
+        agent.job.wait().with_context(|| format!("stderr of the agent: {:#?}", agent.messages.so_far()))?;
     Report::new(agent.events.to_end()?, agent.messages.to_end()?, status)
 }
 

@@ -1,25 +1,24 @@
-//! A device that hands the kernel many packets at once, as drivers of hardware do, so that it takes them in lists: the
-//! classifier sees all of a list before TCP sees its first.
+//! A device from which the kernel receives many packets at once, as from network hardware, so that
+//! it processes them in lists: the classifier sees all packets of a list before TCP sees the first.
 //!
-//! A thread of the kernel polls the device, on one CPU. As long as a thread of higher priority keeps that CPU, what it writes
-//! waits; then the whole of it is taken in one poll.
+//! A kernel thread polls the device on one CPU. While a thread of higher priority occupies that
+//! CPU, packets that it writes queue up; then one poll receives all of them.
 
 use std::{
     fs, io, process,
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 use crate::support::{
-    child_process::output, line_reader::DEADLINE, namespace::Namespace, outside_host::OutsideNetwork,
+    child_process::output, deadline::poll_until, namespace::Namespace, outside_host::OutsideNetwork,
     trial::lacking_file, tun::polled_tun,
 };
 
-/// Strangers whose packets arrive in bursts.
+/// Outside hosts whose packets arrive in bursts.
 pub(crate) struct BurstDevice {
     pub(crate) outside: OutsideNetwork,
     /// Where the device is polled.
@@ -29,7 +28,7 @@ pub(crate) struct BurstDevice {
 impl BurstDevice {
     pub(crate) fn new(namespace: &Namespace) -> Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        // The kernel cuts names of threads off, and no other device is to have the same.
+        // The kernel truncates names of threads, and no other device may have the same name.
         let device = format!("n{}x{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed) % 10);
         let outside = OutsideNetwork::behind(polled_tun(namespace, &device)?, &device, namespace)?;
         // sysfs as `ip netns exec` mounts it shows the namespace's devices.
@@ -41,7 +40,8 @@ impl BurstDevice {
         Ok(Self { outside, cpu })
     }
 
-    /// Sends packets so that they arrive all at once. They are taken when the call has returned, or a moment later.
+    /// Sends packets so that all of them arrive at once. They are processed when the call returns,
+    /// or shortly after.
     pub(crate) fn send(&self, packets: &[Vec<u8>]) -> Result<()> {
         thread::scope(|scope| {
             let sender = scope.spawn(|| {
@@ -55,8 +55,8 @@ impl BurstDevice {
     }
 }
 
-/// Why this machine cannot make lists, if it cannot.
-pub(crate) fn lacking_for_lists() -> Option<String> {
+/// Why this machine cannot make lists, or `None` if it can.
+pub(crate) fn lacking_for_packet_lists() -> Option<String> {
     let files = ["/dev/net/tun", "/sys/class/net/lo/threaded", LIST_LEN];
     files.into_iter().find_map(lacking_file).or_else(lacking_len).or_else(|| {
         // Not on a thread that does something else afterwards.
@@ -73,7 +73,7 @@ fn lacking_len() -> Option<String> {
     (!is_long_enough).then(|| format!("needs a {LIST_LEN} of 2 to {LONGEST}"))
 }
 
-/// How many packets the kernel takes at a time.
+/// The greatest number of packets in a list.
 pub(crate) fn list_len() -> Result<usize> {
     Ok(fs::read_to_string(LIST_LEN)?.trim().parse()?)
 }
@@ -81,19 +81,20 @@ pub(crate) fn list_len() -> Result<usize> {
 /// The thread that polls a device.
 fn poller(device: &str) -> Result<Pid> {
     let name = format!("napi/{device}");
-    let deadline = Instant::now() + DEADLINE;
-    loop {
+    let find = || {
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // It may have ended meanwhile.
             let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             if comm.starts_with(&name) {
-                return Pid::from_raw(pid).context("a pid of 0");
+                return Ok(Some(pid));
             }
         }
-        ensure!(Instant::now() < deadline, "nobody polls {device}");
-    }
+        Ok(None)
+    };
+    let pid = poll_until(&format!("the thread {name}"), find, Option::is_some)?;
+    pid.and_then(Pid::from_raw).context("a pid of 0")
 }
 
 fn only(cpu: usize) -> CpuSet {
@@ -102,7 +103,7 @@ fn only(cpu: usize) -> CpuSet {
     cpus
 }
 
-/// Gives the calling thread its CPU for as long as it does not wait.
+/// Keeps the CPU of the calling thread for it until it blocks.
 fn keep_cpu() -> io::Result<()> {
     let parameter = libc::sched_param { sched_priority: 1 };
     // SAFETY: reads the parameter.

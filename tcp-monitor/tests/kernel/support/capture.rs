@@ -1,4 +1,4 @@
-//! What tcpdump saw and tshark makes of it: the packets that the agent's output is compared with.
+//! Captures by tcpdump, decoded by tshark: the packets that the agent's output is compared with.
 
 use std::{
     fs,
@@ -10,21 +10,22 @@ use std::{
     thread,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use crate::support::{
     child_process::{ChildProcess, output},
-    line_reader::{DEADLINE, LineReader},
+    deadline,
+    line_reader::LineReader,
     namespace::Namespace,
     tshark_packet::{self, Packet},
 };
 
-/// What passed.
+/// A finished capture.
 pub(crate) struct Captured {
     /// The TCP packets.
     pub(crate) packets: Vec<Packet>,
-    /// The capture file; besides those packets it has the datagram that came last.
+    /// The capture file: those packets, and the datagram that ends the capture.
     pub(crate) file: Vec<u8>,
 }
 
@@ -72,14 +73,15 @@ impl Capture {
         Ok(Self { namespace: Arc::clone(namespace), address_behind, job, messages, written })
     }
 
-    /// What passed until now.
+    /// Ends the capture.
     ///
-    /// tcpdump may have packets unread when it is stopped, so a datagram that it has to see goes last.
+    /// tcpdump may have unread packets when it is stopped. So a last datagram is sent, and awaited
+    /// in its output.
     pub(crate) fn finish(mut self) -> Result<Captured> {
         let address_behind = self.address_behind;
         self.namespace.enter(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            // Nobody listens there: it is only to be seen on its way.
+            // No socket receives it: it need only pass the interface.
             socket.send_to(MARKER, (address_behind, MARKER_PORT))?;
             Ok(())
         })?;
@@ -134,14 +136,10 @@ impl Written {
     }
 
     fn await_marker(&self) -> Result<Vec<u8>> {
-        let (bytes, timeout) = self
-            .grown
-            .wait_timeout_while(self.lock(), DEADLINE, |bytes| {
-                !bytes.windows(MARKER.len()).any(|window| window == MARKER)
-            })
-            .unwrap_or_else(PoisonError::into_inner);
-        ensure!(!timeout.timed_out(), "tcpdump did not see the last datagram");
-        Ok(bytes.clone())
+        deadline::wait_for(&self.grown, self.lock(), |bytes| {
+            bytes.windows(MARKER.len()).any(|window| window == MARKER).then(|| bytes.clone())
+        })
+        .context("waited for the last datagram in tcpdump's output")
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {

@@ -1,9 +1,6 @@
-//! A child process that does not outlive the test which started it.
+//! A child process that does not outlive the trial which started it.
 
-use std::{
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus},
-    time::Duration,
-};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 
 use anyhow::{Context, Result, ensure};
 use rustix::{
@@ -11,7 +8,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 
-use crate::support::line_reader::DEADLINE;
+use crate::support::deadline::STALLED;
 
 /// A running child; killed and reaped when dropped.
 pub(crate) struct ChildProcess {
@@ -47,23 +44,19 @@ impl ChildProcess {
             .with_context(|| format!("cannot signal {}", self.name))
     }
 
-    /// Awaits the child's own end.
+    /// Waits for the child to exit by itself.
     pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
-        self.wait_at_most(DEADLINE)
-    }
-
-    pub(crate) fn wait_at_most(&mut self, limit: Duration) -> Result<ExitStatus> {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }
         let pidfd = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
-        let timeout = Timespec { tv_sec: limit.as_secs().try_into()?, tv_nsec: limit.subsec_nanos().into() };
+        let timeout = Timespec::try_from(STALLED)?;
         let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))?;
-        ensure!(ready == 1, "{} did not end within {limit:?}", self.name);
+        ensure!(ready == 1, "{} did not end within {STALLED:?}", self.name);
         Ok(self.child.wait()?)
     }
 
-    /// SIGKILL, and the end of the process.
+    /// Sends SIGKILL and waits for the exit.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
         self.wait()?;
@@ -80,7 +73,8 @@ impl Drop for ChildProcess {
     }
 }
 
-/// Runs a command to its end and returns what it printed; its failure is an error that shows stderr.
+/// Runs a command to its end and returns what it printed; its failure is an error that shows
+/// stderr.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let name = format!("{command:?}");
     let output = command.output().with_context(|| format!("cannot start {name}"))?;

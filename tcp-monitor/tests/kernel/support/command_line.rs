@@ -1,4 +1,5 @@
-//! The command line of the suite: that of libtest-mimic, but with any number of filters; and the command that runs one trial alone.
+//! The command line of the suite: that of libtest-mimic, but with any number of filters; and the
+//! command that runs one trial alone.
 
 use std::{env, ffi::OsString};
 
@@ -15,7 +16,8 @@ pub(crate) struct CommandLine {
     pub(crate) filters: Filters,
 }
 
-/// Which trials run: those whose name contains any of the words, or with `--exact` is one of them; all if there are none.
+/// Which trials run: those whose name contains any of the words, or with `--exact` is one of them;
+/// all if there are none.
 pub(crate) struct Filters {
     words: Vec<String>,
     exact: bool,
@@ -57,7 +59,8 @@ impl Filters {
     }
 }
 
-/// The command that runs the trial of this name alone, as this run was made: with the same variables, and by sudo if it was.
+/// The command that runs the trial of this name alone, as this run was made: with the same
+/// variables, and by sudo if it was.
 pub(crate) fn command_for(name: &str) -> String {
     let variables = env::vars().filter(|(variable, _)| variable.starts_with(VARIABLES)).collect();
     command_with(variables, name)

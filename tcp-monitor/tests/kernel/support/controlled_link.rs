@@ -1,6 +1,8 @@
-//! A cable between two namespaces that a test can cut: two tun devices, and a thread that carries packets between them.
+//! A link between two namespaces that a trial controls: two tun devices, and a thread that forwards
+//! packets between them, holds them or drops one.
 //!
-//! It makes deterministic what is a matter of luck elsewhere: that two FINs cross, that one segment is lost.
+//! It makes deterministic what depends on timing elsewhere: that two FINs cross, that one segment
+//! is lost.
 
 use std::{
     collections::VecDeque,
@@ -12,18 +14,18 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::support::{line_reader::DEADLINE, namespace::Namespace, tun::tun};
+use crate::support::{deadline, namespace::Namespace, tun::tun};
 
-/// Two namespaces, `client` at 198.51.100.1 and `server` at 198.51.100.2 (RFC 5737), and the cable.
+/// Two namespaces, `client` at 198.51.100.1 and `server` at 198.51.100.2 (RFC 5737), and the link.
 pub(crate) struct ControlledLink {
     pub(crate) client: Arc<Namespace>,
     pub(crate) server: Arc<Namespace>,
     shared: Arc<Shared>,
     stop: Arc<OwnedFd>,
-    carrier: Option<JoinHandle<()>>,
+    forwarder: Option<JoinHandle<()>>,
 }
 
 /// Name of the device in either namespace.
@@ -31,17 +33,18 @@ pub(crate) const DEVICE: &str = "wire0";
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
-/// Which way a packet travels.
+/// The direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     ToServer,
     ToClient,
 }
 
-/// A segment that is to be lost: its way, whether it carries data and which of the flags SYN, FIN and RST.
+/// A segment that is to be lost: its direction, its flags out of SYN, FIN and RST, and whether it
+/// carries data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Loss {
-    pub(crate) way: Direction,
+    pub(crate) direction: Direction,
     pub(crate) flags: u8,
     pub(crate) data: bool,
 }
@@ -66,51 +69,48 @@ impl ControlledLink {
         let devices = [end(&client, CLIENT, SERVER)?, end(&server, SERVER, CLIENT)?];
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), devices });
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let carrier = thread::spawn({
+        let forwarder = thread::spawn({
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
-            move || shared.carry(&stop)
+            move || shared.forward_all(&stop)
         });
-        Ok(Self { client, server, shared, stop, carrier: Some(carrier) })
+        Ok(Self { client, server, shared, stop, forwarder: Some(forwarder) })
     }
 
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(SERVER), port)
     }
 
-    /// From now on, nothing arrives.
+    /// From now on, packets are held.
     pub(crate) fn hold(&self) {
         self.shared.lock().holding = true;
     }
 
-    /// Delivers what was held until now; what comes from now on is held.
+    /// Delivers the packets held so far; later ones are held.
     pub(crate) fn deliver_held(&self) {
         self.shared.deliver_held(&mut self.shared.lock());
     }
 
-    /// Delivers what was held, and everything from now on.
+    /// Delivers the packets held so far, and all later ones.
     pub(crate) fn release(&self) {
         let mut state = self.shared.lock();
         state.holding = false;
         self.shared.deliver_held(&mut state);
     }
 
-    /// The next segment that is like this is lost.
+    /// The next such segment is lost.
     pub(crate) fn lose(&self, loss: Loss) {
         self.shared.lock().loss = Some(loss);
     }
 
-    /// Awaits the loss that was asked for.
+    /// Waits for the loss of that segment.
     pub(crate) fn await_loss(&self) -> Result<()> {
-        let waiting = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.lock(), DEADLINE, |state| state.loss.is_some());
-        let (state, _) = waiting.unwrap_or_else(PoisonError::into_inner);
-        ensure!(state.loss.is_none(), "no segment came that was like {:?}", state.loss);
-        Ok(())
+        deadline::wait_for(&self.shared.changed, self.shared.lock(), |state| {
+            state.loss.is_none().then_some(())
+        })
+        .context("waited for the segment that is to be lost")
     }
 
-    /// Nothing but TIME_WAIT is left at either end.
+    /// Waits until both ends have no sockets but those in TIME_WAIT.
     pub(crate) fn await_no_traffic(&self, port: u16) -> Result<()> {
         self.client.await_no_traffic(port)?;
         self.server.await_no_traffic(port)
@@ -120,14 +120,14 @@ impl ControlledLink {
 impl Drop for ControlledLink {
     fn drop(&mut self) {
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
-        if let Some(carrier) = self.carrier.take() {
-            let _ = carrier.join();
+        if let Some(forwarder) = self.forwarder.take() {
+            let _ = forwarder.join();
         }
     }
 }
 
 impl Shared {
-    fn carry(&self, stop: &OwnedFd) {
+    fn forward_all(&self, stop: &OwnedFd) {
         let [client, server] = &self.devices;
         let mut packet = vec![0; 1 << 16];
         loop {
@@ -141,41 +141,41 @@ impl Shared {
             }
             let from_client = ready[1].revents().contains(PollFlags::IN);
             let from_server = ready[2].revents().contains(PollFlags::IN);
-            for (is_ready, mut device, way) in
+            for (is_ready, mut device, direction) in
                 [(from_client, client, Direction::ToServer), (from_server, server, Direction::ToClient)]
             {
                 if is_ready && let Ok(count) = device.read(&mut packet) {
-                    self.pass(way, &packet[..count]);
+                    self.forward(direction, &packet[..count]);
                 }
             }
         }
     }
 
-    fn pass(&self, way: Direction, packet: &[u8]) {
+    fn forward(&self, direction: Direction, packet: &[u8]) {
         let mut state = self.lock();
-        if state.loss.is_some_and(|loss| loss.is_of(way, packet)) {
+        if state.loss.is_some_and(|loss| loss.is_of(direction, packet)) {
             state.loss = None;
             self.changed.notify_all();
         } else if state.holding {
-            state.held.push_back((way, packet.to_vec()));
+            state.held.push_back((direction, packet.to_vec()));
         } else {
-            self.deliver(way, packet);
+            self.deliver(direction, packet);
         }
     }
 
     fn deliver_held(&self, state: &mut State) {
-        for (way, packet) in state.held.drain(..) {
-            self.deliver(way, &packet);
+        for (direction, packet) in state.held.drain(..) {
+            self.deliver(direction, &packet);
         }
     }
 
-    fn deliver(&self, way: Direction, packet: &[u8]) {
+    fn deliver(&self, direction: Direction, packet: &[u8]) {
         let [client, server] = &self.devices;
-        let mut device = match way {
+        let mut device = match direction {
             Direction::ToServer => server,
             Direction::ToClient => client,
         };
-        // A device that is down loses the packet, as a cable would.
+        // A device that is down loses the packet.
         let _ = device.write(packet);
     }
 
@@ -185,9 +185,9 @@ impl Shared {
 }
 
 impl Loss {
-    fn is_of(self, way: Direction, packet: &[u8]) -> bool {
+    fn is_of(self, direction: Direction, packet: &[u8]) -> bool {
         tcp_of(packet).is_some_and(|(flags, len)| {
-            way == self.way && flags & CONTROLS == self.flags && (len > 0) == self.data
+            direction == self.direction && flags & CONTROLS == self.flags && (len > 0) == self.data
         })
     }
 }
@@ -208,7 +208,7 @@ pub(crate) const SYN: u8 = 1 << 1;
 const RST: u8 = 1 << 2;
 const CONTROLS: u8 = FIN | SYN | RST;
 
-/// Makes one end of the cable.
+/// Creates one end of the link.
 fn end(namespace: &Namespace, local: Ipv4Addr, remote: Ipv4Addr) -> Result<File> {
     let device = tun(namespace, DEVICE)?;
     namespace.ip(&format!("addr add {local} peer {remote} dev {DEVICE}"))?;

@@ -1,4 +1,4 @@
-//! A flood of SYNs, each from another source that is not there, and the device that they come in on.
+//! A tun device that receives a flood of SYNs, each from another source address that no host has.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use crate::support::{
     tun::tun,
 };
 
-/// The network that the flood comes from. Nothing else passes its device, and what is sent to it is thrown away.
+/// The device that receives the flood. It carries nothing else, and what is sent to it is dropped.
 pub(crate) struct FloodDevice<'a> {
     namespace: &'a Namespace,
     device: Arc<File>,
@@ -26,23 +26,23 @@ pub(crate) struct FloodDevice<'a> {
     drain: Option<JoinHandle<()>>,
 }
 
-/// What the kernel has counted on the device.
+/// The kernel's counters of the device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeviceCounts {
     /// Packets.
-    pub(crate) came_in: u64,
-    /// Packets, those for which the device had no room included.
-    pub(crate) went_out: u64,
+    pub(crate) received: u64,
+    /// Packets, including those that were dropped because the device's queue was full.
+    pub(crate) sent: u64,
 }
 
-/// Where the flood comes in.
+/// Name of the device.
 pub(crate) const DEVICE: &str = "flood";
 pub(crate) const HERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 
 impl<'a> FloodDevice<'a> {
     pub(crate) fn new(namespace: &'a Namespace) -> Result<Self> {
         let device = Arc::new(tun(namespace, DEVICE)?);
-        // Or it would look for routers.
+        // Otherwise the kernel sends router solicitations on it.
         namespace.set(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6"), "1")?;
         namespace.ip(&format!("addr add {HERE}/15 dev {DEVICE}"))?;
         namespace.ip(&format!("link set {DEVICE} txqueuelen 10000 up"))?;
@@ -54,30 +54,32 @@ impl<'a> FloodDevice<'a> {
         Ok(Self { namespace, device, stop, drain: Some(drain) })
     }
 
-    /// Sends SYNs to `port`, as fast as the kernel takes them, while `more` says so of the number sent. Returns that number.
+    /// Sends SYNs to `port` as fast as the kernel processes them, while `more` of the number sent
+    /// is true. Returns that number.
     pub(crate) fn flood(&self, port: u16, mut more: impl FnMut(u64) -> bool) -> Result<u64> {
         let mut syn = Syn::new(SocketAddr::new(HERE.into(), port));
         let mut sent = 0;
         while more(sent) {
             let packet = syn.of_source(sent);
-            let written = (&*self.device).write(packet).context("the device took no SYN")?;
-            ensure!(written == packet.len(), "{written} bytes of a SYN were taken");
+            let written = (&*self.device).write(packet).context("the device refused a SYN")?;
+            ensure!(written == packet.len(), "{written} bytes of a SYN were written");
             sent += 1;
         }
         Ok(sent)
     }
 
     pub(crate) fn counts(&self) -> Result<DeviceCounts> {
-        // A new mount of sysfs shows the namespace of whoever mounts it; /proc/net needs none.
+        // A new mount of sysfs shows the namespace of the process that mounts it; /proc/net needs
+        // no mount.
         let table = self.namespace.enter(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
         let line = table.lines().find_map(|line| line.trim_start().strip_prefix(DEVICE)?.strip_prefix(':'));
         let counts: Vec<u64> = line
-            .context("the device is gone")?
+            .context("the device does not exist")?
             .split_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>()?;
         ensure!(counts.len() == 16, "/proc/net/dev has {} columns", counts.len());
-        Ok(DeviceCounts { came_in: counts[1], went_out: counts[9] + counts[11] })
+        Ok(DeviceCounts { received: counts[1], sent: counts[9] + counts[11] })
     }
 }
 
@@ -101,7 +103,8 @@ fn drain(mut device: &File, stop: &OwnedFd) {
     }
 }
 
-/// A SYN whose source changes and whose checksums stay: what one field adds, another takes away (RFC 1071).
+/// A SYN whose source changes and whose checksums stay: what one field adds, another subtracts (RFC
+/// 1071).
 struct Syn {
     packet: Vec<u8>,
 }
@@ -127,10 +130,10 @@ impl Syn {
     }
 }
 
-/// Of 198.19.0.0/16 those that are certainly not the broadcast address.
+/// Addresses of 198.19.0.0/16, without its broadcast address.
 const ADDRESSES: u64 = 0xff00;
 const FIRST_PORT: u16 = 1024;
-/// Places in the packet.
+/// Offsets in the packet.
 const IP_ID: usize = 4;
 const IP_SOURCE_LOW: usize = 14;
 const TCP_SOURCE: usize = 20;

@@ -1,4 +1,4 @@
-//! Lines of a child's output, read by a thread of their own so that a test can await one.
+//! Reads the lines of a child process's output on a thread, so that a trial can wait for one.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -7,12 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
-/// How long anything is awaited before a test fails; long enough for a machine that does much else.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
+use crate::support::deadline;
 
-/// What was read so far, one item a line.
+/// The lines read so far, each parsed to an item.
 pub(crate) struct LineReader<T> {
     shared: Arc<Shared<T>>,
 }
@@ -47,54 +46,41 @@ impl<T: Clone + Send + 'static> LineReader<T> {
         Self { shared }
     }
 
-    /// The first thing that `find` sees in the items, now or as soon as they are there.
+    /// The first result of `find` on the items read so far, tried again with each item that is
+    /// read.
+    ///
+    /// # Errors
+    /// If the output ends first, or nothing is read for too long.
     pub(crate) fn wait_for<R>(&self, what: &str, find: impl Fn(&[T]) -> Option<R>) -> Result<R> {
-        self.wait_at_most(DEADLINE, what, find)
+        let found = deadline::wait_for(&self.shared.changed, self.shared.lock(), |state| {
+            let found = find(&state.items);
+            (found.is_some() || state.ended).then_some(found)
+        });
+        found
+            .with_context(|| format!("waited for {what}"))?
+            .with_context(|| format!("the output ended before {what}"))
     }
 
-    pub(crate) fn wait_at_most<R>(
-        &self,
-        limit: Duration,
-        what: &str,
-        find: impl Fn(&[T]) -> Option<R>,
-    ) -> Result<R> {
-        let deadline = Instant::now() + limit;
+    /// The same, or `None` if it is not read within `limit`.
+    pub(crate) fn find_within<R>(&self, limit: Duration, find: impl Fn(&[T]) -> Option<R>) -> Option<R> {
+        let end = Instant::now() + limit;
         let mut state = self.shared.lock();
         loop {
-            if let Some(found) = find(&state.items) {
-                return Ok(found);
+            let found = find(&state.items);
+            let left = end.saturating_duration_since(Instant::now());
+            if found.is_some() || state.ended || left.is_zero() {
+                return found;
             }
-            if state.ended {
-                bail!("output ended before {what}");
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("waited {limit:?} in vain for {what}");
-            }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Everything, once the child has closed its end.
     pub(crate) fn to_end(&self) -> Result<Vec<T>> {
-        let deadline = Instant::now() + DEADLINE;
-        let mut state = self.shared.lock();
-        while !state.ended {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                bail!("waited {DEADLINE:?} in vain for the end of the output");
-            }
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
-        }
-        Ok(state.items.clone())
+        deadline::wait_for(&self.shared.changed, self.shared.lock(), |state| {
+            state.ended.then(|| state.items.clone())
+        })
+        .context("waited for the end of the output")
     }
 
     /// What is there now.

@@ -1,4 +1,5 @@
-//! What trials are made of: namespaces and links, the agent and other processes, captures, packets and comparisons.
+//! What trials are made of: namespaces and links, the agent and other processes, captures, packets
+//! and comparisons.
 
 pub(crate) mod agent;
 pub(crate) mod burst_device;
@@ -6,6 +7,8 @@ pub(crate) mod capture;
 pub(crate) mod child_process;
 pub(crate) mod command_line;
 pub(crate) mod controlled_link;
+pub(crate) mod deadline;
+pub(crate) mod disturbance;
 pub(crate) mod flood_device;
 pub(crate) mod line_reader;
 pub(crate) mod namespace;

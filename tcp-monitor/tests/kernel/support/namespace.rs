@@ -1,4 +1,4 @@
-//! Network namespaces that last as long as a test.
+//! Network namespaces that exist as long as a trial.
 
 use std::{
     collections::BTreeMap,
@@ -7,13 +7,12 @@ use std::{
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::support::{child_process::output, line_reader::DEADLINE, socket_table::SocketRow};
+use crate::support::{child_process::output, deadline::poll_until, socket_table::SocketRow};
 
 /// A network namespace of its own, with `lo` up; removed when dropped.
 pub(crate) struct Namespace {
@@ -77,52 +76,32 @@ impl Namespace {
         table.lines().map(SocketRow::parse).collect()
     }
 
-    /// Awaits a state of the socket table.
+    /// Waits until `reached` holds of the sockets of a port.
     pub(crate) fn await_sockets(
         &self,
         port: u16,
         what: &str,
         reached: impl Fn(&[SocketRow]) -> bool,
     ) -> Result<Vec<SocketRow>> {
-        self.await_rows(what, || self.sockets(port), reached)
+        poll_until(&format!("{what} in {}", self.name), || self.sockets(port), |rows| reached(rows))
     }
 
-    /// The same of the whole socket table.
+    /// The same of all sockets.
     pub(crate) fn await_all(
         &self,
         what: &str,
         reached: impl Fn(&[SocketRow]) -> bool,
     ) -> Result<Vec<SocketRow>> {
-        self.await_rows(what, || self.all_sockets(), reached)
+        poll_until(&format!("{what} in {}", self.name), || self.all_sockets(), |rows| reached(rows))
     }
 
-    fn await_rows(
-        &self,
-        what: &str,
-        rows: impl Fn() -> Result<Vec<SocketRow>>,
-        reached: impl Fn(&[SocketRow]) -> bool,
-    ) -> Result<Vec<SocketRow>> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let rows = rows()?;
-            if reached(&rows) {
-                return Ok(rows);
-            }
-            if Instant::now() > deadline {
-                bail!("waited {DEADLINE:?} in vain for {what} in {}; ss shows {rows:#?}", self.name);
-            }
-            // The kernel tells nobody when a socket changes its state: there is no event to wait for.
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Awaits a socket in `state` (as in metrics: `fin_wait2`).
+    /// Waits for a socket in `state` (as in metrics: `fin_wait2`).
     pub(crate) fn await_state(&self, port: u16, state: &str) -> Result<()> {
         self.await_sockets(port, state, |rows| rows.iter().any(|row| row.state == state))?;
         Ok(())
     }
 
-    /// Awaits the end of all traffic: nothing is left but TIME_WAIT.
+    /// Waits for the end of all traffic: no socket is left but those in TIME_WAIT.
     pub(crate) fn await_no_traffic(&self, port: u16) -> Result<()> {
         self.await_sockets(port, "the end of every connection", |rows| {
             rows.iter().all(|row| row.state == "time_wait")

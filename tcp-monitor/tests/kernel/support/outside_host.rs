@@ -1,7 +1,8 @@
-//! Peers that are nothing but packets: from addresses that nobody has, they send exactly what a test says, or nothing.
+//! Hosts outside of a namespace that exist only as packets: a trial says what each of them sends,
+//! segment by segment.
 //!
-//! A tun device connects their network with a namespace. They make deterministic what two kernels would rather avoid: an ACK
-//! that never comes, FINs that cross, a RST in any state.
+//! A tun device connects their network with the namespace. They make deterministic what two kernels
+//! rarely do: an ACK that is not sent, FINs that cross, a RST in any state.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,45 +17,47 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::support::{
-    line_reader::DEADLINE,
+    deadline,
     namespace::Namespace,
     packet_builder::{ACK, FIN, RST, SYN, Segment, Unreachable},
     tun::tun,
 };
 
-/// The network of all strangers of a namespace, which reaches it at [`HERE_V4`] and [`HERE_V6`].
+/// The network of all outside hosts of a namespace. They reach the namespace at [`INSIDE_V4`] and
+/// [`INSIDE_V6`].
 pub(crate) struct OutsideNetwork {
     shared: Arc<Shared>,
     stop: Arc<OwnedFd>,
     reader: Option<JoinHandle<()>>,
-    met: AtomicU32,
+    hosts: AtomicU32,
 }
 
 struct Shared {
     device: File,
-    /// What was sent to strangers that are waited for, by the stranger's and the other address.
+    /// Segments that outside hosts received and no trial has read yet, by the host's and the other
+    /// address.
     received: Mutex<HashMap<Ends, VecDeque<Segment>>>,
     changed: Condvar,
 }
 
-/// A stranger's address and that of the namespace.
+/// Address of an outside host, and that of the namespace.
 type Ends = (SocketAddr, SocketAddr);
 
-/// Where the namespace is reached.
+/// Addresses of the namespace on the device.
 pub(crate) const INSIDE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub(crate) const INSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 1);
-const DEVICE: &str = "strangers";
+const DEVICE: &str = "outside";
 
 impl OutsideNetwork {
     pub(crate) fn new(namespace: &Namespace) -> Result<Self> {
         Self::behind(tun(namespace, DEVICE)?, DEVICE, namespace)
     }
 
-    /// Their cable is a tun device that is down.
+    /// The same with a tun device of the caller, which is down.
     pub(crate) fn behind(device: File, name: &str, namespace: &Namespace) -> Result<Self> {
         namespace.ip(&format!("addr add {INSIDE_V4}/15 dev {name}"))?;
         namespace.ip(&format!("addr add {INSIDE_V6}/48 dev {name} nodad"))?;
@@ -65,17 +68,17 @@ impl OutsideNetwork {
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
             move || shared.read(&stop)
         });
-        Ok(Self { shared, stop, reader: Some(reader), met: AtomicU32::new(0) })
+        Ok(Self { shared, stop, reader: Some(reader), hosts: AtomicU32::new(0) })
     }
 
-    /// Sends a packet of some stranger.
+    /// Sends a packet of any outside host.
     pub(crate) fn send(&self, packet: &[u8]) {
         self.shared.send(packet);
     }
 
-    /// A stranger that nobody met before, to talk to `here`.
+    /// A host with an address of its own, for a connection to `here`.
     pub(crate) fn new_host(&self, here: SocketAddr, first_seq: u32) -> OutsideHost<'_> {
-        let number = self.met.fetch_add(1, Ordering::Relaxed);
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed);
         let [_, high, middle, low] = number.to_be_bytes();
         let ip: IpAddr = match here.ip() {
             IpAddr::V4(_) => Ipv4Addr::new(198, 19, middle, low).into(),
@@ -86,12 +89,12 @@ impl OutsideNetwork {
         OutsideHost { shared: &self.shared, ends, seq: first_seq, ack: 0 }
     }
 
-    /// An address that nobody answers from.
+    /// An address that never answers.
     pub(crate) fn silent(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(Ipv4Addr::new(198, 18, NOBODY, 1).into(), port)
+        SocketAddr::new(Ipv4Addr::new(198, 18, SILENT, 1).into(), port)
     }
 
-    /// An address behind a router that says it is unreachable.
+    /// An address that a router reports as unreachable.
     pub(crate) fn unreachable(&self, why: Unreachable, port: u16) -> SocketAddr {
         SocketAddr::new(Ipv4Addr::new(198, 18, ROUTED + why as u8, 1).into(), port)
     }
@@ -132,7 +135,7 @@ impl Shared {
         }
     }
 
-    /// A device that is gone loses the packet, as a cable would.
+    /// A packet is lost when the device is removed.
     fn send(&self, packet: &[u8]) {
         let _ = (&self.device).write(packet);
     }
@@ -142,7 +145,7 @@ impl Shared {
     }
 }
 
-/// What the router says of an address.
+/// What the router answers for an address.
 fn unreachable(ip: IpAddr) -> Option<Unreachable> {
     let IpAddr::V4(ip) = ip else { return None };
     let [198, 18, third, _] = ip.octets() else { return None };
@@ -151,7 +154,7 @@ fn unreachable(ip: IpAddr) -> Option<Unreachable> {
         .find(|why| third == ROUTED + *why as u8)
 }
 
-/// One end of a connection that only a test knows of.
+/// One end of a connection, played by a trial.
 pub(crate) struct OutsideHost<'a> {
     shared: &'a Shared,
     ends: Ends,
@@ -166,17 +169,17 @@ impl OutsideHost<'_> {
         self.ends.0
     }
 
-    /// Sends exactly this.
+    /// Sends this segment.
     pub(crate) fn send(&self, segment: Segment) {
         self.shared.send(&self.packet(segment));
     }
 
-    /// What it would send.
+    /// The packet with which it would send this segment.
     pub(crate) fn packet(&self, segment: Segment) -> Vec<u8> {
         segment.packet(self.ends.0, self.ends.1)
     }
 
-    /// Whether a SYN-ACK has come by now, and takes it.
+    /// Whether a SYN-ACK was received by now. If so, continues from it.
     pub(crate) fn has_syn_ack(&mut self) -> bool {
         let received = self.shared.lock().get_mut(&self.ends).and_then(VecDeque::pop_front);
         let Some(answer) = received.filter(|segment| segment.flags & (SYN | ACK) == SYN | ACK) else {
@@ -216,18 +219,18 @@ impl OutsideHost<'_> {
         self.seq = self.seq.wrapping_add(len as u32);
     }
 
-    /// FIN, and with it that all is acknowledged that was received.
+    /// Sends a FIN that acknowledges all that was received.
     pub(crate) fn fin(&mut self) {
         self.send(Segment::new(FIN | ACK, self.seq, self.ack));
         self.seq = self.seq.wrapping_add(1);
     }
 
-    /// A RST that the other end must take.
+    /// Sends a RST that the other end must accept.
     pub(crate) fn rst(&self) {
         self.send(Segment::new(RST | ACK, self.seq, self.ack));
     }
 
-    /// Receives the other's FIN; it acknowledges it when it sends something next.
+    /// Waits for the other end's FIN. What is sent next acknowledges it.
     pub(crate) fn await_fin(&mut self) -> Result<()> {
         let fin = self.await_segment("a FIN", |segment| segment.flags & FIN != 0)?;
         self.ack = fin.seq.wrapping_add(fin.len as u32 + 1);
@@ -238,33 +241,26 @@ impl OutsideHost<'_> {
         self.await_segment("a RST", |segment| segment.flags & RST != 0)
     }
 
-    /// Awaits that all it sent is acknowledged.
+    /// Waits for the acknowledgement of all that it sent.
     pub(crate) fn await_acknowledgement(&self) -> Result<()> {
         let seq = self.seq;
         self.await_segment("an ACK", |segment| segment.flags & ACK != 0 && segment.ack == seq)?;
         Ok(())
     }
 
-    /// The next segment that is like this; what came before it is forgotten.
+    /// Waits for a segment for which `is_it` is true, and drops those received before it.
     pub(crate) fn await_segment(&self, what: &str, is_it: impl Fn(&Segment) -> bool) -> Result<Segment> {
-        let mut found = None;
         let mut seen = Vec::new();
-        let waiting = self.shared.changed.wait_timeout_while(self.shared.lock(), DEADLINE, |received| {
-            let Some(received) = received.get_mut(&self.ends) else { return false };
-            while let Some(segment) = received.pop_front() {
+        let found = deadline::wait_for(&self.shared.changed, self.shared.lock(), |received| {
+            while let Some(segment) = received.get_mut(&self.ends)?.pop_front() {
                 seen.push(segment);
                 if is_it(&segment) {
-                    found = Some(segment);
-                    return false;
+                    return Some(segment);
                 }
             }
-            true
+            None
         });
-        drop(waiting);
-        match found {
-            Some(segment) => Ok(segment),
-            None => bail!("{:?} waited {DEADLINE:?} in vain for {what}; it got {seen:#?}", self.ends),
-        }
+        found.with_context(|| format!("{:?} waited for {what}, and received {seen:#?}", self.ends))
     }
 }
 
@@ -274,7 +270,7 @@ impl Drop for OutsideHost<'_> {
     }
 }
 
-/// Third byte of the address where nobody is.
-const NOBODY: u8 = 100;
-/// Third byte, and the ICMP code added, of addresses that a router answers for.
+/// Third byte of the addresses that never answer.
+const SILENT: u8 = 100;
+/// Third byte of the addresses that a router answers for, less the ICMP code.
 const ROUTED: u8 = 200;

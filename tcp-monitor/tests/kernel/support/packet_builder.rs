@@ -1,8 +1,8 @@
-//! IP packets made by hand: TCP segments from whoever, and the ICMP errors that answer them.
+//! Builds IP packets: TCP segments from any address, and the ICMP errors that answer them.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// A TCP segment, as far as a test cares.
+/// The fields of a TCP segment that trials choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) flags: u8,
@@ -131,8 +131,8 @@ fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> u64 {
 
 /// The sum of 16-bit words (RFC 1071), not folded yet.
 fn sum(bytes: &[u8]) -> u64 {
-    let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
-    bytes.chunks(2).map(word).sum()
+    let number = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(pair.get(1).copied().unwrap_or(0));
+    bytes.chunks(2).map(number).sum()
 }
 
 fn checksum(mut sum: u64) -> u16 {

@@ -1,6 +1,8 @@
-//! A program at one end of the traffic: a process of its own in a namespace, told line by line what to do.
+//! A peer: a process in a namespace that is one end of the traffic, and executes one command a
+//! line.
 //!
-//! The process is this test binary again (see [`run`]). It holds at most one listener and one connection.
+//! The process runs this test binary (see [`run`]). It holds at most one listener and one
+//! connection.
 
 use std::{
     fs,
@@ -23,16 +25,16 @@ use crate::support::{
     socket_table::canonical,
 };
 
-/// First argument of the test binary when it is to be a peer.
+/// First argument of the test binary as a peer.
 pub(crate) const PEER: &str = "--peer";
-/// First argument of the test binary when it is to serve the one connection that is its stdin.
+/// First argument of the test binary as a server of the one connection that is its stdin.
 pub(crate) const ECHO_CLIENT: &str = "--echo-client";
 /// Command name of a process that serves one client of the echo server.
 pub(crate) const ECHO_COMM: &str = "echo-child";
 /// How much the echo server reads from a client.
 const ECHO_LIMIT: usize = 1024;
 
-/// The test's handle on a peer process.
+/// The trial's handle of a peer process.
 pub(crate) struct Peer {
     job: ChildProcess,
     commands: ChildStdin,
@@ -75,14 +77,14 @@ impl Peer {
         self.end_connect()
     }
 
-    /// Lets the peer call connect() without awaiting its outcome.
+    /// Has the peer call connect(), without waiting for the result.
     pub(crate) fn begin_connect(&mut self, address: SocketAddr) -> Result<()> {
-        self.tell(&format!("connect {address}"))
+        self.request(&format!("connect {address}"))
     }
 
-    /// The same from a port of its choice, which another connection may have had a moment ago (SO_REUSEADDR).
+    /// The same from this address, which may be in TIME_WAIT (SO_REUSEADDR).
     pub(crate) fn begin_connect_from(&mut self, local: SocketAddr, remote: SocketAddr) -> Result<()> {
-        self.tell(&format!("connect_from {local} {remote}"))
+        self.request(&format!("connect_from {local} {remote}"))
     }
 
     pub(crate) fn end_connect(&mut self) -> Result<Ends> {
@@ -110,9 +112,9 @@ impl Peer {
         Ok(self.ask("read_to_end")?.parse()?)
     }
 
-    /// close() as soon as read() returns 0, without asking here in between.
+    /// close() as soon as read() returns 0, without a command in between.
     pub(crate) fn close_at_end(&mut self) -> Result<()> {
-        self.tell("close_at_end")
+        self.request("close_at_end")
     }
 
     pub(crate) fn shut_down_write(&mut self) -> Result<()> {
@@ -131,10 +133,10 @@ impl Peer {
         Ok(())
     }
 
-    /// Accepts `clients` connections and gives each to a process of its own, which reads at most 1024 bytes, writes
-    /// them back and exits.
+    /// Accepts `clients` connections and gives each to a process of its own, which reads at most
+    /// 1024 bytes, writes them back and exits.
     pub(crate) fn begin_echo(&mut self, clients: usize) -> Result<()> {
-        self.tell(&format!("echo {clients}"))
+        self.request(&format!("echo {clients}"))
     }
 
     /// The pids of those processes, when all have ended.
@@ -149,12 +151,12 @@ impl Peer {
     }
 
     fn ask(&mut self, command: &str) -> Result<String> {
-        self.tell(command)?;
+        self.request(command)?;
         self.answer().with_context(|| format!("the peer was to {command}"))
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
-        writeln!(self.commands, "{command}").context("a peer has died")
+    fn request(&mut self, command: &str) -> Result<()> {
+        writeln!(self.commands, "{command}").context("a peer has ended")
     }
 
     fn answer(&mut self) -> Result<String> {
@@ -242,7 +244,7 @@ impl Process {
                 self.connection = None;
             }
             "echo" => return self.echo(operand()?.parse()?),
-            unknown => bail!("a peer does not know {unknown}"),
+            unknown => bail!("unknown command {unknown}"),
         }
         Ok(String::new())
     }
@@ -256,7 +258,8 @@ impl Process {
             let (start, hold) = io::pipe()?;
             child.arg(ECHO_CLIENT).stdin(OwnedFd::from(connection)).stdout(OwnedFd::from(start));
             children.push(child.spawn()?);
-            // Closes the parent's copy of the connection: else the parent may be the last to close it.
+            // Closes the parent's copy of the connection: else the parent may be the last to close
+            // it.
             drop(child);
             drop(hold);
         }

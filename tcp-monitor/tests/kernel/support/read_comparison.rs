@@ -1,4 +1,5 @@
-//! Live and offline agree: what the agent told of the sockets, `tcp-monitor read` tells of a capture of the same traffic.
+//! Compares what the agent reported of sockets with what `tcp-monitor read` reports of a capture of
+//! the same traffic.
 
 use std::{collections::BTreeMap, io::Write, net::SocketAddr, process::Command};
 
@@ -11,7 +12,8 @@ use crate::support::{
     steps::Step,
 };
 
-/// The capture tells the steps that tshark shows, and of those ends whose local address is `watched`, what the agent told.
+/// Checks that the reader reports the steps that tshark shows, and what the agent reported of the
+/// ends whose local address is `watched`.
 ///
 /// # Errors
 /// With every difference, by connection and end.
@@ -22,13 +24,13 @@ pub(crate) fn check_agreement(
     watched: impl Fn(SocketAddr) -> bool,
 ) -> Result<()> {
     let offline = read(capture)?;
-    compare(steps, &offline.events, Checksum::Same).context("of a capture")?;
+    compare(steps, &offline.events, Checksum::Same).context("tcp-monitor read")?;
     let unexpected: Vec<_> = offline.events.iter().filter(|event| event["unexpected"].is_string()).collect();
-    ensure!(unexpected.is_empty(), "nothing is wrong with {unexpected:#?}");
+    ensure!(unexpected.is_empty(), "no segment is unexpected, but {unexpected:#?}");
     compare_events(&live.events, &offline.events, watched)
 }
 
-/// What is told live of those ends, and of a capture, agrees.
+/// Checks that the events of those ends are equal, live and from a capture.
 pub(crate) fn compare_events(
     live: &[Event],
     offline: &[Event],
@@ -39,11 +41,11 @@ pub(crate) fn compare_events(
         reported.retain(|(local, _), _| watched(*local));
     }
     live.values_mut().for_each(allow_phase_of_reset_in_fin_wait2);
-    ensure!(!live.is_empty() && live == offline, "told live: {live:#?}\ntold of the capture: {offline:#?}");
+    ensure!(!live.is_empty() && live == offline, "reported live: {live:#?}\nof the capture: {offline:#?}");
     Ok(())
 }
 
-/// What `tcp-monitor read` tells of a capture file.
+/// What `tcp-monitor read` reports of a capture file.
 pub(crate) fn read(capture: &[u8]) -> Result<Report> {
     let mut file = NamedTempFile::new()?;
     file.write_all(capture)?;
@@ -53,11 +55,12 @@ pub(crate) fn read(capture: &[u8]) -> Result<Report> {
     Ok(report)
 }
 
-/// Everything that is told of one end, in words, each kind in order: which of two kinds comes first may depend on where one
-/// looks.
+/// The events of one end by kind, in order, each as its compared fields. The order of different
+/// kinds may depend on the observation point.
 type EndEvents = BTreeMap<&'static str, Vec<String>>;
 
-/// What both can know. A capture knows of no process, no errno and no listener, and has no estimate of the round trip.
+/// The fields that both can have. A capture has no process, errno, listener or estimate of the
+/// round trip.
 fn events_by_end(events: &[Event]) -> BTreeMap<(SocketAddr, SocketAddr), EndEvents> {
     let mut events_by_end = BTreeMap::new();
     for event in events {
@@ -72,8 +75,8 @@ fn events_by_end(events: &[Event]) -> BTreeMap<(SocketAddr, SocketAddr), EndEven
     events_by_end
 }
 
-/// When the application is gone, the kernel keeps FIN_WAIT2 as a minisocket of TIME_WAIT, and when that answers data with a RST
-/// the phase is `time_wait`, though that was never entered.
+/// After close(), the kernel keeps FIN_WAIT2 in a timewait socket. When that answers data with a
+/// RST, the phase is `time_wait`, though that state was never entered.
 fn allow_phase_of_reset_in_fin_wait2(live: &mut EndEvents) {
     let enters_time_wait = live
         .get("state")

@@ -1,4 +1,4 @@
-//! Keeps the captures of the suite, on request, for tests that need no kernel: one file a scenario.
+//! Keeps the captures of the suite, on request, for tests that need no root: one file a scenario.
 
 use std::{env, fs, path::Path, process::Command};
 
@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 
 use crate::support::{capture::Captured, child_process::output};
 
-/// With this variable set, captures are kept in the directory it names, in place of those of the same name.
+/// With this variable set, captures are kept in the directory it names, in place of those of the
+/// same name.
 const RECORD: &str = "KERNEL_SUITE_RECORD";
 
-/// Keeps the TCP packets of a capture as `name.pcap`, if captures are to be kept.
+/// Keeps the TCP packets of a capture as `name.pcap`, if the environment asks for it.
 pub(crate) fn keep(name: &str, captured: &Captured) -> Result<()> {
     let Some(directory) = env::var_os(RECORD) else { return Ok(()) };
     let directory = Path::new(&directory);

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::support::{agent::HTTP, line_reader::DEADLINE, namespace::Namespace};
+use crate::support::{agent::HTTP, deadline::STALLED, namespace::Namespace};
 
 /// An HTTP response.
 pub(crate) struct Response {
@@ -29,7 +29,7 @@ pub(crate) fn get_from(namespace: &Namespace, address: &str, path: &str) -> Resu
 
 fn fetch(address: &str, path: &str) -> Result<Response> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
-    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_read_timeout(Some(STALLED))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
@@ -74,7 +74,8 @@ impl Samples {
         Ok(Self(lines.map(Sample::parse).collect::<Result<_>>()?))
     }
 
-    /// The sum of every sample of `tcp_monitor_{name}` that has these labels; there must be one at least.
+    /// The sum of every sample of `tcp_monitor_{name}` that has these labels; there must be one at
+    /// least.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
         let samples: Vec<&Sample> = self.0.iter().filter(|sample| sample.is(name, labels)).collect();
         ensure!(!samples.is_empty(), "no sample of {name} with {labels:?}");
@@ -82,7 +83,7 @@ impl Samples {
         Ok(samples.iter().map(|sample| sample.value as u64).sum())
     }
 
-    /// The same, where no sample at all is as good as 0.
+    /// The same, but 0 if there is no such sample.
     pub(crate) fn sum_or_zero(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         self.sum(name, labels).unwrap_or(0)
     }

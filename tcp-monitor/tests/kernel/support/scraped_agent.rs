@@ -1,4 +1,5 @@
-//! An agent that runs in the host's namespace, where nobody counts its own connections, and watches another.
+//! An agent that watches a namespace from the host's, so that its scrapes are no connections of the
+//! watched one.
 
 use std::{
     net::SocketAddr,
@@ -37,7 +38,7 @@ impl ScrapedAgent {
             .so_far()
             .iter()
             .find_map(|line| Some(line.split_once("http://")?.1.split_once('/')?.0.to_owned()))
-            .context("the agent does not tell where it is to be scraped")?;
+            .context("the agent does not print the address of its metrics")?;
         Ok(Self { job, messages, address: address.parse()? })
     }
 

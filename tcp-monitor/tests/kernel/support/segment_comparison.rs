@@ -1,4 +1,4 @@
-//! The comparison: the agent's `segment` lines against the steps that the capture has.
+//! Compares the agent's `segment` events with the steps that a capture shows.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -11,7 +11,7 @@ use crate::support::{
     tshark_packet::{ACK, Options},
 };
 
-/// What makes a segment this one: step, ends, flags, sequence and acknowledgement number.
+/// What identifies a segment: step, addresses, flags, sequence and acknowledgement number.
 type Identity = (String, SocketAddr, SocketAddr, Vec<String>, u64, u64);
 
 /// Whether the agent and tcpdump see the same checksum.
@@ -19,7 +19,8 @@ type Identity = (String, SocketAddr, SocketAddr, Vec<String>, u64, u64);
 pub(crate) enum Checksum {
     /// Both see the packet as the sender's stack left it, or both as it arrived.
     Same,
-    /// The device cannot compute checksums: the kernel does so after the classifier and before the capture.
+    /// The device cannot compute checksums: the kernel does so after the classifier and before the
+    /// capture.
     CompletedBetween,
 }
 
@@ -89,7 +90,7 @@ fn details(step: &Step, event: &Event, checksum: Checksum) -> Vec<String> {
     let mut mismatches = Vec::new();
     let mut check = |name: &str, ours: Option<u64>, tshark: Option<u64>| {
         if ours != tshark {
-            mismatches.push(format!("{name} is {ours:?}, tshark says {tshark:?}"));
+            mismatches.push(format!("{name} is {ours:?}, tshark shows {tshark:?}"));
         }
     };
     check("len", event["len"].as_u64(), Some(packet.len.into()));
@@ -118,10 +119,10 @@ fn details(step: &Step, event: &Event, checksum: Checksum) -> Vec<String> {
         ts_ecr: options["ts_ecr"].as_u64(),
     };
     if ours != packet.options {
-        mismatches.push(format!("options are {ours:?}, tshark says {:?}", packet.options));
+        mismatches.push(format!("options are {ours:?}, tshark shows {:?}", packet.options));
     }
     if packet.retransmission != (event["retransmission"] == true) {
-        mismatches.push(format!("tshark says of a retransmission: {}", packet.retransmission));
+        mismatches.push(format!("tshark marks it as a retransmission: {}", packet.retransmission));
     }
     mismatches
 }

@@ -1,7 +1,8 @@
 //! Runs of kernel programs that this machine skips, so that no agent can report the event.
 //!
-//! The kernels of some sandboxes run no tracing program while a thread of process 1 is the current task. What a softirq does to
-//! sockets while it interrupts that thread is then not reported. The kernel's own event tracer shows how often that happened.
+//! The kernels of some sandboxes run no tracing program while a thread of process 1 is the current
+//! task. What a softirq does to sockets while it interrupts that thread is then not reported. The
+//! kernel's own event tracer shows how often that happened.
 
 use std::{
     fs,
@@ -25,7 +26,8 @@ struct Tracer {
 /// `None` where there is no such tracer.
 static TRACER: LazyLock<Option<Tracer>> = LazyLock::new(|| Tracer::start().ok());
 
-/// How many program runs may have been skipped so far: as many as there were events while process 1 was the current task.
+/// How many program runs may have been skipped so far: as many as there were events while process 1
+/// was the current task.
 pub(crate) fn count() -> usize {
     TRACER.as_ref().and_then(|tracer| tracer.events().ok()).unwrap_or(0)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result};
 
 /// One socket, with addresses as the agent writes them and the state as metrics name it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SocketRow {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,

@@ -1,4 +1,4 @@
-//! The last state that the agent told of each socket is the one that `ss` shows.
+//! Compares the last state that the agent reported of each socket with the one that `ss` shows.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -12,7 +12,8 @@ use crate::support::{
 /// States by local and remote address.
 pub(crate) type States = BTreeMap<(SocketAddr, SocketAddr), String>;
 
-/// Awaits that `ss` shows sockets of `port` in `states`, in alphabetical order, and the agent the same ones.
+/// Waits until `ss` shows sockets of `port` in `states`, in alphabetical order, and the agent the
+/// same ones.
 pub(crate) fn await_agreement(
     namespace: &Namespace,
     agent: &Agent,
@@ -27,11 +28,11 @@ pub(crate) fn await_agreement(
     let shown: States = rows.into_iter().map(|row| ((row.local, row.remote), row.state)).collect();
     agent
         .events
-        .wait_for("agreement with ss", |events| (last_states(events, port) == shown).then_some(()))
+        .wait_for("the states that ss shows", |events| (last_states(events, port) == shown).then_some(()))
         .with_context(|| {
-        let reported = agent.events.so_far();
-        format!("ss shows {shown:#?}, last told {:#?} in {reported:#?}", last_states(&reported, port))
-    })?;
+            let reported = agent.events.so_far();
+            format!("ss shows {shown:#?}, last reported {:#?} in {reported:#?}", last_states(&reported, port))
+        })?;
     Ok(shown)
 }
 

@@ -1,17 +1,18 @@
-//! Which packets of a capture are steps of a handshake or a teardown: worked out here from the capture alone, so that it
-//! says what the agent must print, and nothing else.
+//! Which packets of a capture are steps of a handshake or a teardown, found from the capture alone:
+//! these, and no others, the agent must print.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::support::tshark_packet::{ACK, FIN, Packet, RST, SYN};
 
-/// A packet and its part in the connection's life.
+/// A packet and the step that it is.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) packet: Packet,
     /// As in the agent's `step`.
     pub(crate) name: &'static str,
-    /// The SYN or SYN-ACK of this direction was seen before, so relative sequence numbers have their zero.
+    /// The SYN or SYN-ACK of this direction was seen before, so relative sequence numbers have
+    /// their zero.
     pub(crate) seq_start_seen: bool,
     /// The same of the other direction, for the acknowledgement.
     pub(crate) ack_start_seen: bool,
@@ -19,8 +20,8 @@ pub(crate) struct Step {
 
 /// The steps among `packets`, in order.
 ///
-/// A segment with SYN, FIN or RST is a step. A segment without is one if it is the first of its direction to acknowledge
-/// the peer's SYN-ACK or FIN.
+/// A segment with SYN, FIN or RST is a step. A segment without is one if it is the first of its
+/// direction to acknowledge the peer's SYN-ACK or FIN.
 pub(crate) fn steps(packets: &[Packet]) -> Vec<Step> {
     let mut connections: BTreeMap<u32, Connection> = BTreeMap::new();
     packets.iter().filter_map(|packet| connections.entry(packet.stream).or_default().pass(packet)).collect()
@@ -74,7 +75,8 @@ impl Connection {
     }
 }
 
-/// Each connection's steps as one line: `c:syn s:syn_ack c:handshake_ack …`, `c` and `s` being client and server.
+/// Each connection's steps as one line: `c:syn s:syn_ack c:handshake_ack …`, `c` and `s` being
+/// client and server.
 pub(crate) fn lifecycles(steps: &[Step], port: u16) -> Vec<String> {
     let mut lines: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for step in steps {

@@ -1,4 +1,5 @@
-//! Where a workload is played: a server's and a client's namespace, strangers at the server's door, and who is to count what.
+//! What workloads and forged segments need: a server's and a client's namespace, and outside hosts
+//! that reach the server.
 
 use std::{
     cell::Cell,
@@ -29,7 +30,7 @@ impl Side {
     pub(crate) const BOTH: [Self; 2] = [Self::Server, Self::Client];
 }
 
-/// From where a server is reached, and over which IP.
+/// Over which interface and IP version a client reaches a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     LoopbackV4,
@@ -41,7 +42,7 @@ pub(crate) enum Route {
 impl Route {
     pub(crate) const ALL: [Self; 4] = [Self::LoopbackV4, Self::LoopbackV6, Self::VethV4, Self::VethV6];
 
-    /// Where the client is; the server is always at [`Side::Server`].
+    /// The side of the client; the server is always on [`Side::Server`].
     pub(crate) fn client_side(self) -> Side {
         match self {
             Self::LoopbackV4 | Self::LoopbackV6 => Side::Server,
@@ -50,7 +51,7 @@ impl Route {
     }
 }
 
-/// What the server's namespace does when it is crowded.
+/// Settings of the server's namespace for full queues.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     /// `net.ipv4.tcp_syncookies`: 0, 1 or 2.
@@ -62,8 +63,8 @@ pub(crate) struct Settings {
 pub(crate) struct Testbed {
     network: Network,
     pub(crate) outside: OutsideNetwork,
-    /// How many requests a listener without SYN cookies takes beyond its backlog: one since Linux 6.14, and the stable
-    /// kernels of that time.
+    /// How many half-open connections a listener without SYN cookies accepts beyond its backlog:
+    /// one since Linux 6.14 and the stable kernels of that time.
     pub(crate) spare_requests: usize,
 }
 
@@ -74,7 +75,7 @@ impl Testbed {
             for (setting, value) in SETTINGS {
                 namespace.set(setting, value)?;
             }
-            // Linux 6.5 and later: then each SYN is sent again after a second.
+            // Linux 6.5 and later; otherwise the first SYNs are retransmitted every second.
             let _ = namespace.set("net/ipv4/tcp_syn_linear_timeouts", "0");
         }
         let outside = OutsideNetwork::new(&network.server)?;
@@ -92,7 +93,7 @@ impl Testbed {
             listener.listen(0)?;
             Ok(listener)
         })?;
-        // What a stranger sends has been dealt with when it is sent.
+        // A packet has been processed when the call that sends it returns.
         self.outside.new_host(self.outside_address(false, FIRST_PORT), 0).syn();
         Ok(server.sockets(FIRST_PORT)?.len())
     }
@@ -121,14 +122,14 @@ impl Testbed {
         SocketAddr::new(ip, port)
     }
 
-    /// The address at which strangers find a server's port.
+    /// The address at which outside hosts reach a server's port.
     pub(crate) fn outside_address(&self, v6: bool, port: u16) -> SocketAddr {
         let ip: IpAddr = if v6 { INSIDE_V6.into() } else { INSIDE_V4.into() };
         SocketAddr::new(ip, port)
     }
 
-    /// Moves the calling thread; the sockets that it opens next will be on this side.
-    pub(crate) fn go_to(&self, side: Side) -> Result<()> {
+    /// Moves the calling thread to this side, where it then opens sockets.
+    pub(crate) fn move_to(&self, side: Side) -> Result<()> {
         let name = self.namespace(side).name();
         // Most sockets are opened where the last one was.
         let testbed: *const Self = self;
@@ -141,7 +142,7 @@ impl Testbed {
 }
 
 thread_local! {
-    /// Stage and side that this thread is on.
+    /// Testbed and side of this thread.
     static WHERE: Cell<Option<(usize, Side)>> = const { Cell::new(None) };
 }
 
@@ -167,14 +168,15 @@ impl ExpectedCounts {
     }
 }
 
-/// The name of a series, the same for the same labels.
+/// The name of a series; equal for equal labels.
 pub(crate) fn series<V: AsRef<str>>(metric: &str, labels: &BTreeMap<&str, V>) -> String {
     let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={}", value.as_ref())).collect();
     format!("{metric}{{{}}}", labels.join(","))
 }
 
-/// So that nothing takes longer than it must: a SYN is sent twice and given up after three seconds, a SYN-ACK likewise, a FIN
-/// that nobody acknowledges after less than one. The last is so that only the backlog of a listener limits its requests.
+/// Short timeouts: connect() fails after two SYNs and three seconds, a half-open connection
+/// likewise, and a FIN that is not acknowledged after less than a second. With the last setting
+/// only the backlog of a listener limits its half-open connections.
 const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv4/tcp_syn_retries", "1"),
     ("net/ipv4/tcp_synack_retries", "1"),

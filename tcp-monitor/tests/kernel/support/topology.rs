@@ -1,14 +1,15 @@
-//! The networks on which the same traffic is made: loopback or a veth pair, IPv4, IPv6 or IPv4 in an IPv6 socket.
+//! The networks on which the same traffic is made: loopback or a veth pair; IPv4, IPv6 or IPv4 in
+//! IPv6 sockets.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::support::{line_reader::DEADLINE, namespace::Namespace};
+use crate::support::{deadline::Deadline, namespace::Namespace};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Topology {
@@ -23,18 +24,18 @@ impl Topology {
     pub(crate) const ALL: [Self; 5] =
         [Self::LoopbackV4, Self::LoopbackV6, Self::LoopbackMapped, Self::VethV4, Self::VethV6];
 
-    /// As in the name of a trial.
+    /// Part of the name of a trial.
     pub(crate) fn phrase(self) -> &'static str {
         match self {
             Self::LoopbackV4 => "on IPv4 loopback",
             Self::LoopbackV6 => "on IPv6 loopback",
-            Self::LoopbackMapped => "between IPv6 sockets that speak IPv4",
+            Self::LoopbackMapped => "between IPv6 sockets over IPv4",
             Self::VethV4 => "between two namespaces over IPv4",
             Self::VethV6 => "between two namespaces over IPv6",
         }
     }
 
-    /// As in the name of a capture; of several topologies on which packets look the same, one is recorded.
+    /// Part of the name of a capture. Of several topologies with equal packets, one is recorded.
     pub(crate) fn file(self) -> Option<&'static str> {
         match self {
             Self::LoopbackV4 => Some("v4"),
@@ -44,11 +45,11 @@ impl Topology {
     }
 }
 
-/// Where a client finds a server.
+/// A client's and a server's namespace, which may be the same.
 pub(crate) struct Network {
     pub(crate) client: Arc<Namespace>,
     pub(crate) server: Arc<Namespace>,
-    /// Where packets of both directions pass, in the client's namespace.
+    /// The interface in the client's namespace that packets of both directions pass.
     pub(crate) interface: &'static str,
     /// An IPv4 address that is reached through `interface`.
     pub(crate) address_behind: Ipv4Addr,
@@ -77,7 +78,7 @@ impl Network {
         SocketAddr::new(self.connect, port)
     }
 
-    /// Awaits the end of all traffic on both sides.
+    /// Waits for the end of all traffic on both sides.
     pub(crate) fn await_no_traffic(&self, port: u16) -> Result<()> {
         self.client.await_no_traffic(port)?;
         self.server.await_no_traffic(port)
@@ -119,22 +120,23 @@ impl Network {
     }
 }
 
-/// Awaits that a datagram gets through. A link that is up may still drop what is sent, and a host not know its own address: then the
-/// question for its neighbour's address goes unheard, and the next is asked a second later.
+/// Waits until a datagram arrives. A link that is up may still drop packets, and an address may not
+/// be usable yet: then the first neighbour solicitation is lost, and the next is sent a second
+/// later.
 fn await_path(client: &Namespace, server: &Namespace, address: IpAddr) -> Result<()> {
     let inbox = server.enter(|| Ok(UdpSocket::bind((address, 0))?))?;
     inbox.set_read_timeout(Some(Duration::from_millis(20)))?;
     let unspecified =
         if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let outbox = client.enter(|| Ok(UdpSocket::bind((unspecified, 0))?))?;
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Deadline::new();
     loop {
-        // It may fail as long as there is no way.
+        // It may fail while there is no path.
         let sent = outbox.send_to(&[0], inbox.local_addr()?);
         if inbox.recv(&mut [0]).is_ok() {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "waited {DEADLINE:?} in vain for a way to {address}: {sent:?}");
+        deadline.check().with_context(|| format!("waited for a path to {address}: {sent:?}"))?;
     }
 }
 

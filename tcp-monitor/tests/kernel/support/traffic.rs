@@ -1,4 +1,5 @@
-//! Ways in which connections begin and end: scripts for peers, and what each must look like on the wire and to the agent.
+//! Kinds of traffic: scripts for peers in which connections begin and end, and what a capture and
+//! the agent must show of each.
 
 use anyhow::{Result, ensure};
 
@@ -8,30 +9,30 @@ use crate::support::{
     topology::Network,
 };
 
-/// One script and everything that is known about its outcome.
+/// One script and its expected outcome.
 pub(crate) struct Traffic {
-    /// As in the name of a trial.
+    /// Part of the name of a trial.
     pub(crate) phrase: &'static str,
-    /// As in the name of its capture.
+    /// Part of the name of its capture.
     pub(crate) file: &'static str,
     pub(crate) port: u16,
     pub(crate) script: fn(&Network, u16) -> Result<()>,
     pub(crate) connections: usize,
-    /// The steps that a connection may show.
+    /// The sequences of steps that a connection may show.
     pub(crate) lifecycles: &'static [&'static str],
-    /// The steps that one connection at least does show.
+    /// The steps that at least one connection must show.
     pub(crate) shown: &'static str,
     /// `None` if the handshake is refused.
     pub(crate) ends: Option<[End; 2]>,
 }
 
-/// What one side must be told to have lived through.
+/// What the agent must report of one end.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
     pub(crate) role: &'static str,
-    /// States after ESTABLISHED; a last CLOSE goes without saying.
+    /// States after ESTABLISHED, without a last CLOSE.
     pub(crate) states: &'static str,
-    /// Any of these is right.
+    /// Any of these is correct.
     pub(crate) closed_by: &'static [&'static str],
     /// Payload bytes.
     pub(crate) sent: u64,
@@ -56,7 +57,7 @@ pub(crate) const ALL: &[Traffic] = &[
         ]),
     },
     Traffic {
-        phrase: "a server that says hello and closes first",
+        phrase: "a server that sends a greeting and closes first",
         file: "server_closes_first",
         port: 12345,
         script: greeting,
@@ -111,10 +112,10 @@ pub(crate) const ALL: &[Traffic] = &[
         ]),
     },
     Traffic {
-        phrase: "a request to a server that is gone",
+        phrase: "a request to a server that has closed",
         file: "request_to_closed_server",
         port: 8899,
-        script: request_to_a_server_that_is_gone,
+        script: request_to_closed_server,
         connections: 1,
         lifecycles: &["c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack s:rst"],
         shown: ANY,
@@ -174,7 +175,7 @@ pub(crate) const ALL: &[Traffic] = &[
 ];
 
 impl Traffic {
-    /// The capture shows what the script was to bring about.
+    /// Checks that the capture shows the steps that the script is to produce.
     pub(crate) fn check_capture(&self, steps: &[Step], port: u16) -> Result<()> {
         let lifecycles = steps::lifecycles(steps, port);
         ensure!(
@@ -192,7 +193,7 @@ const SERVER_CLOSES_FIRST: &[&str] = &[
     "c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack c:fin s:fin_ack",
 ];
 
-/// Of which every lifecycle has at least one.
+/// The beginning of every sequence.
 const ANY: &str = "c:syn";
 
 /// A server that listens and a client that is connected to it.
@@ -206,7 +207,7 @@ pub(crate) fn connected_pair(network: &Network, port: u16) -> Result<(Peer, Peer
     Ok((server, client))
 }
 
-/// Awaits that each side has acknowledged what the other sent.
+/// Waits until each side has acknowledged what the other sent.
 fn await_acknowledgement(network: &Network, port: u16) -> Result<()> {
     for namespace in [&network.client, &network.server] {
         namespace.await_sockets(port, "the acknowledgement", |rows| {
@@ -231,12 +232,13 @@ pub(crate) fn five_clients_of_a_forking_echo_server(network: &Network, port: u16
     Ok(())
 }
 
-/// The server says `Hello, World!` and closes first.
+/// The server sends `Hello, World!` and closes first.
 pub(crate) fn greeting(network: &Network, port: u16) -> Result<()> {
     let (mut server, mut client) = connected_pair(network, port)?;
     server.send(13)?;
     client.read(13)?;
-    // The FIN goes out after the acknowledgement of the data has come in: each has a number of its own.
+    // The FIN leaves after the acknowledgement of the data was received, so that each is
+    // acknowledged by a number of its own.
     await_acknowledgement(network, port)?;
     server.close()?;
     ensure!(client.read_to_end()? == 0, "data after the end");
@@ -250,7 +252,7 @@ fn client_closes_first(network: &Network, port: u16) -> Result<()> {
     server.send(2)?;
     client.read(2)?;
     client.close()?;
-    // The server's kernel acknowledges the FIN by itself when the application takes its time.
+    // The server's kernel acknowledges the FIN before the application closes.
     network.client.await_state(port, "fin_wait2")?;
     server.close()
 }
@@ -280,7 +282,7 @@ fn half_close(network: &Network, port: u16) -> Result<()> {
     client.close()
 }
 
-fn request_to_a_server_that_is_gone(network: &Network, port: u16) -> Result<()> {
+fn request_to_closed_server(network: &Network, port: u16) -> Result<()> {
     let (mut server, mut client) = connected_pair(network, port)?;
     server.close()?;
     network.server.await_state(port, "fin_wait2")?;
@@ -291,7 +293,7 @@ fn request_to_a_server_that_is_gone(network: &Network, port: u16) -> Result<()> 
 pub(crate) fn refused_port(network: &Network, port: u16) -> Result<()> {
     let mut client = Peer::spawn(&network.client, "client")?;
     let refused = client.connect(network.connect_address(port));
-    ensure!(refused.is_err(), "nobody listens, and yet {refused:?}");
+    ensure!(refused.is_err(), "no listener, and yet {refused:?}");
     Ok(())
 }
 

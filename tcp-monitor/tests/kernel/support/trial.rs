@@ -1,5 +1,5 @@
-//! A trial and what it needs of the machine. One that cannot run is ignored with the reason; one that fails prints the command
-//! that runs it alone.
+//! A trial and what it needs of the machine. One that cannot run is ignored with the reason; one
+//! that fails prints the command that runs it alone.
 
 use std::{
     env, fs,
@@ -33,10 +33,11 @@ pub(crate) enum Need {
 pub(crate) const AGENT: &[Need] = &[Need::Root, Need::Btf, Need::Tool("ip"), Need::Tool("ss")];
 /// What a trial needs that compares with a capture.
 pub(crate) const CAPTURE: &[Need] = &[Need::Tool("tcpdump"), Need::Tool("tshark")];
-/// The devices of a [`ControlledLink`](crate::support::controlled_link::Wire).
+/// Tun devices: those of a `ControlledLink` or an `OutsideNetwork`.
 pub(crate) const TUN: &[Need] = &[Need::Device("/dev/net/tun")];
 
-/// A trial that runs `body` if the machine has what it needs. If it fails, the command that runs it alone is printed.
+/// A trial that runs `body` if the machine has what it needs. If it fails, the command that runs it
+/// alone is printed.
 pub(crate) fn trial(
     name: impl Into<String>,
     needs: &[&'static [Need]],
@@ -55,8 +56,8 @@ pub(crate) fn trial(
     })
 }
 
-/// Runs `body`, and again if it fails while this machine may have skipped runs of the kernel programs (see [`skipped_runs`]).
-/// One of the attempts must succeed.
+/// Runs `body`, and again if it fails while this machine may have skipped runs of the kernel
+/// programs (see [`skipped_runs`]). One of the attempts must succeed.
 pub(crate) fn attempt(body: impl Fn() -> Result<()>) -> Result<()> {
     for _ in 1..ATTEMPTS {
         let before = skipped_runs::count();
@@ -89,7 +90,7 @@ impl Need {
             Self::Btf => lacking_file("/sys/kernel/btf/vmlinux"),
             Self::Device(path) => lacking_file(path),
             Self::Setting(name) => lacking_file(&format!("/proc/sys/{name}")),
-            Self::PacketLists => burst_device::lacking_for_lists(),
+            Self::PacketLists => burst_device::lacking_for_packet_lists(),
             Self::Tool(name) => (!is_in_path(name)).then(|| format!("needs {name} in the PATH")),
         }
     }

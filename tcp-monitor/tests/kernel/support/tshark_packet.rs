@@ -33,7 +33,7 @@ pub(crate) const FIELDS: [&str; 25] = [
     "tcp.analysis.spurious_retransmission",
 ];
 
-/// A TCP segment and what Wireshark's analysis says of it.
+/// A TCP segment with Wireshark's analysis.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     /// Which connection of the capture.
@@ -139,7 +139,8 @@ impl Packet {
         self.flags & flag != 0
     }
 
-    /// The acknowledgement that says the peer has all of this segment (RFC 9293, 3.4: SYN and FIN count as one each).
+    /// The acknowledgement number of a peer that received all of this segment (RFC 9293, 3.4: SYN
+    /// and FIN count as one each).
     pub(crate) fn end(&self) -> u32 {
         let controls = u32::from(self.has(SYN)) + u32::from(self.has(FIN));
         self.seq.wrapping_add(self.len).wrapping_add(controls)

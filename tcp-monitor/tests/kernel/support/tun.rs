@@ -1,4 +1,5 @@
-//! Network devices whose cable is this process: what it writes arrives, and what is sent it reads.
+//! Tun devices: what this process writes, the namespace receives; what the namespace sends, this
+//! process reads.
 
 use std::fs::{File, OpenOptions};
 
@@ -7,12 +8,14 @@ use rustix::ioctl::{Opcode, Setter, ioctl, opcode};
 
 use crate::support::namespace::Namespace;
 
-/// Makes a tun device in `namespace`, down and without an address; it is there as long as the file is open.
+/// Creates a tun device in `namespace`, down and without an address. It exists as long as the file
+/// is open.
 pub(crate) fn tun(namespace: &Namespace, name: &str) -> Result<File> {
     tun_with(namespace, name, 0)
 }
 
-/// The same as a driver of hardware: what arrives waits until the kernel polls the device (NAPI).
+/// The same, but received packets are queued until the kernel polls the device, as with network
+/// hardware (NAPI).
 pub(crate) fn polled_tun(namespace: &Namespace, name: &str) -> Result<File> {
     tun_with(namespace, name, IFF_NAPI)
 }

@@ -1,21 +1,15 @@
-//! What a run leaves in the kernel: nothing, even if the run before it was killed.
+//! A run leaves nothing in the kernel, even if the run before it was killed.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs, process::Command};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::support::{
     agent::{Agent, Watch},
     child_process::output,
-    line_reader::DEADLINE,
+    deadline::poll_until,
     namespace::Namespace,
     topology::{Network, Topology},
     traffic,
@@ -25,15 +19,15 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT, &[Need::Tool("bpftool"), Need::Tool("tc")]];
     vec![
-        trial("nothing stays in the kernel after a run", needs, || nothing_stays(Attach::Default)),
-        trial("nothing stays in the kernel after a run on clsact", needs, || nothing_stays(Attach::Clsact)),
-        trial("what a killed run left is gone after the next", needs, || {
+        trial("a run leaves nothing in the kernel", needs, || nothing_stays(Attach::Default)),
+        trial("a run with clsact leaves nothing in the kernel", needs, || nothing_stays(Attach::Clsact)),
+        trial("the next run removes what a killed run left", needs, || {
             nothing_stays_of_killed(Attach::Default)
         }),
-        trial("what a killed run left on clsact is gone after the next", needs, || {
+        trial("the next run removes what a killed run left on clsact", needs, || {
             nothing_stays_of_killed(Attach::Clsact)
         }),
-        trial("two agents on clsact leave each other alone", needs, two_at_once),
+        trial("two agents on clsact do not remove each other's filters", needs, two_at_once),
     ]
 }
 
@@ -80,9 +74,10 @@ fn nothing_stays_of_killed(attach: Attach) -> Result<()> {
     traffic::greeting(&network, PORT)?;
     network.await_no_traffic(PORT)?;
     let report = agent.stop()?;
-    // A filter of the killed run that was still there would not make them twice, but its counters would be another map's.
+    // A remaining filter of the killed run would not report them twice, but its counters are in
+    // another map.
     let syns = report.of_kind("segment").filter(|event| event["step"] == "syn").count();
-    ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
+    ensure!(syns == 1, "{syns} SYNs reported: {:#?}", report.events);
     check_no_filter(&network.server)?;
     held.await_end()
 }
@@ -94,7 +89,7 @@ fn two_at_once() -> Result<()> {
     let second = start()?;
     ensure!(filters(&network.server)?.matches(" id ").count() == 4, "{}", filters(&network.server)?);
     second.stop()?;
-    // Agents that use links do not take filters for those of a killed run, either.
+    // Agents that attach by links do not remove these filters as those of a killed run, either.
     Agent::start(Watch::Named(&network.server), WATCHED)?.stop()?;
 
     traffic::greeting(&network, PORT)?;
@@ -102,8 +97,8 @@ fn two_at_once() -> Result<()> {
     let third = start()?;
     let report = first.stop()?;
     let syns = report.of_kind("segment").filter(|event| event["step"] == "syn").count();
-    ensure!(syns == 1, "{syns} SYNs told: {:#?}", report.events);
-    // The qdisc that the first had made goes with the last.
+    ensure!(syns == 1, "{syns} SYNs reported: {:#?}", report.events);
+    // The last agent removes the qdisc that the first created.
     third.stop()?;
     check_no_filter(&network.server)?;
     let qdiscs = output(network.server.command("tc").args(["qdisc", "show", "dev", "lo"]))?;
@@ -118,7 +113,7 @@ struct Objects {
 }
 
 impl Objects {
-    /// The programs and maps that a process holds, as /proc tells.
+    /// The programs and maps that a process holds, from /proc.
     fn of(pid: u32) -> Result<Self> {
         let mut objects = Self { programs: BTreeSet::new(), maps: BTreeSet::new() };
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
@@ -144,20 +139,18 @@ impl Objects {
         self.maps.extend(other.maps);
     }
 
-    /// Awaits that the kernel has none of them: it frees them some time after the last reference is gone.
+    /// Waits until the kernel has freed them, which it does some time after the last reference is
+    /// dropped.
     fn await_end(&self) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let programs: Vec<u64> = loaded("prog")?.intersection(&self.programs).copied().collect();
-            let maps: Vec<u64> = loaded("map")?.intersection(&self.maps).copied().collect();
-            if programs.is_empty() && maps.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                bail!("programs {programs:?} and maps {maps:?} are still loaded");
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+        let loaded = || -> Result<[Vec<u64>; 2]> {
+            let still =
+                |kind, ours: &BTreeSet<u64>| anyhow::Ok(loaded(kind)?.intersection(ours).copied().collect());
+            Ok([still("prog", &self.programs)?, still("map", &self.maps)?])
+        };
+        poll_until("the programs and maps to be freed", loaded, |[programs, maps]| {
+            programs.is_empty() && maps.is_empty()
+        })?;
+        Ok(())
     }
 }
 
@@ -182,6 +175,6 @@ fn check_no_filter(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// What the agent is told to watch.
+/// What the agent watches.
 const WATCHED: &str = "--port 8899";
 const PORT: u16 = 8899;

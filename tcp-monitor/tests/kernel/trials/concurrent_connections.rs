@@ -1,4 +1,5 @@
-//! Many connections at once, so that interrupts fall into the kernel programs: no event is lost, none counted twice.
+//! Many connections at once, so that softirqs interrupt the kernel programs: no event is lost, none
+//! counted twice.
 
 use std::{
     io::Read,
@@ -18,7 +19,7 @@ use crate::support::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial(
-        "counters of a crowd of connections equal the kernel's",
+        "counters of many concurrent connections equal the kernel's",
         &[trial::AGENT],
         concurrent_connections,
     )]
@@ -35,11 +36,11 @@ fn concurrent_connections() -> Result<()> {
     await_attached(&agent.messages)?;
     network.server.enter(|| {
         thread::scope(|scope| {
-            let crowds = PORTS.map(|port| {
+            let clients = PORTS.map(|port| {
                 let address = network.listen_address(port);
                 scope.spawn(move || connect_many(address))
             });
-            crowds.into_iter().try_for_each(joined)
+            clients.into_iter().try_for_each(joined)
         })
     })?;
     let kernel = network.server.tcp_counters()?;
@@ -53,7 +54,8 @@ fn concurrent_connections() -> Result<()> {
     Ok(())
 }
 
-/// More clients than processors: while one is in a kernel program, the packets of others interrupt it.
+/// More clients than processors: while one is in a kernel program, the packets of others interrupt
+/// it.
 fn connect_many(address: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(address)?;
     thread::scope(|scope| {
@@ -78,7 +80,7 @@ fn connect_many(address: SocketAddr) -> Result<()> {
 }
 
 fn joined(thread: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
-    thread.join().map_err(|_| anyhow!("a thread of the crowd panicked"))?
+    thread.join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
 const PORTS: [u16; 2] = [8899, 12345];

@@ -1,4 +1,5 @@
-//! Connections that were there before the agent: followed from the state they are found in, and told as partial.
+//! Connections opened before monitoring started: tracked from the state in which the agent finds
+//! them, and reported as partial.
 
 use std::{
     fs,
@@ -6,7 +7,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -16,7 +17,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
     agent::{Agent, Report, Watch},
-    line_reader::DEADLINE,
+    deadline::{Deadline, poll_by},
     namespace::Namespace,
     scrape::samples,
     topology::{Network, Topology},
@@ -27,24 +28,27 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         trial(
-            "the role of an accepted socket is known by its listener where the kernel does not tell it",
+            "the role of an accepted socket follows from its listener where the socket does not show it",
             &[trial::AGENT],
             behind_a_backlog_of_zero,
         ),
         trial(
-            "a socket found to be closed by its application is told to the end",
+            "a timewait socket in FIN_WAIT2 found at the start is reported until it ends",
             &[trial::AGENT],
             fin_wait2_timewait_socket,
         ),
         trial(
-            "however connections change while the agent starts, none is left over",
+            "connections that change while the agent starts leave no entry in the tracker",
             &[trial::AGENT],
             changing_meanwhile,
         ),
     ];
     for topology in [Topology::LoopbackV4, Topology::LoopbackMapped, Topology::VethV6] {
         trials.push(trial(
-            format!("connections {} from before the agent are told as partial, and right", topology.phrase()),
+            format!(
+                "connections {} opened before monitoring started are reported as partial",
+                topology.phrase()
+            ),
             &[trial::AGENT],
             move || open_before(topology),
         ));
@@ -52,7 +56,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// One is established, and closed by the server; of the other, the client had closed its side already.
+/// One is established, and closed by the server. Of the other, the client has shut down its side
+/// before.
 fn open_before(topology: Topology) -> Result<()> {
     let network = Network::new(topology)?;
     let (mut server, mut client) = connected_pair(&network, PORT)?;
@@ -67,7 +72,7 @@ fn open_before(topology: Topology) -> Result<()> {
     network.server.await_state(OTHER_PORT, "close_wait")?;
 
     let agent = Agent::start(Watch::Named(&network.server), &format!("--port {PORT},{OTHER_PORT}"))?;
-    ensure!(agent.events.so_far().is_empty(), "nothing is told of what was there before");
+    ensure!(agent.events.so_far().is_empty(), "existing connections are not reported");
     client.send(2)?;
     server.read(2)?;
     server.close()?;
@@ -84,7 +89,7 @@ fn open_before(topology: Topology) -> Result<()> {
     }
     let report = agent.stop()?;
     for (port, closed_by, sent, received) in [(PORT, "local", 13, 9), (OTHER_PORT, "remote", 3, 5)] {
-        let closed = closed(&report.events, port, "server").context("told before")?;
+        let closed = closed(&report.events, port, "server").context("awaited above")?;
         let expected = [
             ("closed_by", closed_by.into()),
             ("partial", true.into()),
@@ -99,7 +104,8 @@ fn open_before(topology: Topology) -> Result<()> {
     Ok(())
 }
 
-/// `listen(fd, 0)`: what accepted sockets inherit of their listener does not tell them from those that connected.
+/// With `listen(fd, 0)` an accepted socket inherits the same backlog limit as a client's has, which
+/// is 0.
 fn behind_a_backlog_of_zero() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     let (listener, mut client) = network.server.enter(|| {
@@ -123,7 +129,8 @@ fn behind_a_backlog_of_zero() -> Result<()> {
     Ok(())
 }
 
-/// The client's application has closed, and a minisocket awaits the server's FIN, which comes or does not.
+/// The client's application has closed. A timewait socket waits for the server's FIN, which is sent
+/// or is not.
 fn fin_wait2_timewait_socket() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     network.server.enter(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "10")?))?;
@@ -160,21 +167,15 @@ fn await_closed(agent: Agent, ports: &[u16]) -> Result<Report> {
     agent.stop()
 }
 
-/// Connections are opened and closed in all ways, about a thousand a second, while the agent attaches and looks. A socket that
-/// is taken to be there when it is gone would be followed for ever.
+/// Connections are opened and closed in all ways, about a thousand a second, while the agent
+/// attaches and dumps sockets. A socket that closes between dump and merge must not stay in the
+/// tracker.
 fn changing_meanwhile() -> Result<()> {
     let agents = (0..ROUNDS).map(|_| start_amid_traffic()).collect::<Result<Vec<_>>>()?;
     for (namespace, agent) in agents {
-        let deadline = Instant::now() + TIME_WAIT + DEADLINE;
-        while followed(&namespace)? > 0 {
-            ensure!(
-                Instant::now() < deadline,
-                "{} sockets are followed, ss shows {:#?}",
-                followed(&namespace)?,
-                namespace.sockets(PORT)?
-            );
-            thread::sleep(Duration::from_millis(100));
-        }
+        // For as long as TIME_WAIT lasts, nothing need change.
+        let observe = || Ok((tracked(&namespace)?, namespace.sockets(PORT)?));
+        poll_by(Deadline::after(TIME_WAIT), "an empty tracker", observe, |(tracked, _)| *tracked == 0)?;
         let report = agent.stop()?;
         ensure!(report.of_kind("lost").count() == 0, "records were lost");
     }
@@ -190,7 +191,7 @@ fn start_amid_traffic() -> Result<(Namespace, Agent)> {
         let clients: Vec<_> =
             (0..2).map(|_| scope.spawn(|| namespace.enter(|| keep_connecting(&stop)))).collect();
         let agent = Agent::start(Watch::Inside(&namespace), &format!("--port {PORT} --ring-size 64M"));
-        // Some more that begin after.
+        // Some connections begin after the start.
         thread::sleep(Duration::from_millis(100));
         stop.store(true, Ordering::Relaxed);
         for client in clients {
@@ -204,12 +205,12 @@ fn start_amid_traffic() -> Result<(Namespace, Agent)> {
     Ok((namespace, agent))
 }
 
-/// How many sockets the agent follows.
-fn followed(namespace: &Namespace) -> Result<u64> {
+/// How many connections the tracker has.
+fn tracked(namespace: &Namespace) -> Result<u64> {
     samples(namespace)?.sum("tracker_connections", &[])
 }
 
-/// Accepts, reads to the end and closes, until it is told to quit.
+/// Accepts, reads to the end and closes, until a client sends `q`.
 fn serve(listener: &TcpListener) -> Result<()> {
     loop {
         let (mut connection, _) = listener.accept()?;
@@ -230,7 +231,7 @@ fn keep_connecting(stop: &AtomicBool) -> Result<()> {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        // No more than the agent can follow: what it lost would be left over.
+        // No more than the agent can read: lost records would leave entries in the tracker.
         thread::sleep(Duration::from_micros(500));
         let mut client = TcpStream::connect(ADDRESS)?;
         match round % 4 {
@@ -249,7 +250,7 @@ fn keep_connecting(stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// The end of a connection of `port`, told of the end that has this role.
+/// The `closed` event of the end with this role, of a connection of `port`.
 fn closed<'a>(events: &'a [Value], port: u16, role: &str) -> Option<&'a Value> {
     let service = if role == "server" { "local" } else { "remote" };
     events.iter().find(|event| {

@@ -1,4 +1,4 @@
-//! Connections that do not come about: what `connect()` reported is what is told and counted.
+//! Connection attempts that fail: the agent reports and counts the error that `connect()` returned.
 
 use std::{
     net::SocketAddr,
@@ -26,20 +26,24 @@ pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT, trial::CAPTURE];
     let wire = &[trial::AGENT, trial::CAPTURE, trial::TUN];
     let mut trials = vec![
-        trial("a client that nobody answers is told to have timed out", wire, timed_out),
-        trial("a client that dies while it connects is told to have aborted", wire, aborted),
-        trial("a client without a route is not told of at all", needs, without_route),
+        trial("a client without an answer is reported as timed out", wire, timed_out),
+        trial("a client that is killed in SYN_SENT is reported as aborted", wire, aborted),
+        trial("a client without a route is not reported", needs, without_route),
     ];
     for (ip, name) in [(Ip::V4, "IPv4"), (Ip::V6, "IPv6")] {
-        trials.push(trial(format!("a client refused over {name} is told so"), needs, move || refused(ip)));
         trials.push(trial(
-            format!("a client whose neighbour over {name} is not there is told so"),
+            format!("a client refused over {name} is reported as refused"),
+            needs,
+            move || refused(ip),
+        ));
+        trials.push(trial(
+            format!("a client whose neighbour over {name} does not answer is reported as host_unreachable"),
             needs,
             move || no_neighbour(ip),
         ));
         for (what, failure) in [("host", &HOST_UNREACHABLE), ("network", &NET_UNREACHABLE)] {
             trials.push(trial(
-                format!("a client that a router tells over {name} of an unreachable {what} is told so"),
+                format!("a client that receives an ICMP error over {name} is reported as {what} unreachable"),
                 wire,
                 move || unreachable_behind_router(ip, failure),
             ));
@@ -62,8 +66,9 @@ impl Ip {
         }
     }
 
-    /// One question to a neighbour, and less than a second for the answer: no SYN is sent again meanwhile.
-    fn give_up_on_neighbours_soon(self, namespace: &Namespace, interface: &str) -> Result<()> {
+    /// One neighbour solicitation, and less than a second for the answer: no SYN is retransmitted
+    /// meanwhile.
+    fn shorten_neighbour_discovery(self, namespace: &Namespace, interface: &str) -> Result<()> {
         let protocol = match self {
             Self::V4 => "ipv4",
             Self::V6 => "ipv6",
@@ -78,7 +83,7 @@ impl Ip {
 struct Failure {
     result: &'static str,
     errno: Option<i32>,
-    /// SYNs that are seen on their way.
+    /// SYNs that a capture shows.
     syns: usize,
 }
 
@@ -108,7 +113,7 @@ fn timed_out() -> Result<()> {
     let outcome = attempt.fail(wire.address(PORT), &TIMED_OUT)?;
     scenario_capture::keep("timed_out", &outcome.captured)?;
 
-    // When a capture ends, the client may still await an answer.
+    // When a capture ends, the client may still wait for an answer.
     let offline = read_comparison::read(&outcome.captured.file)?;
     compare(&outcome.steps, &offline.events, Checksum::Same)?;
     let reported: Vec<_> = offline.events.iter().filter(|event| event["event"] != "segment").collect();
@@ -118,7 +123,7 @@ fn timed_out() -> Result<()> {
             && reported[0]["to"] == "syn_sent"
             && reported[1]["kind"] == "syn"
             && reported[1]["state"] == "syn_sent",
-        "SYN_SENT and a SYN sent again expected of the capture, not {reported:#?}"
+        "SYN_SENT and a retransmitted SYN expected of the capture, not {reported:#?}"
     );
     Ok(())
 }
@@ -136,7 +141,7 @@ fn aborted() -> Result<()> {
     Ok(())
 }
 
-/// connect() fails before there is anything to tell of.
+/// connect() fails before the socket enters SYN_SENT.
 fn without_route() -> Result<()> {
     let network = Network::new(Topology::VethV4)?;
     let mut attempt = Attempt::begin_on(&network)?;
@@ -144,7 +149,7 @@ fn without_route() -> Result<()> {
         attempt.client.connect(UNASSIGNED_V4.parse()?).err().context("a connection without a route")?;
     ensure!(errno(&error) == Some(101), "ENETUNREACH expected: {error:#}");
     let outcome = attempt.end()?;
-    ensure!(outcome.events.is_empty(), "nothing happened, and yet {:#?}", outcome.events);
+    ensure!(outcome.events.is_empty(), "no event expected: {:#?}", outcome.events);
     ensure!(
         outcome.failures == 0 && outcome.attempt_fails == 0,
         "{} failures are counted, {} by the kernel",
@@ -160,7 +165,7 @@ fn no_neighbour(ip: Ip) -> Result<()> {
         Ip::V4 => "192.0.2.99:8899",
         Ip::V6 => "[2001:db8::99]:8899",
     };
-    ip.give_up_on_neighbours_soon(&network.client, network.interface)?;
+    ip.shorten_neighbour_discovery(&network.client, network.interface)?;
     let address = address.parse()?;
     let mut attempt = Attempt::begin_on(&network)?;
     attempt.connect(address)?;
@@ -185,10 +190,11 @@ fn unreachable_behind_router(ip: Ip, failure: &Failure) -> Result<()> {
         wire.server.ip("link set near up")?;
         wire.server.ip("link set far up")?;
         wire.server.ip(&format!("{option} route add {} dev near", remote.ip()))?;
-        ip.give_up_on_neighbours_soon(&wire.server, "near")?;
+        ip.shorten_neighbour_discovery(&wire.server, "near")?;
     }
     let mut attempt = Attempt::begin(&wire.client, Capture::start(&wire.client, DEVICE, SERVER)?)?;
-    // An answer that came before connect() awaits one would count only when it comes again.
+    // An ICMP error that arrives before connect() waits would take effect only when it is received
+    // again.
     wire.hold();
     attempt.connect(remote)?;
     wire.client.await_state(PORT, "syn_sent")?;
@@ -196,7 +202,7 @@ fn unreachable_behind_router(ip: Ip, failure: &Failure) -> Result<()> {
     attempt.fail(remote, failure).map(drop)
 }
 
-/// A client under observation.
+/// A client, the agent and a capture.
 struct Attempt<'a> {
     namespace: &'a Namespace,
     agent: Agent,
@@ -205,7 +211,7 @@ struct Attempt<'a> {
     begun: Instant,
 }
 
-/// What the observation came to.
+/// The results.
 struct Outcome {
     /// How long connect() took, at most.
     took: Duration,
@@ -237,7 +243,7 @@ impl<'a> Attempt<'a> {
         self.client.begin_connect(address)
     }
 
-    /// connect() fails as it is to, and this is told.
+    /// Checks that connect() fails as expected, and that the agent reports it.
     fn fail(mut self, address: SocketAddr, failure: &Failure) -> Result<Outcome> {
         let error = self.client.end_connect().err().with_context(|| format!("{address} was connected to"))?;
         ensure!(errno(&error) == failure.errno, "errno {:?} expected: {error:#}", failure.errno);
@@ -307,7 +313,7 @@ impl Outcome {
             self.events
         );
         let retransmitted = of_kind("retransmit").filter(|event| event["kind"] == "syn").count();
-        ensure!(retransmitted == failure.syns.saturating_sub(1), "SYNs sent again: {:#?}", self.events);
+        ensure!(retransmitted == failure.syns.saturating_sub(1), "SYNs retransmitted: {:#?}", self.events);
         ensure!(of_kind("closed").count() == 0, "it was never open: {:#?}", self.events);
 
         for (reason, count) in &self.failures_by_reason {
@@ -315,7 +321,7 @@ impl Outcome {
             ensure!(*count == expected, "{count} failures are counted as {reason}");
         }
         ensure!(self.failures == 1, "{} failures are counted", self.failures);
-        // The kernel counts those that the application did not want to fail.
+        // The kernel does not count attempts that the application aborted.
         let attempt_fails = u64::from(failure.errno.is_some());
         ensure!(self.attempt_fails == attempt_fails, "AttemptFails is {}", self.attempt_fails);
         Ok(handshake)
@@ -328,7 +334,7 @@ fn errno(error: &anyhow::Error) -> Option<i32> {
 }
 
 const PORT: u16 = 8899;
-/// RFC 5737 and RFC 3849: addresses that nobody has.
+/// RFC 5737 and RFC 3849: addresses that are not assigned.
 const UNASSIGNED_V4: &str = "203.0.113.7:8899";
 const UNASSIGNED_V6: &str = "[2001:db8:ffff::7]:8899";
 const REASONS: [&str; 5] = ["refused", "timed_out", "host_unreachable", "net_unreachable", "aborted"];

@@ -1,18 +1,17 @@
-//! A connection whose application has closed stays in FIN_WAIT2 for the counters too, until it leaves it, whatever ends it.
+//! A connection whose application has closed stays in FIN_WAIT2 for the counters too, until it
+//! leaves it, whatever ends it.
 
 use std::{
     io::Read,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     process::Stdio,
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    line_reader::DEADLINE,
+    deadline::poll_until,
     namespace::Namespace,
     outside_host::{INSIDE_V4, INSIDE_V6, OutsideHost, OutsideNetwork},
     packet_builder::{ACK, FIN, RST, Segment},
@@ -25,17 +24,21 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for topology in Topology::ALL {
-        let name = format!("the last FIN ends FIN_WAIT2 of an orphan {}", topology.phrase());
+        let name = format!("the peer's FIN ends FIN_WAIT2 of a timewait socket {}", topology.phrase());
         trials.push(trial(name, &[trial::AGENT], move || peer_closes(topology)));
     }
     let needs = &[trial::AGENT, trial::TUN];
     for (what, end) in ENDS {
-        trials.push(trial(format!("FIN_WAIT2 of an orphan ends with {what}"), needs, move || {
+        trials.push(trial(format!("FIN_WAIT2 of a timewait socket ends with {what}"), needs, move || {
             end_of_timewait_socket(INSIDE_V4.into(), end)?;
             end_of_timewait_socket(INSIDE_V6.into(), end)
         }));
     }
-    trials.push(trial("data that acknowledges a FIN after close() is no orphan", needs, data_after_close));
+    trials.push(trial(
+        "data that acknowledges a FIN after close() makes no timewait socket",
+        needs,
+        data_after_close,
+    ));
     trials
 }
 
@@ -54,11 +57,12 @@ fn peer_closes(topology: Topology) -> Result<()> {
     Ok(())
 }
 
-/// What ends a minisocket in FIN_WAIT2, and where it goes.
+/// What ends a timewait socket in FIN_WAIT2. Returns how many left FIN_WAIT2 for TIME_WAIT and for
+/// CLOSE.
 type End = fn(&mut OutsideHost<'_>) -> Result<[u64; 2]>;
 
 const ENDS: [(&str, End); 5] = [
-    ("a FIN that is sent twice", |host| {
+    ("a FIN that is retransmitted", |host| {
         host.fin();
         host.await_acknowledgement()?;
         host.seq = host.seq.wrapping_sub(1);
@@ -130,7 +134,7 @@ fn count(namespace: &Namespace) -> Result<ScrapedAgent> {
     ScrapedAgent::start(namespace, &format!("--output none --port {PORT}"), Stdio::null())
 }
 
-/// A connection with a stranger.
+/// A connection with an outside host.
 fn accepted<'a>(
     namespace: &Namespace,
     outside: &'a OutsideNetwork,
@@ -143,7 +147,7 @@ fn accepted<'a>(
     Ok((listener.accept()?.0, host))
 }
 
-/// For where FIN_WAIT2 was left, as counted: TIME_WAIT, CLOSE.
+/// How many connections left FIN_WAIT2 for TIME_WAIT and for CLOSE, as counted.
 fn left(agent: &ScrapedAgent) -> Result<[u64; 2]> {
     let samples = agent.samples()?;
     let to = |state| samples.sum("state_transitions_total", &[("from", "fin_wait2"), ("to", state)]);
@@ -151,19 +155,8 @@ fn left(agent: &ScrapedAgent) -> Result<[u64; 2]> {
 }
 
 fn await_left(agent: &ScrapedAgent, expected: [u64; 2]) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let left = left(agent)?;
-        if left == expected {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "left FIN_WAIT2 for TIME_WAIT and CLOSE {left:?}, not {expected:?}"
-        );
-        // Nobody tells when a counter moves.
-        thread::sleep(Duration::from_millis(5));
-    }
+    poll_until(&format!("{expected:?} to have left FIN_WAIT2"), || left(agent), |left| *left == expected)?;
+    Ok(())
 }
 
 fn closed_by_local(agent: &ScrapedAgent) -> Result<u64> {

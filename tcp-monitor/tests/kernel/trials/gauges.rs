@@ -1,10 +1,10 @@
-//! Gauges of the sockets there are equal what `ss` shows, and a stuck socket is told with the process that holds it.
+//! Gauges equal the sockets that `ss` shows, and a stuck socket is reported with the process that
+//! holds it.
 
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,10 +15,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::support::{
     agent::{Agent, Watch},
     child_process::output,
-    line_reader::DEADLINE,
+    deadline::poll_until,
     namespace::Namespace,
     peer::Peer,
-    scrape::{Samples, samples},
+    scrape::samples,
     topology::{Network, Topology},
     trial::{self, trial},
 };
@@ -26,7 +26,7 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "gauges equal ss for sockets in every state, those from before included",
+            "gauges equal ss for sockets in every state, including existing ones",
             &[trial::AGENT],
             every_state,
         ),
@@ -39,7 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn every_state() -> Result<()> {
     let namespace = Namespace::new()?;
     let mix = SocketMix::new(&namespace)?;
-    // Found when it starts, and seen by nobody before.
+    // The agent finds these sockets when it starts.
     let agent = Agent::start(Watch::Inside(&namespace), &format!("--port {PORT}"))?;
     let states = agree_with_ss(&namespace, &mix.states())?;
     ensure!(states == mix.states(), "ss shows {states:?}, made were {:?}", mix.states());
@@ -66,7 +66,8 @@ fn every_state() -> Result<()> {
 
 fn other_ports() -> Result<()> {
     let namespace = Namespace::new()?;
-    // Two ports in use and one in the range from which clients get theirs: only the first is within the limit.
+    // Two ports in use and one in the range from which clients get theirs: only the first is within
+    // the limit.
     let _listeners = namespace.enter(|| {
         Ok([PORT, PORT + 1, 40_000].map(|port| TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port)))))
     })?;
@@ -93,7 +94,7 @@ fn stuck_unclosed() -> Result<()> {
     let closed = Instant::now();
     let agent = Agent::start(Watch::Inside(&network.server), &format!("--port {PORT} --stuck-after 2"))?;
     let stuck = await_stuck(&agent)?;
-    let known = closed.elapsed();
+    let in_close_wait = closed.elapsed();
     expect(
         &stuck,
         &[
@@ -105,24 +106,30 @@ fn stuck_unclosed() -> Result<()> {
     )?;
     expect(&stuck["process"], &[("pid", server.pid().into()), ("comm", "sloppy".into())])?;
     let age = stuck["age_s"].as_u64().context("no age")?;
-    ensure!((2..=known.as_secs() + 1).contains(&age), "{age} s, at most {known:?} are true");
+    ensure!(
+        (2..=in_close_wait.as_secs() + 1).contains(&age),
+        "{age} s, at most {in_close_wait:?} are correct"
+    );
 
     let gauges = samples(&network.server)?;
     let port = PORT.to_string();
     let by_sloppy = [("port", port.as_str()), ("process", "sloppy")];
     ensure!(gauges.sum("close_wait_stuck", &by_sloppy)? == 1, "close_wait_stuck");
-    // It had been in CLOSE_WAIT before the agent was started, which is known by the peer's last acknowledgment.
+    // The time in CLOSE_WAIT before the agent started is known from the peer's last
+    // acknowledgement.
     let oldest = gauges.sum("close_wait_oldest_seconds", &[("port", &port)])?;
-    ensure!(oldest >= known.as_secs(), "{oldest} s, {known:?} are true");
+    ensure!(oldest >= in_close_wait.as_secs(), "{oldest} s, {in_close_wait:?} are correct");
 
     // It has read to the end, and does not close.
     server.read(5)?;
     ensure!(server.read_to_end()? == 0, "no more data");
     server.close()?;
-    await_gauges(&network.server, "nothing is stuck", |gauges| {
-        gauges.sum("close_wait_stuck", &[]).is_err()
-            && gauges.sum_or_zero("close_wait_oldest_seconds", &[("port", &port)]) == 0
-    })?;
+    let stuck = || {
+        let gauges = samples(&network.server)?;
+        let oldest = gauges.sum_or_zero("close_wait_oldest_seconds", &[("port", &port)]);
+        Ok((gauges.sum("close_wait_stuck", &[]).ok(), oldest))
+    };
+    poll_until("nothing to be stuck", stuck, |stuck| *stuck == (None, 0))?;
     agent.stop()?;
     Ok(())
 }
@@ -157,7 +164,8 @@ fn expect(value: &Value, fields: &[(&str, Value)]) -> Result<()> {
     Ok(())
 }
 
-/// Awaits that gauges and `ss` show the same number of sockets in each state, at least one where `made` has one, and returns them.
+/// Waits until gauges and `ss` show the same number of sockets in each state, at least one where
+/// `made` has one, and returns them.
 fn agree_with_ss(namespace: &Namespace, made: &BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
     let port = PORT.to_string();
     let shown = || -> Result<BTreeMap<String, u64>> {
@@ -167,38 +175,26 @@ fn agree_with_ss(namespace: &Namespace, made: &BTreeMap<String, u64>) -> Result<
         }
         Ok(shown)
     };
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let before = shown()?;
+    let counted = || -> Result<BTreeMap<String, u64>> {
         let gauges = samples(namespace)?;
-        let counted: BTreeMap<_, _> = STATES
-            .into_iter()
-            .map(|state| {
-                Ok((state.to_owned(), gauges.sum("connections", &[("port", &port), ("state", state)])?))
-            })
-            .collect::<Result<BTreeMap<_, _>>>()?
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        if counted == before && made.keys().all(|state| before.contains_key(state)) {
-            return Ok(counted);
+        let mut counted = BTreeMap::new();
+        for state in STATES {
+            counted
+                .insert(state.to_owned(), gauges.sum("connections", &[("port", &port), ("state", state)])?);
         }
-        ensure!(Instant::now() < deadline, "ss shows {before:?}, the gauges are {counted:?}");
-        // A look a moment ago may serve this scrape too.
-        thread::sleep(Duration::from_millis(20));
-    }
+        counted.retain(|_, count| *count > 0);
+        Ok(counted)
+    };
+    let what = "gauges that equal ss";
+    let (counted, _) = poll_until(
+        what,
+        || Ok((counted()?, shown()?)),
+        |(counted, shown)| counted == shown && made.keys().all(|state| shown.contains_key(state)),
+    )?;
+    Ok(counted)
 }
 
-fn await_gauges(namespace: &Namespace, what: &str, reached: impl Fn(&Samples) -> bool) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
-    while !reached(&samples(namespace)?) {
-        ensure!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// Sockets in a mix of states, both ends of each connection in one namespace.
+/// Sockets in every state, both ends of each connection in one namespace.
 struct SocketMix {
     _open: Vec<(TcpStream, TcpStream)>,
     _half_closed: Vec<(TcpStream, TcpStream)>,
@@ -220,7 +216,7 @@ impl SocketMix {
         for arguments in [
             &format!("addr add {SERVER}/32 dev lo"),
             &format!("addr add {REMOVED}/32 dev lo"),
-            // What is sent there is dropped.
+            // Packets to it are dropped.
             &format!("route add {UNROUTED}/32 dev lo"),
         ] {
             namespace.ip(arguments)?;
@@ -287,7 +283,8 @@ impl SocketMix {
         let both_ends = 2 * (Self::OPEN + Self::UNACCEPTED);
         [
             ("established", both_ends),
-            // The parted clients learn that the server has closed, but their acknowledgments are lost.
+            // The clients that were cut off receive the server's FIN, but their acknowledgements
+            // are lost.
             ("close_wait", Self::HALF_CLOSED + 1),
             ("fin_wait2", Self::HALF_CLOSED),
             ("fin_wait1", 1),
@@ -302,7 +299,7 @@ impl SocketMix {
     }
 }
 
-/// Sends so many SYNs from an address that is not here: nobody answers the SYN-ACKs.
+/// Sends so many SYNs from an address that does not exist, so that the SYN-ACKs are not answered.
 fn send_syns(count: u64) -> Result<()> {
     let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP))?;
     raw.set_header_included_v4(true)?;
@@ -328,9 +325,9 @@ fn send_syns(count: u64) -> Result<()> {
 
 const PORT: u16 = 8899;
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// An address that moves away.
+/// An address that is removed later.
 const REMOVED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// An address that is not here.
+/// An address that does not exist.
 const UNROUTED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 const STATES: [&str; 11] = [
     "established",

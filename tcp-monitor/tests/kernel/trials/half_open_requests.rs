@@ -1,13 +1,7 @@
-//! Half-open requests that the kernel ends, or keeps, without a word: their listener closes, or waits for data.
+//! Half-open connections that the kernel ends or keeps without an event: their listener closes, or
+//! waits for data.
 
-use std::{
-    io,
-    net::SocketAddr,
-    os::fd::AsRawFd as _,
-    process::Stdio,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, os::fd::AsRawFd as _, process::Stdio, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -15,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     support::{
-        line_reader::DEADLINE,
+        deadline::{Deadline, STALLED},
         namespace::Namespace,
         outside_host::OutsideHost,
         packet_builder::{SYN, Segment},
@@ -30,22 +24,27 @@ use crate::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        setup("half-open requests of a listener that closes are aborted", &[], None, listener_closes),
         setup(
-            "half-open requests that move to another listener are not aborted",
+            "half-open connections of a listener that closes are counted as aborted",
+            &[],
+            None,
+            listener_closes,
+        ),
+        setup(
+            "half-open connections that migrate to another listener are not counted as aborted",
             &[Need::Setting("net/ipv4/tcp_migrate_req")],
             Some(("net/ipv4/tcp_migrate_req", "1")),
             requests_migrate,
         ),
         setup(
-            "a handshake that a listener defers is counted as what it comes to",
+            "a handshake with TCP_DEFER_ACCEPT is counted by its result",
             &[],
-            // What is not deferred is given up after a second.
+            // What is not deferred times out after a second.
             Some(("net/ipv4/tcp_synack_retries", "0")),
             deferred,
         ),
         setup(
-            "data that comes after a deferral may find the accept queue full",
+            "data after TCP_DEFER_ACCEPT that finds the accept queue full is counted as an overflow",
             &[],
             None,
             deferred_and_full,
@@ -57,11 +56,11 @@ fn setup(
     name: &str,
     needs: &'static [Need],
     setting: Option<(&'static str, &'static str)>,
-    play: fn(&Setup) -> Result<()>,
+    body: fn(&Setup) -> Result<()>,
 ) -> Trial {
     trial(name, &[trial::AGENT, trial::TUN, needs], move || {
         let setup = Setup::new(setting)?;
-        play(&setup)?;
+        body(&setup)?;
         setup.agent.stop()?;
         Ok(())
     })
@@ -69,19 +68,19 @@ fn setup(
 
 fn listener_closes(setup: &Setup) -> Result<()> {
     let (before, other) = (setup.listen(PORT, 16)?, setup.listen(OTHER, 16)?);
-    let [_silent, late, reset, again, mut returns] = setup.open([PORT; 5])?;
+    let [_silent, late, reset, resends, mut returns] = setup.open([PORT; 5])?;
     let [_times_out] = setup.open([OTHER])?;
     setup.await_requests(6)?;
     drop(before);
-    // Until a segment or their timers find out, the kernel keeps them.
+    // The kernel keeps them until their next segment or timer.
     setup.await_requests(6)?;
 
     late.acknowledge();
     late.await_rst()?;
-    // It meets no socket any more.
+    // It finds no socket any more.
     reset.rst();
-    again.retransmit_syn();
-    again.await_rst()?;
+    resends.retransmit_syn();
+    resends.await_rst()?;
     let after = setup.listen(PORT, 16)?;
     returns.seq = returns.seq.wrapping_sub(1);
     returns.open()?;
@@ -109,7 +108,7 @@ fn requests_migrate(setup: &Setup) -> Result<()> {
     ensure!(setup.kernel("TCPMigrateReqSuccess")? == 3, "the requests did not move");
     silent.acknowledge();
     second.accept()?;
-    // It goes with the listener that it has moved to.
+    // It ends with the listener to which it migrated.
     drop(second);
     setup.await_counts(&Expected { handshakes: 2, aborted: 1, ..Expected::default() })?;
     Ok(())
@@ -126,7 +125,7 @@ fn deferred(setup: &Setup) -> Result<()> {
     repeats.acknowledge();
     resets.rst();
     setup.await_counts(&Expected { timed_out: 1, reset: 1, ..Expected::default() })?;
-    // By now those that wait would have been given up, had they not answered.
+    // Without their ACKs the others would have timed out by now.
     setup.await_requests(3)?;
     repeats.retransmit_syn();
     sends.data(10);
@@ -134,7 +133,7 @@ fn deferred(setup: &Setup) -> Result<()> {
     repeats.data(10);
     listener.accept()?;
     setup.await_counts(&Expected { handshakes: 2, timed_out: 1, reset: 1, ..Expected::default() })?;
-    // At the end of the deferral there is another chance.
+    // At the end of the deferral the SYN-ACK is retransmitted.
     expires.await_segment("another SYN-ACK", |segment| segment.flags & SYN != 0)?;
     setup.await_counts(&Expected { handshakes: 2, timed_out: 2, reset: 1, ..Expected::default() })?;
     setup.await_requests(0)?;
@@ -150,7 +149,7 @@ fn deferred_and_full(setup: &Setup) -> Result<()> {
         queued.acknowledge();
         queued.data(10);
     }
-    // Deferred, whatever the queue.
+    // It is deferred although the queue is full.
     waits.acknowledge();
     waits.acknowledge();
     ensure!(setup.kernel("ListenOverflows")? == 0, "an ACK without data was refused");
@@ -168,13 +167,13 @@ fn deferred_and_full(setup: &Setup) -> Result<()> {
     Ok(())
 }
 
-/// A server that strangers come to, and an agent that counts.
+/// A server for outside hosts, and an agent that counts.
 struct Setup {
     testbed: Testbed,
     agent: ScrapedAgent,
 }
 
-/// What the agent is to have counted.
+/// The expected counts.
 #[derive(Default)]
 struct Expected {
     handshakes: u64,
@@ -214,8 +213,8 @@ impl Setup {
         self.server().enter(|| {
             let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             listener.set_reuse_address(true)?;
-            // What does not come is not waited for any longer.
-            listener.set_read_timeout(Some(DEADLINE))?;
+            // So that a failure is reported.
+            listener.set_read_timeout(Some(STALLED))?;
             prepare(&listener)?;
             listener.bind(&self.outside_address(port).into())?;
             listener.listen(backlog)?;
@@ -223,7 +222,7 @@ impl Setup {
         })
     }
 
-    /// Strangers whose SYNs are answered.
+    /// Outside hosts whose SYNs are answered.
     fn open<const N: usize>(&self, ports: [u16; N]) -> Result<[OutsideHost<'_>; N]> {
         let mut outside = ports.map(|port| self.testbed.outside.new_host(self.outside_address(port), 0));
         outside.iter_mut().try_for_each(OutsideHost::open)?;
@@ -234,7 +233,7 @@ impl Setup {
         self.testbed.outside_address(false, port)
     }
 
-    /// Awaits that `ss` shows so many half-open requests.
+    /// Waits until `ss` shows so many half-open connections.
     fn await_requests(&self, count: usize) -> Result<()> {
         let is_request = |row: &&SocketRow| row.state == "syn_recv";
         self.server().await_all(&format!("{count} half-open requests"), |rows| {
@@ -243,17 +242,16 @@ impl Setup {
         Ok(())
     }
 
-    /// Awaits these counts; none of them may be more meanwhile.
+    /// Waits for these counts. None may be greater meanwhile.
     fn await_counts(&self, expected: &Expected) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
+        let mut deadline = Deadline::new();
         loop {
             let samples = self.agent.samples()?;
             expected.exceeded(&samples).none().context("too many")?;
-            match expected.missed(&samples).none() {
-                Ok(()) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => thread::sleep(Duration::from_millis(20)),
-            }
+            let Err(missing) = expected.missed(&samples).none() else { return Ok(()) };
+            deadline.observe(&expected.counts(&samples));
+            deadline.check().with_context(|| missing.to_string())?;
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -301,13 +299,14 @@ impl Expected {
 }
 
 impl OutsideHost<'_> {
-    /// The SYN that was answered.
+    /// Sends the answered SYN once more.
     fn retransmit_syn(&self) {
         self.send(Segment::new(SYN, self.seq.wrapping_sub(1), 0));
     }
 }
 
-/// Has a listener wait for data after the last ACK, for at least so many seconds.
+/// Sets TCP_DEFER_ACCEPT: the listener waits for data after the handshake ACK, for at least so many
+/// seconds.
 fn defer_accept(listener: &Socket, seconds: libc::c_int) -> io::Result<()> {
     // SAFETY: TCP_DEFER_ACCEPT takes an int (tcp(7)).
     let result = unsafe {

@@ -1,4 +1,5 @@
-//! What the kernel tells nothing of, told from segments: half-open requests, and connections that pass through.
+//! What no tracepoint reports is inferred from segments: half-open connections, and forwarded
+//! connections.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr};
 
@@ -21,8 +22,8 @@ use crate::{
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT];
     vec![
-        trial("a half-open request is told while ss shows it, and that it times out", needs, half_open),
-        trial("a connection that is only forwarded is told of both ends as ss shows them", needs, || {
+        trial("a half-open connection is reported while ss shows it, and then its timeout", needs, half_open),
+        trial("of a forwarded connection both ends are reported as ss shows them", needs, || {
             let router = Router::new()?;
             let agent = Agent::start(Watch::Named(&router.router), &format!("--port {PORT}"))?;
             let report = router.follow_connection(agent, PORT)?;
@@ -34,7 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             check_state_sequences(&report, PORT)
         }),
         trial(
-            "a connection between two namespaces is not told again by the one that forwards it",
+            "a connection between two namespaces is not reported a second time by the one that forwards it",
             needs,
             || {
                 let router = Router::new()?;
@@ -46,17 +47,17 @@ pub(crate) fn trials() -> Vec<Trial> {
                     inferred.map(|event| (text(event, "from"), text(event, "to"))).collect();
                 ensure!(
                     inferred == [("listen", "syn_recv")],
-                    "only the half-open request is to be told from segments: {inferred:?}"
+                    "only the half-open connection may be inferred from segments: {inferred:?}"
                 );
                 check_state_sequences(&report, port)
             },
         ),
-        trial("a forwarded connection that is refused is told of its client", needs, forwarded_refusal),
+        trial("of a forwarded connection that is refused the client is reported", needs, forwarded_refusal),
     ]
 }
 
-/// The client takes no answer, so its request stays half open. One SYN-ACK is sent again, after 1 s, and 2 s later the kernel
-/// gives up.
+/// The client drops the SYN-ACKs, so its connection stays half-open. One SYN-ACK is retransmitted
+/// after 1 s, and 2 s later the kernel removes the request socket.
 fn half_open() -> Result<()> {
     let network = Network::new(Topology::VethV4)?;
     set(&network.server, "tcp_synack_retries", "1")?;
@@ -64,7 +65,7 @@ fn half_open() -> Result<()> {
     let mut server = Peer::spawn(&network.server, "server")?;
     let mut client = Peer::spawn(&network.client, "client")?;
     server.listen(network.listen_address(PORT))?;
-    // Before the table of local addresses is looked at.
+    // Before the table of local addresses is consulted.
     network.client.ip("rule add pref 100 lookup local")?;
     network.client.ip(&format!("rule add pref 10 iif {} blackhole", network.interface))?;
     network.client.ip("rule del pref 0")?;
@@ -72,7 +73,7 @@ fn half_open() -> Result<()> {
     let rows = network
         .server
         .await_sockets(PORT, "a half-open request", |rows| rows.iter().any(|row| row.state == "syn_recv"))?;
-    // A SYN sent again would make the kernel wait for longer.
+    // A retransmitted SYN would make the kernel wait longer.
     client.kill()?;
     await_agreement(&agent, PORT, &rows)?;
     network.server.await_sockets(PORT, "the end of the request", <[SocketRow]>::is_empty)?;
@@ -95,7 +96,7 @@ fn half_open() -> Result<()> {
         .collect();
     ensure!(
         states == [["listen", "syn_recv", "segment"], ["syn_recv", "close", "timer"]],
-        "not what became of a request: {states:?}"
+        "not the states of a half-open connection: {states:?}"
     );
     ensure!(report.of_kind("handshake").count() == 1, "one handshake expected: {:#?}", report.events);
     Ok(())
@@ -105,7 +106,7 @@ fn forwarded_refusal() -> Result<()> {
     let router = Router::new()?;
     let agent = Agent::start(Watch::Named(&router.router), &format!("--port {PORT}"))?;
     let mut client = Peer::spawn(&router.client, "client")?;
-    ensure!(client.connect(SocketAddr::new(SERVER.parse()?, PORT)).is_err(), "nobody listens there");
+    ensure!(client.connect(SocketAddr::new(SERVER.parse()?, PORT)).is_err(), "there is no listener");
     agent.events.wait_for("the end of the handshake", |events| {
         events.iter().any(|event| event["event"] == "handshake").then_some(())
     })?;
@@ -148,7 +149,8 @@ impl Router {
         Ok(Self { client, router, server })
     }
 
-    /// A connection from its beginning to TIME_WAIT, with the agent in agreement with `ss` on both sides all along.
+    /// A connection from its beginning to TIME_WAIT, in which the agent reports the states that
+    /// `ss` shows on both sides.
     fn follow_connection(&self, agent: Agent, port: u16) -> Result<Report> {
         let mut server = Peer::spawn(&self.server, "server")?;
         let mut client = Peer::spawn(&self.client, "client")?;
@@ -182,7 +184,7 @@ impl Router {
     }
 }
 
-/// Each end had one life, in which no state was skipped and none told twice.
+/// Each end went through its states once: none was skipped, and none reported twice.
 fn check_state_sequences(report: &Report, port: u16) -> Result<()> {
     let mut state_sequences: BTreeMap<bool, Vec<&str>> = BTreeMap::new();
     for event in report.of_kind("state").filter(|event| event["remote"].is_string()) {
@@ -211,15 +213,15 @@ fn check_state_sequences(report: &Report, port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Awaits that the last state told of each connected socket is that of these rows of `ss`, and no other is told of.
+/// Waits until the last reported states are those of these rows of `ss`, and no others.
 fn await_agreement(agent: &Agent, port: u16, rows: &[SocketRow]) -> Result<()> {
     let shown: BTreeMap<_, _> = rows.iter().map(|row| ((row.local, row.remote), row.state.clone())).collect();
     agent
         .events
-        .wait_for("agreement with ss", |events| (last_states(events, port) == shown).then_some(()))
+        .wait_for("the states that ss shows", |events| (last_states(events, port) == shown).then_some(()))
         .with_context(|| {
             let reported = agent.events.so_far();
-            format!("ss shows {shown:#?}, last told {:#?} in {reported:#?}", last_states(&reported, port))
+            format!("ss shows {shown:#?}, last reported {:#?} in {reported:#?}", last_states(&reported, port))
         })
 }
 

@@ -1,4 +1,4 @@
-//! Interfaces that come and go while the agent runs.
+//! Interfaces that appear and disappear while the agent runs.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "an interface that appears is watched, and one that vanishes does no harm",
+            "an interface that appears is watched, and the agent continues when one disappears",
             &[trial::AGENT],
             interface_comes_and_goes,
         ),
-        trial("only the interface that was named is watched", &[trial::AGENT], only_the_named_interface),
+        trial("with --interface only that interface is watched", &[trial::AGENT], only_the_named_interface),
     ]
 }
 
@@ -46,8 +46,8 @@ fn interface_comes_and_goes() -> Result<()> {
     Ok(())
 }
 
-/// The agent learns of the interface some time after it is up, and says nothing when it has: connections are made until one
-/// is seen.
+/// The agent attaches to the interface some time after it is up, and reports nothing then. So
+/// connections are made until one is reported.
 fn await_segment_on_late_interface(agent: &Agent, near: &Namespace, far: &Namespace) -> Result<()> {
     let mut server = Peer::spawn(near, "server")?;
     let mut client = Peer::spawn(far, "client")?;
@@ -58,14 +58,14 @@ fn await_segment_on_late_interface(agent: &Agent, near: &Namespace, far: &Namesp
         server.accept()?;
         client.abort()?;
         server.close()?;
-        let seen = agent.events.wait_at_most(Duration::from_millis(300), "a segment", |events| {
+        let seen = agent.events.find_within(Duration::from_millis(300), |events| {
             events.iter().any(|event| event["event"] == "segment" && event["interface"] == LATE).then_some(())
         });
-        if seen.is_ok() {
+        if seen.is_some() {
             return Ok(());
         }
     }
-    bail!("nothing is told of {LATE}: {:#?} {:#?}", agent.events.so_far(), agent.messages.so_far());
+    bail!("no segment is reported of {LATE}: {:#?} {:#?}", agent.events.so_far(), agent.messages.so_far());
 }
 
 fn only_the_named_interface() -> Result<()> {
@@ -75,7 +75,7 @@ fn only_the_named_interface() -> Result<()> {
     traffic::greeting(&network, PORT)?;
     network.await_no_traffic(PORT)?;
     let mut local = Peer::spawn(&network.server, "local")?;
-    ensure!(local.connect(format!("127.0.0.1:{PORT}").parse()?).is_err(), "nobody listens on loopback");
+    ensure!(local.connect(format!("127.0.0.1:{PORT}").parse()?).is_err(), "no listener on loopback");
     let report = agent.stop()?;
     let mut interfaces: Vec<_> = report.of_kind("segment").map(|event| event["interface"].as_str()).collect();
     interfaces.dedup();

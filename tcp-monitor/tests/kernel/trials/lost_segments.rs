@@ -1,4 +1,4 @@
-//! What a cable that can be cut makes certain: FINs that cross, and segments that are lost and sent again.
+//! On a controlled link: FINs that cross, and segments that are lost and retransmitted.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -19,11 +19,15 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT, trial::CAPTURE, trial::TUN];
     vec![
-        trial("two sides that close at once both go through CLOSING", needs, simultaneous_close),
-        trial("a SYN that was lost is told again as a retransmission", needs, lost_syn),
-        trial("a SYN-ACK sent again for a lost ACK is a retransmission", needs, lost_handshake_ack),
-        trial("a FIN that was lost is told again as a retransmission", needs, lost_fin),
-        trial("data sent again is counted, but is no segment of the log", needs, lost_data),
+        trial("in a simultaneous close both ends go through CLOSING", needs, simultaneous_close),
+        trial("a lost SYN is reported again as a retransmission", needs, lost_syn),
+        trial(
+            "a SYN-ACK after a lost handshake ACK is reported as a retransmission",
+            needs,
+            lost_handshake_ack,
+        ),
+        trial("a lost FIN is reported again as a retransmission", needs, lost_fin),
+        trial("retransmitted data is counted, and its segment is not in the log", needs, lost_data),
     ]
 }
 
@@ -58,7 +62,7 @@ fn lost_syn() -> Result<()> {
     let mut server = Peer::spawn(&wire.server, "server")?;
     let mut client = Peer::spawn(&wire.client, "client")?;
     server.listen(wire.address(PORT))?;
-    wire.lose(Loss { way: Direction::ToServer, flags: SYN, data: false });
+    wire.lose(Loss { direction: Direction::ToServer, flags: SYN, data: false });
     client.begin_connect(wire.address(PORT))?;
     wire.await_loss()?;
     client.end_connect()?;
@@ -85,7 +89,7 @@ fn lost_handshake_ack() -> Result<()> {
     let mut server = Peer::spawn(&wire.server, "server")?;
     let mut client = Peer::spawn(&wire.client, "client")?;
     server.listen(wire.address(PORT))?;
-    wire.lose(Loss { way: Direction::ToServer, flags: 0, data: false });
+    wire.lose(Loss { direction: Direction::ToServer, flags: 0, data: false });
     client.connect(wire.address(PORT))?;
     wire.await_loss()?;
     server.accept()?;
@@ -101,7 +105,7 @@ fn lost_fin() -> Result<()> {
     let wire = ControlledLink::new()?;
     let watched = Observation::start("lost_fin", &wire, Side::Client)?;
     let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
-    wire.lose(Loss { way: Direction::ToServer, flags: FIN, data: false });
+    wire.lose(Loss { direction: Direction::ToServer, flags: FIN, data: false });
     client.close()?;
     wire.await_loss()?;
     wire.client.await_state(PORT, "fin_wait2")?;
@@ -116,7 +120,7 @@ fn lost_data() -> Result<()> {
     let wire = ControlledLink::new()?;
     let watched = Observation::start("lost_data", &wire, Side::Client)?;
     let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
-    wire.lose(Loss { way: Direction::ToServer, flags: 0, data: true });
+    wire.lose(Loss { direction: Direction::ToServer, flags: 0, data: true });
     client.send(10)?;
     wire.await_loss()?;
     server.read(10)?;
@@ -136,16 +140,16 @@ fn lost_data() -> Result<()> {
 
 const PORT: u16 = 8899;
 
-/// At which end of the cable agent and tcpdump are.
+/// At which end of the link agent and tcpdump run.
 #[derive(Clone, Copy)]
 enum Side {
     Client,
     Server,
 }
 
-/// A cable under observation.
+/// A link, with the agent and tcpdump at one end.
 struct Observation<'a> {
-    /// As in the name of its capture.
+    /// Part of the name of its capture.
     scenario: &'static str,
     wire: &'a ControlledLink,
     side: Side,
@@ -153,7 +157,7 @@ struct Observation<'a> {
     capture: Capture,
 }
 
-/// What the observation came to; segments are compared already.
+/// The results, after the comparison of segments.
 struct Outcome {
     steps: Vec<Step>,
     report: Report,
@@ -202,7 +206,7 @@ impl Outcome {
         Ok(())
     }
 
-    /// The second segment of `step`, and only that, is marked; one `retransmit` event tells of it.
+    /// Only the second segment of `step` is marked, and there is one `retransmit` event.
     fn check_retransmission(&self, step: &str, kind: &str) -> Result<()> {
         let marks: Vec<bool> = self
             .report

@@ -1,11 +1,10 @@
-//! `/metrics`: well-formed to promtool, taken by Prometheus, and equal to what the capture and the kernel counted.
+//! `/metrics`: promtool finds no fault, Prometheus scrapes it, and counters equal those of a
+//! capture and of the kernel.
 
 use std::{
     fs,
     io::Write,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +15,7 @@ use crate::support::{
     agent::{Agent, HTTP, Watch},
     capture::Capture,
     child_process::ChildProcess,
-    line_reader::DEADLINE,
+    deadline::poll_until,
     scrape::{get, get_from, samples},
     segment_comparison::{Checksum, compare},
     steps::steps,
@@ -28,7 +27,7 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "the exposition is clean to promtool, and the other pages answer",
+            "promtool finds no fault in the exposition, and the other pages answer",
             &[trial::AGENT, &[Need::Tool("promtool")]],
             pages,
         ),
@@ -77,13 +76,13 @@ fn pages() -> Result<()> {
         landing.status,
         landing.body
     );
-    let missing = get(&network.server, "/nowhere")?;
-    ensure!(missing.status == 404, "/nowhere: {}", missing.status);
+    let missing = get(&network.server, "/missing")?;
+    ensure!(missing.status == 404, "/missing: {}", missing.status);
     agent.stop()?;
     Ok(())
 }
 
-/// What promtool has to say of an exposition: nothing, at best.
+/// What promtool prints of an exposition: nothing if it is correct.
 fn promtool(exposition: &str) -> Result<String> {
     let mut check = Command::new("promtool")
         .args(["check", "metrics"])
@@ -131,16 +130,11 @@ fn prometheus_scrapes() -> Result<()> {
         let response = get_from(&network.server, PROMETHEUS, &format!("/api/v1/query?query={expression}"))?;
         Ok(serde_json::from_str::<Value>(&response.body)?["data"]["result"].take())
     };
-    let deadline = Instant::now() + DEADLINE;
-    while !query("up").is_ok_and(|result| result[0]["value"][1] == "1") {
-        ensure!(
-            Instant::now() < deadline,
-            "Prometheus has not scraped within {DEADLINE:?}: {:?}",
-            query("up")
-        );
-        // Prometheus tells nobody when it has scraped.
-        thread::sleep(Duration::from_millis(50));
-    }
+    // It refuses connections until it is ready.
+    let up = || {
+        Ok(query("up").map_or_else(|error| format!("{error:#}"), |result| result[0]["value"][1].to_string()))
+    };
+    poll_until("Prometheus to scrape", up, |up| up == "\"1\"")?;
     let result = query("tcp_monitor_handshakes_total")?;
     for role in ["server", "client"] {
         let Some(series) = result.as_array().into_iter().flatten().find(|series| {
@@ -206,7 +200,7 @@ fn counters_equal_the_kernels() -> Result<()> {
             ours("resets_total", &[("direction", "received")])?,
             captured("rst"),
         ),
-        ("resets sent for want of a socket", resets("sent", "no_socket")?, 1),
+        ("resets sent without a socket", resets("sent", "no_socket")?, 1),
         ("resets received in the handshake", resets("received", "handshake")?, 1),
         ("resets sent in ESTABLISHED", resets("sent", "established")?, 1),
         ("resets received in ESTABLISHED", resets("received", "established")?, 1),
@@ -219,8 +213,8 @@ fn counters_equal_the_kernels() -> Result<()> {
         ("records of segments", samples.sum("events_total", &[("kind", "segment")])?, steps.len() as u64),
         ("records lost", samples.sum("events_lost_total", &[])?, 0),
         ("records suppressed", samples.sum("events_suppressed_total", &[])?, 0),
-        ("SYNs sent again", ours("syn_retransmits_total", &[])?, kernel("TCPSynRetrans")?),
-        ("data sent again", ours("retransmits_total", &[])?, kernel("RetransSegs")?),
+        ("SYNs retransmitted", ours("syn_retransmits_total", &[])?, kernel("TCPSynRetrans")?),
+        ("data retransmitted", ours("retransmits_total", &[])?, kernel("RetransSegs")?),
     ];
     let mismatches: Vec<_> = equalities.iter().filter(|(_, ours, expected)| ours != expected).collect();
     ensure!(mismatches.is_empty(), "(what, counted, expected): {mismatches:#?}");

@@ -1,4 +1,5 @@
-//! The trials, one file a subject. A file that is not listed here twice, as module and in [`all`], runs nothing.
+//! The trials, one file a subject. A file that is not listed here twice, as module and in [`all`],
+//! runs nothing.
 
 mod cleanup;
 mod concurrent_connections;

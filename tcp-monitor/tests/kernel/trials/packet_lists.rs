@@ -1,5 +1,5 @@
-//! Counts are exact where a driver hands the kernel several segments at a time, and the classifier sees a whole list of them
-//! before the first takes effect.
+//! Counts are exact when the kernel receives segments in lists, and the classifier sees a whole
+//! list before TCP processes its first segment.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,7 +7,7 @@ use std::{
     io::ErrorKind,
     net::SocketAddr,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     support::{
         burst_device::{BurstDevice, list_len},
-        line_reader::DEADLINE,
+        deadline::{Deadline, poll_until},
         namespace::Namespace,
         outside_host::{INSIDE_V4, OutsideHost},
         packet_builder::{ACK, RST, SYN, Segment},
@@ -51,7 +51,7 @@ fn lists(syncookies: u8, abort: u8) -> Result<()> {
     namespace.set("net/ipv4/tcp_abort_on_overflow", &abort.to_string())?;
     // What is dropped past three quarters of this, TCPReqQFullDrop does not have.
     namespace.set("net/ipv4/tcp_max_syn_backlog", "4096")?;
-    // Nothing is to end by itself while it is counted.
+    // So that no half-open connection times out during the trial.
     namespace.set("net/ipv4/tcp_synack_retries", "5")?;
     let bursts = BurstDevice::new(&namespace)?;
     let directory = tempfile::tempdir()?;
@@ -59,33 +59,30 @@ fn lists(syncookies: u8, abort: u8) -> Result<()> {
     let ports = format!("--port {CLOSED},{PORT},{OTHER} --output json");
     let agent = ScrapedAgent::start(&namespace, &ports, File::create(&log)?.into())?;
 
-    let mut play = Exchange { bursts: &bursts, namespace: &namespace, books: Books::default() };
+    let mut exchange = Exchange { bursts: &bursts, namespace: &namespace, expected: Expected::default() };
     for backlog in [2, 5, 128] {
         for ports in [&[PORT][..], &[PORT, OTHER]] {
-            play.handshakes(ports, backlog)?;
-            play.interleaved(ports, backlog)?;
-            play.repeated(ports, backlog)?;
+            exchange.handshakes(ports, backlog)?;
+            exchange.interleaved(ports, backlog)?;
+            exchange.repeated(ports, backlog)?;
         }
     }
-    play.resets_after_handshake_acks()?;
-    play.nobody_listens()?;
-    play.resets_in_time_wait()?;
-    let books = play.books;
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        match check(&agent.samples()?, &namespace.tcp_counters()?, &books)?.none() {
-            Ok(()) => break,
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(50)),
-        }
-    }
+    exchange.resets_after_handshake_acks()?;
+    exchange.no_listener()?;
+    exchange.resets_in_time_wait()?;
+    let expected = exchange.expected;
+    poll_until(
+        "counts that are equal",
+        || Ok(check(&agent.samples()?, &namespace.tcp_counters()?, &expected)?.list()),
+        Vec::is_empty,
+    )?;
     agent.stop()?;
     check_lists(&fs::read_to_string(log)?)
 }
 
-/// What was sent, and what came of it, as the strangers know it.
+/// Expected counts, from what the outside hosts sent.
 #[derive(Debug, Default)]
-struct Books {
+struct Expected {
     closed: u64,
     no_socket: u64,
     time_wait: u64,
@@ -95,11 +92,11 @@ struct Books {
 struct Exchange<'a> {
     bursts: &'a BurstDevice,
     namespace: &'a Namespace,
-    books: Books,
+    expected: Expected,
 }
 
 impl<'a> Exchange<'a> {
-    /// SYNs, then the last ACKs of those that were answered, then other SYNs.
+    /// SYNs, then the handshake ACKs of those that were answered, then other SYNs.
     fn handshakes(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
         let listeners = self.listen(ports, backlog)?;
         for _ in 0..2 {
@@ -112,7 +109,7 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Last ACKs and SYNs by turns.
+    /// Handshake ACKs and SYNs in turn.
     fn interleaved(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
         let listeners = self.listen(ports, backlog)?;
         let mut opened: Vec<OutsideHost<'_>> = Vec::new();
@@ -131,7 +128,7 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// SYNs that come twice.
+    /// SYNs that are received twice.
     fn repeated(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
         let listeners = self.listen(ports, backlog)?;
         let outside = self.new_host(ports, BURST / 2);
@@ -140,25 +137,25 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// Clients that leave as soon as they are connected.
+    /// Clients that reset as soon as they are connected.
     fn resets_after_handshake_acks(&mut self) -> Result<()> {
         let listeners = self.listen(&[PORT], 128)?;
         let mut outside = self.new_host(&[PORT], BURST / 2);
         self.send(outside.iter().map(syn).collect())?;
         outside.retain_mut(OutsideHost::has_syn_ack);
         self.send(outside.iter().flat_map(|host| [handshake_ack(host), rst(host)]).collect())?;
-        self.books.rsts += outside.len() as u64;
+        self.expected.rsts += outside.len() as u64;
         drop(listeners);
         Ok(())
     }
 
-    fn nobody_listens(&mut self) -> Result<()> {
+    fn no_listener(&mut self) -> Result<()> {
         let outside = self.new_host(&[CLOSED], BURST);
         self.send(outside.iter().map(syn).collect())?;
         self.send(outside.iter().map(rst).collect())?;
-        self.books.closed += outside.len() as u64;
-        self.books.no_socket += outside.len() as u64;
-        self.books.rsts += outside.len() as u64;
+        self.expected.closed += outside.len() as u64;
+        self.expected.no_socket += outside.len() as u64;
+        self.expected.rsts += outside.len() as u64;
         Ok(())
     }
 
@@ -174,8 +171,8 @@ impl<'a> Exchange<'a> {
             host.await_acknowledgement()?;
         }
         self.send(outside.iter().map(rst).collect())?;
-        self.books.time_wait += outside.len() as u64;
-        self.books.rsts += outside.len() as u64;
+        self.expected.time_wait += outside.len() as u64;
+        self.expected.rsts += outside.len() as u64;
         Ok(())
     }
 
@@ -184,10 +181,11 @@ impl<'a> Exchange<'a> {
             let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             listener.set_reuse_address(true)?;
             let address = SocketAddr::new(INSIDE_V4.into(), port).into();
-            let deadline = Instant::now() + DEADLINE;
-            // A process that another trial starts has the listener before, too, until it executes its program.
+            let deadline = Deadline::new();
+            // A child process that another trial starts also has the previous listener, until it
+            // executes its program.
             while let Err(error) = listener.bind(&address) {
-                ensure!(error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline, error);
+                ensure!(error.kind() == ErrorKind::AddrInUse && deadline.check().is_ok(), error);
                 thread::sleep(Duration::from_millis(1));
             }
             listener.listen(backlog)?;
@@ -201,14 +199,14 @@ impl<'a> Exchange<'a> {
         ports.iter().cycle().take(count).map(new_host).collect()
     }
 
-    /// Sends a burst, and awaits that all of it has taken effect.
+    /// Sends a burst, and waits until all of it was processed.
     fn send(&mut self, mut packets: Vec<Vec<u8>>) -> Result<()> {
-        // Whoever is refused after the rest knows that the rest is done.
+        // When this host is refused, all packets before its SYN were processed.
         let last = self.bursts.outside.new_host(SocketAddr::new(INSIDE_V4.into(), CLOSED), 7);
         packets.push(syn(&last));
         self.bursts.send(&packets)?;
         last.await_rst()?;
-        self.books.closed += 1;
+        self.expected.closed += 1;
         Ok(())
     }
 }
@@ -225,7 +223,7 @@ fn rst(host: &OutsideHost<'_>) -> Vec<u8> {
     host.packet(Segment::new(RST | ACK, host.seq, host.ack))
 }
 
-fn check(agent: &Samples, kernel: &BTreeMap<String, u64>, books: &Books) -> Result<Mismatches> {
+fn check(agent: &Samples, kernel: &BTreeMap<String, u64>, expected: &Expected) -> Result<Mismatches> {
     let mut mismatches = Mismatches::default();
     let sum = |metric, labels: &[(&str, &str)]| agent.sum_or_zero(metric, labels);
     let failures = |reason| sum("handshake_failures_total", &[("role", "server"), ("reason", reason)]);
@@ -234,7 +232,7 @@ fn check(agent: &Samples, kernel: &BTreeMap<String, u64>, books: &Books) -> Resu
     let kernel =
         |name: &str| kernel.get(name).copied().with_context(|| format!("the kernel has no counter {name}"));
 
-    mismatches.equal("no listener", failures("no_listener"), books.closed);
+    mismatches.equal("no listener", failures("no_listener"), expected.closed);
     mismatches.equal("ListenOverflows", sum("accept_queue_overflows_total", &[]), kernel("ListenOverflows")?);
     mismatches.equal("TCPReqQFullDrop", failures("syn_dropped"), kernel("TCPReqQFullDrop")?);
     let cookies = kernel("SyncookiesSent")?;
@@ -254,15 +252,15 @@ fn check(agent: &Samples, kernel: &BTreeMap<String, u64>, books: &Books) -> Resu
         kernel("EstabResets")?,
     );
     mismatches.equal("OutRsts", sum("resets_total", &[("direction", "sent")]), kernel("OutRsts")?);
-    mismatches.equal("RSTs to nobody", received("no_socket"), books.no_socket);
-    mismatches.equal("RSTs in TIME_WAIT", received("time_wait"), books.time_wait);
-    mismatches.equal("RSTs", sum("resets_total", &[("direction", "received")]), books.rsts);
+    mismatches.equal("RSTs without a socket", received("no_socket"), expected.no_socket);
+    mismatches.equal("RSTs in TIME_WAIT", received("time_wait"), expected.time_wait);
+    mismatches.equal("RSTs", sum("resets_total", &[("direction", "received")]), expected.rsts);
     mismatches.equal("AttemptFails", received("handshake"), kernel("AttemptFails")?);
     mismatches.equal("requests that were reset", failures("reset"), received("handshake"));
     Ok(mismatches)
 }
 
-/// The agent's own log shows how many segments came in between a SYN and its SYN-ACK.
+/// The agent's log shows how many segments were received between a SYN and its SYN-ACK.
 fn check_lists(log: &str) -> Result<()> {
     let mut waiting = HashMap::new();
     let mut overtaken = BTreeMap::<usize, usize>::new();
@@ -284,11 +282,14 @@ fn check_lists(log: &str) -> Result<()> {
             *overtaken.entry(came_in - at).or_default() += 1;
         }
     }
-    // The first of a list waits for all others to pass.
+    // The first segment of a list is processed after the classifier saw all others.
     let others = list_len()? - 1;
     let whole = overtaken.get(&others).copied().unwrap_or(0);
     let longest = overtaken.keys().max().copied().unwrap_or(0);
-    ensure!(whole >= LISTS && longest == others, "how many segments came in before a SYN-ACK: {overtaken:?}");
+    ensure!(
+        whole >= LISTS && longest == others,
+        "how many segments were received before a SYN-ACK: {overtaken:?}"
+    );
     Ok(())
 }
 
@@ -296,5 +297,5 @@ const CLOSED: u16 = 8898;
 const PORT: u16 = 8899;
 const OTHER: u16 = 8900;
 const BURST: usize = 30;
-/// How many lists are whole at least; of which nothing is answered, nothing is known.
+/// At least so many lists are complete. Of lists without an answer, the length is not known.
 const LISTS: usize = 30;

@@ -1,4 +1,4 @@
-//! Which ports are watched, and that nothing is told or counted of any other.
+//! Which ports are watched, and that no other is reported or counted.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -17,7 +17,7 @@ use crate::support::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial(
-        "two ports and a range are watched, and no port beside them",
+        "two ports and a range are watched, and no neighbouring port",
         &[trial::AGENT, trial::CAPTURE],
         two_ports_and_a_range,
     )]

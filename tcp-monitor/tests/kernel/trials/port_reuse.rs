@@ -1,4 +1,5 @@
-//! Addresses that a connection in TIME_WAIT has are taken by a new one: it ends the old one, and is told as new.
+//! A new connection reuses the addresses of one in TIME_WAIT: it ends that one, and is reported as
+//! a new connection.
 
 use std::net::SocketAddr;
 
@@ -21,26 +22,26 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "a client connects from an address that it has in TIME_WAIT",
+            "a client reuses its port that is in TIME_WAIT",
             &[trial::AGENT, trial::CAPTURE, &[Need::Setting(REUSE_DELAY)]],
             || check(&CONNECT),
         ),
         trial(
-            "a SYN comes from an address with which a server is in TIME_WAIT",
+            "a SYN reuses a port with which the server is in TIME_WAIT",
             &[trial::AGENT, trial::CAPTURE],
             || check(&SYN),
         ),
     ]
 }
 
-/// Who reuses what.
+/// Which end reuses an address.
 struct Reuse {
     /// As in the name of the capture.
     file: &'static str,
     topology: Topology,
     /// Who closes first, and so has TIME_WAIT.
     role: &'static str,
-    /// How the end of TIME_WAIT is known.
+    /// The evidence for the end of TIME_WAIT.
     evidence: &'static str,
     lifecycle: &'static str,
 }
@@ -97,7 +98,8 @@ fn check(reuse: &Reuse) -> Result<()> {
 
     let ends = if reuse.role == "client" { (local, remote) } else { (remote, local) };
     let reported: Vec<_> = report.of_kind("state").filter(|event| is_of(event, ends)).collect();
-    check_state_sequences(reuse, &reported).with_context(|| format!("told of {ends:?}: {reported:#?}"))?;
+    check_state_sequences(reuse, &reported)
+        .with_context(|| format!("reported of {ends:?}: {reported:#?}"))?;
     for role in ["client", "server"] {
         for kind in ["handshake", "closed"] {
             let reported = report.of_kind(kind).filter(|event| event["role"] == role).count();
@@ -107,26 +109,26 @@ fn check(reuse: &Reuse) -> Result<()> {
         ensure!(counted == 2, "{counted} handshakes of the {role} are counted");
     }
     let retransmissions = report.of_kind("segment").filter(|event| event["retransmission"] == true).count();
-    ensure!(retransmissions == 0, "nothing was sent again: {:#?}", report.events);
+    ensure!(retransmissions == 0, "no retransmission expected: {:#?}", report.events);
     read_comparison::check_agreement(&report, &captured.file, &steps, |_| true)
 }
 
-/// Two lives, the first of which the second ends.
+/// The states of two connections, the first of which ends when the second begins.
 fn check_state_sequences(reuse: &Reuse, reported: &[&Event]) -> Result<()> {
     let begins = if reuse.role == "client" { "syn_sent" } else { "syn_recv" };
-    let life = [begins, "established", "fin_wait1", "fin_wait2", "time_wait"];
-    let expected = [&life[..], &["close"], &life[..]].concat();
+    let lifecycle = [begins, "established", "fin_wait1", "fin_wait2", "time_wait"];
+    let expected = [&lifecycle[..], &["close"], &lifecycle[..]].concat();
     let states: Vec<_> = reported.iter().filter_map(|event| event["to"].as_str()).collect();
     ensure!(states == expected, "states {expected:?} expected, not {states:?}");
-    let end = reported[life.len()];
-    ensure!(end["evidence"] == reuse.evidence, "evidence is to be {}: {end}", reuse.evidence);
-    // The cookie of the minisocket is that of the socket it stands in for.
+    let end = reported[lifecycle.len()];
+    ensure!(end["evidence"] == reuse.evidence, "evidence {} expected: {end}", reuse.evidence);
+    // A timewait socket has the cookie of the full socket that it replaces.
     let cookie = |events: &[&Event]| events.iter().find_map(|event| event["cookie"].as_u64());
-    let (first, second) = reported.split_at(life.len());
+    let (first, second) = reported.split_at(lifecycle.len());
     let [first, second] = [first, &second[1..]].map(cookie);
     ensure!(
         end["cookie"].as_u64() == first && first.is_some() && second.is_some() && first != second,
-        "the lives are of one socket, or TIME_WAIT of another"
+        "the connections are of one socket, or TIME_WAIT is of another"
     );
     Ok(())
 }
@@ -138,6 +140,6 @@ fn is_of(event: &Event, (local, remote): (SocketAddr, SocketAddr)) -> bool {
 const PORT: u16 = 8899;
 /// Below the ephemeral ports.
 const CLIENT_PORT: u16 = 10_001;
-/// After how many milliseconds of TIME_WAIT a client may take its address again; a second before there was this setting
-/// (Linux 6.14).
+/// After how many milliseconds of TIME_WAIT a client may reuse its address. Before there was this
+/// setting, a second (Linux 6.14).
 const REUSE_DELAY: &str = "net/ipv4/tcp_tw_reuse_delay";

@@ -1,4 +1,5 @@
-//! Whose socket it is: a process is named where it made the call, and nobody is where the kernel acted on its own.
+//! A process is named where its system call caused the event, and none where the kernel acted by
+//! itself.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;

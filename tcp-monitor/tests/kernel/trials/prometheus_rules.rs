@@ -1,4 +1,5 @@
-//! The rules of docs/metrics.md: Prometheus takes them, and the alerts fire for what they are about and for nothing else.
+//! The rules of docs/metrics.md: Prometheus takes them, and the alerts fire for what they are about
+//! and for nothing else.
 
 use std::{fs, path::Path, process::Command};
 
@@ -9,7 +10,7 @@ use crate::support::trial::{Need, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial(
-        "the rules of the documentation are sound to promtool, and their alerts fire",
+        "promtool finds no fault in the rules of the documentation, and their alerts fire",
         &[&[Need::Tool("promtool")]],
         rules_are_sound,
     )]

@@ -1,4 +1,5 @@
-//! `--write`: what tcpdump saw of handshakes and teardowns is in the file, with what the agent said of it, and tshark reads it.
+//! `--write`: the file has the segments of handshakes and teardowns that tcpdump captured, with the
+//! agent's comments, and tshark reads it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,14 +33,14 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (index, traffic) in traffic::ALL.iter().enumerate() {
         // Each traffic once, each topology at least once.
         let topology = Topology::ALL[index % Topology::ALL.len()];
-        let name = format!("{} {} is recorded as tcpdump saw it", traffic.phrase, topology.phrase());
+        let name = format!("{} {} is recorded as tcpdump captured it", traffic.phrase, topology.phrase());
         trials.push(trial(name, &[trial::AGENT, trial::CAPTURE], move || is_recorded(traffic, topology)));
     }
     let tshark = &[Need::Tool("tshark")];
     trials.extend([
         trial("tshark follows a recording on standard output", &[trial::AGENT, tshark], follows),
         trial(
-            "a full disk ends the recording and nothing else",
+            "a full disk ends the recording, and the agent continues",
             &[trial::AGENT, tshark, &[Need::Tool("mount")]],
             full_disk,
         ),
@@ -49,7 +50,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn is_recorded(traffic: &Traffic, topology: Topology) -> Result<()> {
     let network = Network::new(topology)?;
-    // As in the matrix: both ends of a veth are watched if all namespaces are, and then the port must be nobody else's.
+    // As in the traffic matrix: both ends of a veth are watched only if all namespaces are, and
+    // then the port must be unique.
     let (watch, port) = match topology {
         Topology::LoopbackV4 | Topology::LoopbackV6 | Topology::LoopbackMapped => {
             (Watch::Inside(&network.server), traffic.port)
@@ -77,8 +79,8 @@ fn is_recorded(traffic: &Traffic, topology: Topology) -> Result<()> {
     check_reading(&file, &report, traffic)
 }
 
-/// What must be the same in a recording and a capture, in an order of its own: all but Wireshark's count of streams, and what it makes
-/// of data that was not recorded.
+/// What must be equal in a recording and a capture, sorted: all but Wireshark's numbers of streams,
+/// and its analysis, which lacks the data that is not recorded.
 fn sorted(packets: &[Packet]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for packet in packets {
@@ -99,8 +101,8 @@ fn check_soundness(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every handshake and every closed connection is noted once, on a packet of that connection: a completed handshake and an orderly
-/// end on one that the socket received.
+/// Every handshake and every closed connection has one comment, on a packet of that connection: for
+/// a completed handshake and an orderly end on a packet that the socket received.
 fn check_comments(file: &Path, report: &Report) -> Result<()> {
     let table = output(
         Command::new("tshark")
@@ -114,16 +116,16 @@ fn check_comments(file: &Path, report: &Report) -> Result<()> {
     let mut comments = Vec::new();
     for line in table.lines() {
         let cells: Vec<&str> = line.splitn(4, '\t').collect();
-        let &[v4, v6, port, said] = cells.as_slice() else { continue };
+        let &[v4, v6, port, text] = cells.as_slice() else { continue };
         let receiver = if v6.is_empty() { format!("{v4}:{port}") } else { format!("[{v6}]:{port}") };
-        comments.extend(said.split('|').map(|comment| (receiver.clone(), comment.to_owned())));
+        comments.extend(text.split('|').map(|comment| (receiver.clone(), comment.to_owned())));
     }
     for event in report.of_kind("handshake").chain(report.of_kind("closed")) {
         let is_reset = event["closed_by"].as_str().is_some_and(|by| by.ends_with("_reset"));
         let (label, received) = match (event["event"].as_str(), event["result"].as_str()) {
             (Some("closed"), _) => ("CLOSED", !is_reset),
             (_, Some("completed")) => ("OPEN", true),
-            // Told by the RST that the closed port sends.
+            // Known from the RST that the closed port sends.
             (_, Some("no_listener")) => ("FAILED", false),
             _ => ("FAILED", true),
         };
@@ -144,10 +146,11 @@ fn check_comments(file: &Path, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// `tcp-monitor read` makes the same of the recording as the agent did of the sockets: handshakes and who closed.
+/// `tcp-monitor read` of the recording reports the same handshakes, and the same `closed_by`, as
+/// the agent.
 fn check_reading(file: &Path, report: &Report, traffic: &Traffic) -> Result<()> {
-    // Data is not recorded. Where some went before, the number of a RST is not the one that the peer expects next, and the reader cannot
-    // know that it was accepted (RFC 5961, section 3.2).
+    // Data is not recorded. After data, the sequence number of a RST is not the one that the reader
+    // expects next, so the reader cannot know that the RST was accepted (RFC 5961, section 3.2).
     let resets_after_data = |end: &End| end.closed_by.contains(&"local_reset") && end.sent > 0;
     let resets_after_data = traffic.ends.is_some_and(|ends| ends.iter().any(resets_after_data));
     let text = output(Command::new(agent_path()).args(["read", "--output", "json"]).arg(file))?;
@@ -188,7 +191,8 @@ fn follows() -> Result<()> {
     let comments = LineReader::read(tshark.stdout()?, str::to_owned);
     await_attached(&messages)?;
     let (_server, _client) = traffic::connected_pair(&network, PORT.parse()?)?;
-    // The connection stays open: what is read does not wait for its end, nor for the agent's.
+    // The connection stays open: tshark must print the comments before it ends, and before the
+    // agent ends.
     comments.wait_for("the handshake", |lines| {
         let opened = lines.iter().map(|line| line.matches("OPEN ").count()).sum::<usize>();
         (opened == 2).then_some(())
@@ -225,15 +229,18 @@ fn full_disk() -> Result<()> {
     let report = agent.finish()?;
     ensure!(report.status.code() == Some(1), "{}: {:#?}", report.status, report.messages);
     ensure!(is_over(&report.messages) == 1, "{:#?}", report.messages);
-    let said = report.messages.join("\n");
-    ensure!(said.contains("No space left on device") && said.contains("not all was recorded"), "{said}");
+    let messages = report.messages.join("\n");
+    ensure!(
+        messages.contains("No space left on device") && messages.contains("not all was recorded"),
+        "{messages}"
+    );
     // tshark fails where a file ends within a block.
     let recorded = packets(&file)?;
     ensure!(recorded.len() > 20, "{} packets only", recorded.len());
     Ok(())
 }
 
-/// A file system that is soon full.
+/// A file system with little space.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {

@@ -1,19 +1,15 @@
-//! What the kernel drops or has given up is counted once for each time, whoever tries again.
+//! Each dropped SYN and each half-open connection that times out is counted once, also when the
+//! client retries.
 
-use std::{
-    net::SocketAddr,
-    process::Stdio,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, process::Stdio, thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     support::{
-        line_reader::DEADLINE,
+        deadline::{Deadline, poll_until},
         namespace::Namespace,
         scrape::Samples,
         scraped_agent::ScrapedAgent,
@@ -26,16 +22,16 @@ use crate::{
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT, trial::TUN];
     vec![
-        trial("a client of this host that tries again is counted each time", needs, one_client),
+        trial("each SYN of a local client that the full accept queue drops is counted", needs, one_client),
         trial(
-            "half-open requests from before the agent are not counted when they end",
+            "half-open connections from before monitoring started are not counted when they end",
             needs,
             found_half_open,
         ),
     ]
 }
 
-/// The accept queue is full, and nobody else sends anything.
+/// The accept queue is full, and there is no other traffic.
 fn one_client() -> Result<()> {
     let testbed = Testbed::new()?;
     let server = testbed.namespace(Side::Server);
@@ -61,9 +57,9 @@ fn one_client() -> Result<()> {
     Ok(())
 }
 
-/// Awaits so many `ListenOverflows`, and what the agent makes of them: overflows and failures.
+/// Waits for so many `ListenOverflows`, and what the agent makes of them: overflows and failures.
 fn await_counts(server: &Namespace, agent: &ScrapedAgent, drops: u64) -> Result<(u64, u64)> {
-    let deadline = Instant::now() + DEADLINE;
+    let mut deadline = Deadline::new();
     loop {
         let kernel = server.tcp_counters()?.get("ListenOverflows").copied().unwrap_or(0);
         let samples = agent.samples()?;
@@ -73,10 +69,10 @@ fn await_counts(server: &Namespace, agent: &ScrapedAgent, drops: u64) -> Result<
         if kernel == drops && overflows == drops {
             return Ok((overflows, failures));
         }
-        ensure!(
-            Instant::now() < deadline,
-            "{overflows} overflows, {failures} failures; the kernel: {kernel}"
-        );
+        deadline.observe(&(kernel, overflows, failures));
+        deadline
+            .check()
+            .with_context(|| format!("{overflows} overflows, {failures} failures; the kernel: {kernel}"))?;
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -92,22 +88,18 @@ fn found_half_open() -> Result<()> {
     let agent = ScrapedAgent::start(server, &format!("--port {PORT} --output none"), Stdio::null())?;
     testbed.outside.new_host(outside_address, 1).syn();
 
-    let deadline = Instant::now() + DEADLINE;
-    let samples = loop {
-        let samples = agent.samples()?;
-        if failures(&samples, "timed_out") > 0 && server.sockets(PORT)?.is_empty() {
-            break samples;
-        }
-        ensure!(Instant::now() < deadline, "no request timed out");
-        thread::sleep(Duration::from_millis(20));
-    };
+    let observe = || Ok((failures(&agent.samples()?, "timed_out"), server.sockets(PORT)?));
+    poll_until("a request to time out", observe, |(timed_out, sockets)| {
+        *timed_out > 0 && sockets.is_empty()
+    })?;
+    let samples = agent.samples()?;
     let half_open = samples.sum("state_transitions_total", &[("to", "new_syn_recv")])?;
     let ended = samples.sum("state_transitions_total", &[("from", "new_syn_recv")])?;
     ensure!((half_open, ended) == (1, 1), "{half_open} became half-open, {ended} ended");
     ensure!(failures(&samples, "timed_out") == 1);
     // Those of the first were seen too.
     let retransmitted = samples.sum("syn_retransmits_total", &[("role", "server")])?;
-    ensure!((3..=4).contains(&retransmitted), "{retransmitted} SYN-ACKs sent again");
+    ensure!((3..=4).contains(&retransmitted), "{retransmitted} SYN-ACKs retransmitted");
     agent.stop()?;
     Ok(())
 }

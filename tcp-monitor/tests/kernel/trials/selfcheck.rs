@@ -1,4 +1,5 @@
-//! The suite's own ability to see a fault: without it, a comparison that always agrees would go unnoticed.
+//! The comparisons of the suite find faults: without these trials, a comparison that never fails
+//! would go unnoticed.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -19,12 +20,12 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "a segment that is missing, too many or wrong in one number is noticed",
+            "a missing, additional or wrong segment is noticed",
             &[trial::AGENT, trial::CAPTURE],
             faults_are_noticed,
         ),
         trial(
-            "a judgement that differs between agent and capture is noticed",
+            "an event that differs between agent and capture is noticed",
             &[trial::AGENT, trial::CAPTURE],
             differences_are_noticed,
         ),

@@ -1,4 +1,5 @@
-//! The arithmetic of sequence and acknowledgement numbers (RFC 9293, 3.4), on one conversation that is known to the byte.
+//! The arithmetic of sequence and acknowledgement numbers (RFC 9293, 3.4), on one connection whose
+//! payload is known.
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -13,7 +14,7 @@ use crate::support::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial(
-        "the numbers of a greeting of 13 bytes add up",
+        "sequence and acknowledgement numbers of a greeting of 13 bytes add up",
         &[trial::AGENT, trial::CAPTURE],
         numbers_of_a_greeting_add_up,
     )]
@@ -50,7 +51,8 @@ fn numbers_of_a_greeting_add_up() -> Result<()> {
         "{handshake_ack} does not acknowledge {syn_ack}"
     );
 
-    // The client acknowledges 13 bytes with 14, the server's FIN with 15. The former is plain data traffic: no step.
+    // The client acknowledges 13 bytes with 14, the server's FIN with 15. The former is plain data
+    // traffic: no step.
     let acknowledged = |ack: u32| {
         packets.iter().any(|packet| packet.dst.port() == PORT && packet.len == 0 && packet.ack_rel == ack)
     };

@@ -1,4 +1,5 @@
-//! Two clients that connect to each other at once (RFC 9293, section 3.5, figure 8), over a cable that holds their SYNs.
+//! Two clients that connect to each other at once (RFC 9293, section 3.5, figure 8), over a link
+//! that holds their SYNs.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -21,7 +22,7 @@ use crate::support::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial(
-        "two clients that connect to each other at once are told each as one handshake",
+        "a simultaneous open is reported as one handshake at each end",
         &[trial::AGENT, trial::CAPTURE, trial::TUN],
         simultaneous_open,
     )]
@@ -61,15 +62,15 @@ fn simultaneous_open() -> Result<()> {
     read_comparison::check_agreement(&near_report, &captured.file, &steps, |local| local == near)
 }
 
-/// Who answers a SYN with his own sends it again, but with an ACK: a retransmission to Wireshark, and none to the kernel, which
-/// counts it neither in TCPSynRetrans nor in RetransSegs.
+/// A host that answers a SYN in SYN_SENT sends its own SYN once more, with an ACK. Wireshark marks
+/// this as a retransmission; the kernel counts it neither in TCPSynRetrans nor in RetransSegs.
 fn allow_syn_ack_after_syn(steps: &mut [Step]) {
     for step in steps.iter_mut().filter(|step| step.name == "syn_ack") {
         step.packet.retransmission = false;
     }
 }
 
-/// Both sockets are in `state`, as `ss` shows it and as it was told.
+/// Waits until `ss` shows both sockets in `state`, and the agents reported it.
 fn agree(sides: &[Side], state: &str) -> Result<()> {
     for side in sides {
         await_agreement(&side.namespace, &side.agent, FAR_PORT, &[state])
@@ -93,7 +94,7 @@ impl Side {
         Ok(Self { namespace: Arc::clone(namespace), address, agent, peer })
     }
 
-    /// One handshake and one close were told and counted.
+    /// Checks that one handshake and one close were reported and counted.
     fn end(self, closing: &[&str], closed_by: &str) -> Result<Report> {
         let samples = samples(&self.namespace)?;
         let report = self.agent.stop()?;
@@ -117,8 +118,8 @@ impl Side {
             "closed by {closed_by} once expected, {}",
             context()
         );
-        let again = report.of_kind("retransmit").count();
-        ensure!(again == 0, "nothing was sent again, {}", context());
+        let retransmitted = report.of_kind("retransmit").count();
+        ensure!(retransmitted == 0, "no retransmission expected, {}", context());
 
         let count = |name, labels: &[(&str, &str)]| samples.sum_or_zero(name, labels);
         for (role, expected) in [("client", 1), ("server", 0)] {
@@ -135,6 +136,6 @@ impl Side {
     }
 }
 
-/// The one port that is watched, so that neither end is known by its port to be the server.
+/// The only watched port, so that the port does not show which end is the server.
 const FAR_PORT: u16 = 8899;
 const NEAR_PORT: u16 = 8898;

@@ -1,4 +1,4 @@
-//! The last state that was told of each socket is the one that `ss` shows.
+//! The last state that the agent reports of each socket is the one that `ss` shows.
 
 use anyhow::Result;
 use libtest_mimic::Trial;
@@ -21,7 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             move || half_closed_by_shutdown(topology),
         ));
         trials.push(trial(
-            format!("FIN_WAIT2 {phrase} of a socket without a process is told as ss shows it"),
+            format!("FIN_WAIT2 {phrase} of a timewait socket is reported as ss shows it"),
             &[trial::AGENT],
             move || fin_wait2_without_process(topology),
         ));

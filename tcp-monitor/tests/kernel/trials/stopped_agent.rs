@@ -1,4 +1,4 @@
-//! The two ways out of the kernel do not mix: an agent that is stopped loses lines of its log, and no count.
+//! Counters do not depend on the ring buffer: an agent that is stopped loses records, and no count.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -15,16 +15,16 @@ use crate::support::{
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
-            "an agent that was stopped for a while has counted all and says what it lost",
+            "an agent that was stopped has counted everything and reports what it lost",
             &[trial::AGENT],
             stopped,
         ),
         trial(
-            "connections that come and go leave room for the record of another's reset",
+            "records of new connections leave room for the record of another connection's reset",
             &[trial::AGENT],
             suppressed_records,
         ),
-        trial("--bpf-stats tells what the kernel programs cost", &[trial::AGENT], program_costs),
+        trial("--bpf-stats counts the runs of the kernel programs", &[trial::AGENT], program_costs),
     ]
 }
 
@@ -49,11 +49,11 @@ fn stopped() -> Result<()> {
     );
     let lost = samples.sum("events_lost_total", &[])?;
     let suppressed = samples.sum("events_suppressed_total", &[])?;
-    ensure!(lost > 0 && suppressed > 0, "{lost} lost, {suppressed} suppressed: the ring buffer took it all");
+    ensure!(lost > 0 && suppressed > 0, "{lost} lost, {suppressed} suppressed: no record was lost");
 
     let report = agent.stop()?;
     let reported: u64 = report.of_kind("lost").filter_map(|event| event["count"].as_u64()).sum();
-    ensure!(reported == lost + suppressed, "{reported} of {lost} and {suppressed} lost records are told of");
+    ensure!(reported == lost + suppressed, "{reported} of {lost} and {suppressed} lost records are reported");
     Ok(())
 }
 
@@ -88,7 +88,7 @@ fn suppressed_records() -> Result<()> {
             .of_kind("reset")
             .filter(|event| event["direction"] == direction && event["local"] == local.as_str())
             .count();
-        ensure!(reported == 1, "the RST {direction} by {local} is told {reported} times");
+        ensure!(reported == 1, "the RST {direction} by {local} is reported {reported} times");
     }
     Ok(())
 }

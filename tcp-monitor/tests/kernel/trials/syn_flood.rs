@@ -1,4 +1,5 @@
-//! A SYN flood: every count is exact, the agent stays small, and what happens to an established connection is told.
+//! A SYN flood: every count is exact, the agent's memory stays small, and the reset of an
+//! established connection is reported.
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +20,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::{
     support::{
         child_process::ChildProcess,
+        deadline::Deadline,
         flood_device::{DEVICE, DeviceCounts, FloodDevice, HERE},
-        line_reader::DEADLINE,
         namespace::Namespace,
         scrape::Samples,
         scraped_agent::ScrapedAgent,
@@ -63,21 +64,21 @@ fn flood(syncookies: u8) -> Result<()> {
     let client_address = client.local_addr()?;
     let (sent, usage) = flood_and_reset(&device, client, &agent.job)?;
     drop(server);
-    // With it go the half-open requests: nothing more is sent again.
+    // The half-open connections end with it, and no SYN-ACK is retransmitted any more.
     drop(listener);
 
-    let reckoning = await_reckoning(&agent, &namespace, &device, sent)?;
+    let flood = await_counts(&agent, &namespace, &device, sent)?;
     let peak = peak_memory(&agent.job)?;
     agent.stop()?;
     let log = Log::read(&path, client_address)?;
     log.check_reset()?;
-    log.check_losses(&reckoning, started.elapsed())?;
+    log.check_losses(&flood, started.elapsed())?;
     ensure!(peak <= MAX_MEMORY, "the agent took {peak} kB");
     ensure!(usage.cpu_time <= usage.elapsed + CPU_TIME_STEPS, "the agent took more than one core: {usage:?}");
     Ok(())
 }
 
-/// What a process took of the processors.
+/// CPU time that a process used.
 #[derive(Debug)]
 struct Usage {
     cpu_time: Duration,
@@ -90,23 +91,23 @@ fn flood_and_reset(
     client: TcpStream,
     agent: &ChildProcess,
 ) -> Result<(u64, Usage)> {
-    let (tell_halfway, halfway) = mpsc::channel();
+    let (report_halfway, halfway) = mpsc::channel();
     thread::scope(|scope| {
         let (begin, cpu_time) = (Instant::now(), cpu_time(agent)?);
         let flood = scope.spawn(move || {
-            let mut tell_halfway = Some(tell_halfway);
+            let mut report_halfway = Some(report_halfway);
             device.flood(PORT, |sent| {
                 let is_past = |part: u32| sent >= SYNS / u64::from(part) && begin.elapsed() >= LASTS / part;
                 if is_past(2)
-                    && let Some(tell) = tell_halfway.take()
+                    && let Some(sender) = report_halfway.take()
                 {
-                    // Whoever waits for it may have failed.
-                    let _ = tell.send(());
+                    // The receiver may have failed.
+                    let _ = sender.send(());
                 }
                 !is_past(1)
             })
         });
-        // An error means that the flood ended early, and why is known when it is joined.
+        // An error means that the flood ended early. The thread returns why.
         if halfway.recv().is_ok() {
             SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
             drop(client);
@@ -118,31 +119,33 @@ fn flood_and_reset(
     })
 }
 
-/// Awaits that all counts are as they should be; some are known a moment later.
-fn await_reckoning(
+/// Waits until all counts are as expected; some change later.
+fn await_counts(
     agent: &ScrapedAgent,
     namespace: &Namespace,
     device: &FloodDevice<'_>,
     sent: u64,
-) -> Result<Reckoning> {
-    let deadline = Instant::now() + DEADLINE;
+) -> Result<FloodCounts> {
+    let mut deadline = Deadline::new();
     loop {
-        let reckoning = Reckoning {
+        let flood = FloodCounts {
             sent,
             agent: agent.samples()?,
             kernel: namespace.tcp_counters()?,
             counts: device.counts()?,
         };
-        match reckoning.check() {
-            Ok(()) => return Ok(reckoning),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => thread::sleep(Duration::from_millis(50)),
+        let mismatches = flood.check()?;
+        if mismatches.is_empty() {
+            return Ok(flood);
         }
+        deadline.observe(&mismatches);
+        deadline.check().with_context(|| format!("{mismatches:#?}"))?;
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// The flood as all have counted it.
-struct Reckoning {
+/// All counts of the flood.
+struct FloodCounts {
     /// SYNs.
     sent: u64,
     agent: Samples,
@@ -151,8 +154,8 @@ struct Reckoning {
     counts: DeviceCounts,
 }
 
-impl Reckoning {
-    fn check(&self) -> Result<()> {
+impl FloodCounts {
+    fn check(&self) -> Result<Vec<String>> {
         let mut mismatches = Mismatches::default();
         let on_device = |direction, flags| {
             let labels = [("interface", DEVICE), ("direction", direction), ("flags", flags)];
@@ -160,13 +163,13 @@ impl Reckoning {
         };
         let [syns, syn_acks] = [on_device("ingress", "syn")?, on_device("egress", "syn_ack")?];
         mismatches.equal("SYNs", syns, self.sent);
-        mismatches.equal("packets that came in", syns, self.counts.came_in);
-        mismatches.equal("packets that went out", syn_acks, self.counts.went_out);
+        mismatches.equal("packets received", syns, self.counts.received);
+        mismatches.equal("packets sent", syn_acks, self.counts.sent);
 
-        let [cookies, dropped, again] =
+        let [cookies, dropped, retransmitted] =
             ["SyncookiesSent", "TCPReqQFullDrop", "TCPSynRetrans"].map(|name| self.kernel(name));
-        let [cookies, dropped, again] = [cookies?, dropped?, again?];
-        mismatches.equal("SYN-ACKs", syn_acks, self.sent - dropped + again);
+        let [cookies, dropped, retransmitted] = [cookies?, dropped?, retransmitted?];
+        mismatches.equal("SYN-ACKs", syn_acks, self.sent - dropped + retransmitted);
         mismatches.equal(
             "SyncookiesSent",
             self.agent.sum("syn_cookies_total", &[("result", "sent")])?,
@@ -178,7 +181,7 @@ impl Reckoning {
             self.agent.sum("handshake_failures_total", &reason("syn_dropped"))?,
             dropped,
         );
-        mismatches.equal("TCPSynRetrans", self.agent.sum("syn_retransmits_total", &[])?, again);
+        mismatches.equal("TCPSynRetrans", self.agent.sum("syn_retransmits_total", &[])?, retransmitted);
         let requests = self.agent.sum("state_transitions_total", &[("to", "new_syn_recv")])?;
         mismatches.equal("half-open requests", requests, self.sent + 1 - dropped - cookies);
         for direction in ["sent", "received"] {
@@ -188,16 +191,17 @@ impl Reckoning {
         mismatches.equal("OutRsts", 1, self.kernel("OutRsts")?);
         mismatches.equal("EstabResets", 2, self.kernel("EstabResets")?);
 
-        // Of the connection: a SYN, its answers, and the RST, which loopback shows twice and the log once; the opening and
-        // closing of two ends and of the listener; the RST as it was sent and received.
+        // Of the connection: a SYN, its answers, and the RST, which loopback shows twice and the
+        // log once; the opening and closing of two ends and of the listener; the RST as it was sent
+        // and received.
         mismatches.equal("segment records", self.records("segment")?, syns + syn_acks + 4);
         mismatches.equal("state records", self.records("state")?, 8);
         mismatches.equal("reset records", self.records("reset")?, 2);
-        mismatches.equal("retransmit records", self.records("retransmit")?, again);
-        mismatches.none()
+        mismatches.equal("retransmit records", self.records("retransmit")?, retransmitted);
+        Ok(mismatches.list())
     }
 
-    /// Records of a kind that were made, whatever became of them.
+    /// Records of a kind that were made, including lost ones.
     fn records(&self, kind: &str) -> Result<u64> {
         ["events_total", "events_lost_total", "events_suppressed_total"]
             .into_iter()
@@ -216,7 +220,7 @@ impl Reckoning {
     }
 }
 
-/// What the agent wrote, as far as it matters here.
+/// What the agent printed, without the segments of the flood.
 #[derive(Default)]
 struct Log {
     /// The times of the first and of the last SYN of the flood.
@@ -250,9 +254,9 @@ impl Log {
         Ok(log)
     }
 
-    /// Both ends of the connection have ended by the RST, amid the flood, by the kernel's word.
+    /// Both ends of the connection were reset during the flood, with evidence from the kernel.
     fn check_reset(&self) -> Result<()> {
-        let [first, last] = self.flood.as_ref().context("the flood is not told of")?;
+        let [first, last] = self.flood.as_ref().context("no SYN of the flood is reported")?;
         for (kind, field, values) in [
             ("reset", "direction", ["sent", "received"]),
             ("closed", "closed_by", ["local_reset", "remote_reset"]),
@@ -267,9 +271,9 @@ impl Log {
                 let time = event["time"].as_str().context("no time")?;
                 ensure!(
                     first.as_str() < time && time < last.as_str(),
-                    "{event} is not amid {first} and {last}"
+                    "{event} is not between {first} and {last}"
                 );
-                ensure!(event.get("partial").is_none(), "{event}: its beginning is not known");
+                ensure!(event.get("partial").is_none(), "{event}: it is partial");
             }
         }
         let closings: Vec<_> = self
@@ -282,12 +286,12 @@ impl Log {
         Ok(())
     }
 
-    /// What is missing is told, about once a second.
-    fn check_losses(&self, reckoning: &Reckoning, lived: Duration) -> Result<()> {
+    /// Lost records are reported, about once a second.
+    fn check_losses(&self, flood: &FloodCounts, lived: Duration) -> Result<()> {
         for kind in ["segment", "state", "reset", "retransmit"] {
             let lost = self.lost.iter().filter(|event| event["kind"] == kind);
             let counts: Vec<u64> = lost.filter_map(|event| event["count"].as_u64()).collect();
-            let missing = reckoning.missing(kind)?;
+            let missing = flood.missing(kind)?;
             ensure!(counts.iter().sum::<u64>() == missing, "{counts:?} {kind} records of {missing} lost");
             // And one at the end.
             ensure!(
@@ -299,7 +303,7 @@ impl Log {
     }
 }
 
-/// What a process has used of the processors so far.
+/// CPU time that a process has used so far.
 fn cpu_time(job: &ChildProcess) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", job.pid()))?;
     // The name may have blanks in it.

@@ -1,7 +1,8 @@
-//! TIME_WAIT, and FIN_WAIT2 with and without a process, through whole closes to the very end, as `ss` shows them.
+//! TIME_WAIT, and FIN_WAIT2 with and without a process, from close() until `ss` no longer shows
+//! them.
 //!
-//! The kernel keeps TIME_WAIT for a minute. So that the suite need not wait for it, one trial, the first, brings sockets
-//! there, and another, the last, looks at what became of them; in between a thread watches `ss`.
+//! The kernel keeps TIME_WAIT for a minute. So that the suite need not wait for it, the first trial
+//! brings sockets there and the last checks how they ended. In between a thread polls `ss`.
 
 use std::{
     collections::BTreeMap,
@@ -28,18 +29,18 @@ use crate::support::{
     trial::{self, trial},
 };
 
-/// The trial that is to be the first, and the one that is to be the last.
+/// The trial that runs first, and the one that runs last.
 pub(crate) fn trials() -> (Trial, Trial) {
     let needs = &[trial::AGENT, trial::TUN];
     let shared = Arc::new(Mutex::new(None));
     let begun = Arc::clone(&shared);
     (
-        trial("every state of a close, to TIME_WAIT, is told as ss shows it", needs, move || {
+        trial("every state of a close, to TIME_WAIT, is reported as ss shows it", needs, move || {
             let closes = ClosedConnections::begin()?;
             *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(closes);
             Ok(())
         }),
-        trial("TIME_WAIT and FIN_WAIT2 end when ss shows them no more", needs, move || {
+        trial("TIME_WAIT and FIN_WAIT2 end when ss no longer shows them", needs, move || {
             let begun = shared.lock().unwrap_or_else(PoisonError::into_inner).take();
             begun.map_or_else(ClosedConnections::begin, Ok)?.end()
         }),
@@ -58,7 +59,7 @@ struct ClosedConnections {
     _wire: ControlledLink,
 }
 
-/// One namespace, the agent in it, and who watches its sockets end.
+/// One namespace, the agent in it, and the thread that polls its sockets.
 struct Side {
     namespace: Arc<Namespace>,
     agent: Agent,
@@ -68,7 +69,8 @@ struct Side {
 }
 
 impl ClosedConnections {
-    /// Brings sockets to TIME_WAIT and FIN_WAIT2 in every way there is. Agent and `ss` agree after each step.
+    /// Brings sockets to TIME_WAIT and FIN_WAIT2 in every direction there is. Agent and `ss` agree
+    /// after each step.
     fn begin() -> Result<Self> {
         let network = Network::new(Topology::LoopbackV4)?;
         let wire = ControlledLink::new()?;
@@ -89,7 +91,7 @@ impl ClosedConnections {
         Ok(Self { loopback: here.watch()?, wire: there.watch()?, _peers: peers, _wire: wire })
     }
 
-    /// Awaits the end of every TIME_WAIT, and of FIN_WAIT2 that no process holds.
+    /// Waits for the end of every TIME_WAIT, and of FIN_WAIT2 that no process holds.
     fn end(self) -> Result<()> {
         for side in [self.loopback, self.wire] {
             side.end()?;
@@ -131,7 +133,7 @@ impl ClosingConnections {
         self.agree(address.port(), &["time_wait"])
     }
 
-    /// FIN_WAIT2 of a minisocket.
+    /// FIN_WAIT2 of a timewait socket.
     fn by_a_process_that_leaves(&self, address: SocketAddr) -> Result<()> {
         let (mut server, mut client) = self.connected(address)?;
         client.close()?;
@@ -140,7 +142,7 @@ impl ClosingConnections {
         self.agree(address.port(), &["time_wait"])
     }
 
-    /// FIN_WAIT2 of a socket, and then of a minisocket.
+    /// FIN_WAIT2 of a full socket, and then of a timewait socket.
     fn by_a_process_that_leaves_later(&self, address: SocketAddr) -> Result<()> {
         let (mut server, mut client) = self.connected(address)?;
         client.shut_down_write()?;
@@ -151,7 +153,7 @@ impl ClosingConnections {
         self.agree(address.port(), &["time_wait"])
     }
 
-    /// FIN_WAIT2 of a minisocket whose peer never closes.
+    /// FIN_WAIT2 of a timewait socket whose peer never closes.
     fn by_one_side_whose_process_left(&self, address: SocketAddr) -> Result<[Peer; 2]> {
         let (server, mut client) = self.connected(address)?;
         client.close()?;
@@ -167,13 +169,13 @@ impl ClosingConnections {
         Ok([server, client])
     }
 
-    /// TIME_WAIT that begins again whenever the peer sends its FIN again.
+    /// TIME_WAIT that starts anew whenever the peer retransmits its FIN.
     fn with_acknowledgments_lost(&self, wire: &ControlledLink) -> Result<()> {
         let (mut server, mut client) =
             connected(&wire.server, &wire.client, wire.address(ACKNOWLEDGMENTS_LOST))?;
         client.close()?;
         self.agree(ACKNOWLEDGMENTS_LOST, &["fin_wait2"])?;
-        let handshake_ack = Loss { way: Direction::ToServer, flags: 0, data: false };
+        let handshake_ack = Loss { direction: Direction::ToServer, flags: 0, data: false };
         wire.lose(handshake_ack);
         server.close()?;
         wire.await_loss()?;
@@ -194,7 +196,7 @@ impl ClosingConnections {
         self.agree(BOTH, &["time_wait"])
     }
 
-    /// Watches from now on when sockets end.
+    /// Polls from now on when sockets end.
     fn watch(self) -> Result<Side> {
         let late = ScrapedAgent::start(&self.namespace, "--port 8801-8899 --output none", Stdio::null())?;
         let watcher = Watcher::start(&self.namespace)?;
@@ -213,7 +215,7 @@ impl Side {
                     let open = last_states(events, port);
                     open.keys().all(|ends| !ended.contains_key(ends)).then_some(())
                 })
-                .with_context(|| format!("told of port {port}: {:#?}", self.agent.events.so_far()))?;
+                .with_context(|| format!("reported of port {port}: {:#?}", self.agent.events.so_far()))?;
         }
         let shown: Vec<_> =
             self.namespace.all_sockets()?.into_iter().filter(|row| row.state != "listen").collect();
@@ -224,7 +226,7 @@ impl Side {
         for row in shown {
             let reported = last_states(&report.events, row.local.port().min(row.remote.port()));
             let reported = reported.get(&(row.local, row.remote));
-            ensure!(reported == Some(&row.state), "ss shows {row:?}, last told was {reported:?}");
+            ensure!(reported == Some(&row.state), "ss shows {row:?}, last reported was {reported:?}");
         }
         for (ends, end) in ended {
             check_end(&report, ends, end).with_context(|| {
@@ -236,14 +238,15 @@ impl Side {
     }
 }
 
-/// When `ss` showed a socket for the last time, and when it did not show it any more.
+/// When `ss` showed a socket for the last time, and when it first did not.
 #[derive(Clone, Copy, Debug)]
 struct End {
     shown: Timestamp,
     gone: Timestamp,
 }
 
-/// As many sockets of each port were counted to leave TIME_WAIT and FIN_WAIT2 for CLOSE as `ss` does not show any more.
+/// As many sockets of each port were counted to leave TIME_WAIT and FIN_WAIT2 for CLOSE as `ss` no
+/// longer shows.
 fn check_counters(samples: &Samples, ended: &BTreeMap<Ends, End>) -> Result<()> {
     let mut expected: BTreeMap<(u16, &str), u64> = BTreeMap::new();
     for (_, remote) in ended.keys() {
@@ -266,7 +269,7 @@ fn end_of(port: u16) -> &'static str {
     if [ABANDONED, ABANDONED + V6].contains(&port) { "fin_wait2" } else { "time_wait" }
 }
 
-/// The socket was told to be in CLOSE when `ss` did not show it any more, and as closed once.
+/// The socket was reported in CLOSE when `ss` no longer showed it, and closed once.
 fn check_end(report: &Report, ends: Ends, end: End) -> Result<()> {
     let of_end = |kind| report.of_kind(kind).filter(move |event| is_of(event, ends));
     let last: Vec<_> = of_end("state").filter(|event| event["to"] == "close").collect();
@@ -274,12 +277,12 @@ fn check_end(report: &Report, ends: Ends, end: End) -> Result<()> {
     let from = end_of(ends.1.port());
     ensure!(last["from"] == from && last["evidence"] == "timer", "not the end of {from}: {last}");
     let closed = of_end("closed").count();
-    ensure!(closed == 1, "it is told as closed {closed} times");
+    ensure!(closed == 1, "it is reported as closed {closed} times");
 
     let reported = time_of(last)?;
     ensure!(
         reported <= end.gone + CLOCK_STEP && reported >= end.shown - TIMER_SLACK,
-        "told as closed at {reported}, last shown by ss at {}, and not any more at {}",
+        "reported as closed at {reported}, last shown by ss at {}, no longer at {}",
         end.shown,
         end.gone
     );
@@ -288,7 +291,7 @@ fn check_end(report: &Report, ends: Ends, end: End) -> Result<()> {
             .of_kind("segment")
             .filter(|event| event["step"] == "fin" && event["src"] == ends.1.to_string().as_str())
             .collect();
-        ensure!(fins.len() >= 3, "two FINs sent again expected: {fins:#?}");
+        ensure!(fins.len() >= 3, "two retransmitted FINs expected: {fins:#?}");
         let since = reported.duration_since(time_of(fins[fins.len() - 1])?);
         ensure!(since == TIME_WAIT, "TIME_WAIT lasted {since} from the peer's last FIN on");
     }
@@ -303,7 +306,7 @@ fn time_of(event: &Event) -> Result<Timestamp> {
     Ok(event["time"].as_str().context("no time")?.parse()?)
 }
 
-/// Looks at `ss` until every socket is gone that only the kernel holds.
+/// Polls `ss` until it shows none of the sockets that only the kernel holds.
 struct Watcher {
     stop: mpsc::Sender<()>,
     thread: JoinHandle<Result<BTreeMap<Ends, End>>>,
@@ -342,7 +345,8 @@ fn watch(
     let mut ended = BTreeMap::new();
     while !kept.is_empty() {
         ensure!(begun.elapsed() < TOO_LONG, "still there after {TOO_LONG:?}: {kept:?}");
-        // The kernel tells nobody when a minisocket ends. Until the first of them can, it is enough to look now and then.
+        // The kernel does not notify when a timewait socket ends. Until the first of them can end,
+        // few polls are enough.
         let pause =
             if begun.elapsed() < SETTLED { Duration::from_secs(1) } else { Duration::from_millis(100) };
         if stopped.recv_timeout(pause) != Err(mpsc::RecvTimeoutError::Timeout) {
@@ -376,11 +380,11 @@ const BOTH: u16 = 8822;
 
 /// Kernel: `TCP_TIMEWAIT_LEN`.
 const TIME_WAIT: SignedDuration = SignedDuration::from_secs(60);
-/// How late the kernel's timers are at worst: of a minute, 512 jiffies of 10 ms (kernel/time/timer.c); and a moment for the
-/// softirq.
+/// How late the kernel's timers are at worst: of a minute, 512 jiffies of 10 ms
+/// (kernel/time/timer.c); and a moment for the softirq.
 const TIMER_SLACK: SignedDuration = SignedDuration::from_millis(5_620);
-/// How far the wall clock may have been slewed between two looks of the agent at it.
+/// How far the wall clock may be slewed between two readings by the agent.
 const CLOCK_STEP: SignedDuration = SignedDuration::from_millis(20);
-/// No minisocket ends before.
+/// No timewait socket ends before.
 const SETTLED: Duration = Duration::from_secs(50);
 const TOO_LONG: Duration = Duration::from_secs(90);

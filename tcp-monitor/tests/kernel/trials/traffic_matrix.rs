@@ -1,5 +1,6 @@
-//! Every kind of traffic on every topology: each segment that the agent prints is one that tshark shows, and the other way
-//! round; the sockets' lives are told right, and the same of a capture.
+//! Every kind of traffic on every topology: the agent prints the segments that tshark shows, and no
+//! others. It reports the states and ends of the sockets, and `tcp-monitor read` reports the same
+//! of a capture.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for traffic in traffic::ALL {
         for topology in Topology::ALL {
-            let name = format!("{} {} is told as tshark shows it", traffic.phrase, topology.phrase());
+            let name = format!("{} {} is reported as tshark shows it", traffic.phrase, topology.phrase());
             trials.push(trial(name, &[trial::AGENT, trial::CAPTURE], move || check(traffic, topology)));
         }
     }
@@ -37,7 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
     let network = Network::new(topology)?;
-    // Every way to choose a namespace has its turn. Where all are watched, the port must be nobody else's.
+    // Each way to select a namespace is used. Where all are watched, the port must be unique.
     let (watch, port) = match topology {
         Topology::LoopbackV4 => (Watch::Named(&network.server), traffic.port),
         Topology::LoopbackV6 | Topology::LoopbackMapped => (Watch::Inside(&network.server), traffic.port),
@@ -81,7 +82,8 @@ fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
     Ok(())
 }
 
-/// A port, below the ephemeral ones, that no other trial uses, nor those of another run of the suite on this machine.
+/// A port, below the ephemeral ones, that no other trial uses, nor those of another run of the
+/// suite on this machine.
 pub(crate) fn unique_port() -> u16 {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     const PORTS_A_RUN: u32 = 16;
@@ -90,7 +92,7 @@ pub(crate) fn unique_port() -> u16 {
     20_000 + (run * PORTS_A_RUN + taken) as u16
 }
 
-/// A RST is told once by the socket that sent it and once by the one that received it.
+/// A RST is reported once for the socket that sent it and once for the one that received it.
 fn check_resets(steps: &[Step], report: &Report, port: u16, roles: &[&str]) -> Result<()> {
     for role in roles {
         let by_server = |step: &&Step| step.packet.src.port() == port;
@@ -106,7 +108,7 @@ fn check_resets(steps: &[Step], report: &Report, port: u16, roles: &[&str]) -> R
                 .count();
             ensure!(
                 reported == count,
-                "{role}: {reported} of {count} resets {direction} are told: {:#?}",
+                "{role}: {reported} of {count} resets {direction} are reported: {:#?}",
                 report.events
             );
         }
@@ -132,11 +134,11 @@ fn check_state_sequences(end: &End, connections: usize, report: &Report, port: u
         report.of_kind("handshake").filter(|event| event["role"] == end.role).collect();
     ensure!(
         handshakes.len() == connections && handshakes.iter().all(|event| event["result"] == "completed"),
-        "{connections} completed handshakes expected, told {handshakes:#?}"
+        "{connections} completed handshakes expected, reported {handshakes:#?}"
     );
 
     let closed: Vec<&Event> = report.of_kind("closed").filter(|event| event["role"] == end.role).collect();
-    ensure!(closed.len() == connections, "{connections} closed connections expected, told {closed:#?}");
+    ensure!(closed.len() == connections, "{connections} closed connections expected, reported {closed:#?}");
     for event in &closed {
         let by = event["closed_by"].as_str().unwrap_or_default();
         ensure!(end.closed_by.contains(&by), "closed by {:?} expected, not {by:?}", end.closed_by);
@@ -151,7 +153,7 @@ fn check_state_sequences(end: &End, connections: usize, report: &Report, port: u
     let state_sequences = state_sequences(report, end.role, port)?;
     ensure!(
         state_sequences.len() == connections,
-        "{connections} sockets expected, told {state_sequences:#?}"
+        "{connections} sockets expected, reported {state_sequences:#?}"
     );
     for (socket, states) in &state_sequences {
         let states = states.join(" ");
@@ -185,7 +187,7 @@ fn state_sequences(report: &Report, role: &str, port: u16) -> Result<BTreeMap<St
     Ok(state_sequences)
 }
 
-/// The event is told by the server's or the client's socket.
+/// Whether the event is of the server's or the client's socket, as `role` says.
 fn is_of(event: &Event, role: &str, port: u16) -> bool {
     let is_server = event["local"].as_str().is_some_and(|local| local.ends_with(&format!(":{port}")));
     is_server == (role == "server")

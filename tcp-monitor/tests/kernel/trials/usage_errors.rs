@@ -1,4 +1,4 @@
-//! What the agent says, and its exit code, when it cannot do what was asked.
+//! The agent's message and exit code when it cannot do what was asked.
 
 use std::{
     fs::{self, Permissions},
@@ -27,7 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("an address in use is named, with what to do", &[trial::AGENT], address_in_use),
         trial("an interface that does not exist is named", &[trial::AGENT], unknown_interface),
         trial("a namespace that does not exist is named", &[trial::AGENT], unknown_namespace),
-        trial("a port that is none is a usage error", &[], bad_port),
+        trial("an invalid port is a usage error", &[], bad_port),
         trial("a file that cannot be written is named before anything is attached", &[], unwritable_file),
     ]
 }

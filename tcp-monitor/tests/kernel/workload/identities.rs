@@ -1,4 +1,5 @@
-//! What the agent's counters must equal: the kernel's own, exactly, and each other.
+//! The identities that must hold exactly between the agent's counters, the kernel's and the sockets
+//! that `ss` shows.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +15,18 @@ use crate::{
     },
 };
 
-/// One namespace at rest, as three have counted it who do not know of each other.
-pub(crate) struct Reckoning<'a> {
+/// Independent counts of one namespace in which nothing changes any more.
+pub(crate) struct Observed<'a> {
     pub(crate) agent: &'a Samples,
     /// `/proc/net/snmp` and `/proc/net/netstat`.
     pub(crate) kernel: &'a BTreeMap<String, u64>,
-    /// The workload's own books.
+    /// The workload's expected counts.
     pub(crate) expected: &'a BTreeMap<String, u64>,
     /// What `ss` shows.
     pub(crate) sockets: &'a [SocketRow],
 }
 
-/// Everything that should be equal and is not.
+/// The counts that should be equal and are not.
 #[derive(Default)]
 pub(crate) struct Mismatches(Vec<String>);
 
@@ -42,13 +43,17 @@ impl Mismatches {
         }
     }
 
+    pub(crate) fn list(self) -> Vec<String> {
+        self.0
+    }
+
     pub(crate) fn none(self) -> Result<()> {
         ensure!(self.0.is_empty(), "{:#?}", self.0);
         Ok(())
     }
 }
 
-impl Reckoning<'_> {
+impl Observed<'_> {
     pub(crate) fn check(&self) -> Result<Mismatches> {
         let mut mismatches = Mismatches::default();
         self.check_openings(&mut mismatches)?;
@@ -57,7 +62,7 @@ impl Reckoning<'_> {
         self.check_states(&mut mismatches);
         self.check_durations(&mut mismatches);
         self.check_segments(&mut mismatches)?;
-        self.check_books(&mut mismatches);
+        self.check_expected(&mut mismatches);
         self.check_gauges(&mut mismatches);
         Ok(mismatches)
     }
@@ -67,7 +72,7 @@ impl Reckoning<'_> {
         mismatches.equal("PassiveOpens", passive_opens, self.kernel("PassiveOpens")?);
         let born =
             self.sum("handshakes_total", &[("role", "server")]) + self.transitions("syn_recv", "close");
-        mismatches.equal("handshakes of a server and children that died before", born, passive_opens);
+        mismatches.equal("handshakes of a server and children closed before", born, passive_opens);
 
         let begun = self.transitions("close", "syn_sent");
         mismatches.equal("ActiveOpens", begun, self.kernel("ActiveOpens")? + self.note(NO_SYN));
@@ -103,7 +108,7 @@ impl Reckoning<'_> {
         let rsts = self.sum("resets_total", &[("direction", "received"), ("phase", "handshake")]);
         let of_server = rsts.wrapping_sub(by_rst).wrapping_add(self.note(RESET_BY_SYN));
         mismatches.equal("AttemptFails", by_client.wrapping_add(of_server), self.kernel("AttemptFails")?);
-        // The rest are last ACKs that were answered with a RST.
+        // The rest are handshake ACKs that were answered with a RST.
         mismatches.at_most("EmbryonicRsts", of_server, self.kernel("EmbryonicRsts")?);
         mismatches.at_most("requests that were reset", self.failures("server", "reset"), of_server);
         Ok(())
@@ -118,15 +123,15 @@ impl Reckoning<'_> {
             self.kernel("OutRsts")?,
         );
 
-        let minisockets = self.kernel("TW")? + self.kernel("TWKilled")?;
-        mismatches.equal("TW and TWKilled", self.closed("local") + self.closed("both"), minisockets);
+        let timewait_sockets = self.kernel("TW")? + self.kernel("TWKilled")?;
+        mismatches.equal("TW and TWKilled", self.closed("local") + self.closed("both"), timewait_sockets);
         let reset = self.transitions("fin_wait2", "close").wrapping_sub(self.aborted_in_fin_wait2());
         mismatches.equal(
-            "minisockets in TIME_WAIT, those that await a FIN and those that were reset before it",
+            "timewait sockets in TIME_WAIT, in FIN_WAIT2 and reset in FIN_WAIT2",
             self.sum("state_transitions_total", &[("to", "time_wait")])
                 .wrapping_add(self.await_fin())
                 .wrapping_add(reset),
-            minisockets,
+            timewait_sockets,
         );
         let rsts = self.sum("segments_total", &[("direction", "ingress"), ("flags", "rst")]);
         let received = self.sum("resets_total", &[("direction", "received")]);
@@ -135,7 +140,7 @@ impl Reckoning<'_> {
         mismatches.at_most("reset after close, from below", self.note(RESET_AFTER_CLOSE), reset);
         mismatches.at_most("reset after close, from above", reset, rsts);
         mismatches.equal(
-            "sockets that left FIN_WAIT2, and did so in TIME_WAIT, as a minisocket or aborted",
+            "sockets that left FIN_WAIT2, as a timewait socket or aborted",
             self.sum("state_transitions_total", &[("to", "fin_wait2")]),
             self.closed("local").wrapping_add(self.aborted_in_fin_wait2()),
         );
@@ -147,7 +152,7 @@ impl Reckoning<'_> {
         Ok(())
     }
 
-    /// Whoever entered a state has left it or is still there.
+    /// As many connections entered a state as left it or are in it.
     fn check_states(&self, mismatches: &mut Mismatches) {
         for state in [
             "established",
@@ -167,7 +172,7 @@ impl Reckoning<'_> {
         }
     }
 
-    /// Whatever is counted has taken its time.
+    /// Each counted end has a duration.
     fn check_durations(&self, mismatches: &mut Mismatches) {
         for role in ["server", "client"] {
             let without_cookie = self.sum("handshakes_total", &[("role", role)])
@@ -209,8 +214,8 @@ impl Reckoning<'_> {
         Ok(())
     }
 
-    /// On the ports of which books are kept, every series is as they say.
-    fn check_books(&self, mismatches: &mut Mismatches) {
+    /// On the ports whose counts are known exactly, every series has its expected value.
+    fn check_expected(&self, mismatches: &mut Mismatches) {
         for metric in COUNTED {
             let mut counted = BTreeMap::new();
             for (labels, count) in self.agent.of(metric) {
@@ -251,12 +256,13 @@ impl Reckoning<'_> {
         }
     }
 
-    /// Minisockets that await the peer's FIN: at rest there is no socket in FIN_WAIT2.
+    /// Timewait sockets in FIN_WAIT2: no full socket is in that state any more.
     fn await_fin(&self) -> u64 {
         self.sockets.iter().filter(|row| row.state == "fin_wait2").count() as u64
     }
 
-    /// Sockets that went from FIN_WAIT2 to CLOSE themselves: of all connections that did not end with two FINs, the rest.
+    /// Sockets that went from FIN_WAIT2 to CLOSE themselves: of all connections that did not end
+    /// with two FINs, the rest.
     fn aborted_in_fin_wait2(&self) -> u64 {
         let aborted = ["local_reset", "remote_reset", "timed_out", "killed"].map(|by| self.closed(by));
         let remote = ["established", "close_wait", "fin_wait1", "closing", "last_ack"]
@@ -311,7 +317,7 @@ pub(crate) fn check_veth(mismatches: &mut Mismatches, server: &Samples, client: 
     }
 }
 
-/// The metrics of which books are kept.
+/// The metrics whose values are known exactly.
 const COUNTED: [&str; 4] =
     ["handshakes_total", "handshake_failures_total", "connections_closed_total", "bytes_total"];
 const FLAGS: [&str; 4] = ["syn", "syn_ack", "fin", "rst"];

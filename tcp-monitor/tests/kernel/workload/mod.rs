@@ -1,4 +1,5 @@
-//! Seeded random workloads, what each must be counted as, and the identities between counters that must hold after it.
+//! Seeded random workloads, what each must be counted as, and the identities between counters that
+//! must hold after it.
 
 pub(crate) mod identities;
 pub(crate) mod outside_host_actions;

@@ -1,4 +1,5 @@
-//! Connections of which one end is a stranger: what no two kernels do to each other, each with what it must count as.
+//! Actions of which one end is an outside host: sequences of segments that two kernels do not
+//! produce, and how each must be counted.
 
 use std::{
     io::{Read, Write},
@@ -25,12 +26,12 @@ use crate::{
     },
 };
 
-/// How often each is done, by weight, and with which of `net.ipv4.tcp_syncookies`.
+/// Weight in the draw, name, for which values of `net.ipv4.tcp_syncookies`, and function.
 pub(crate) const OUTSIDE_HOST_ACTIONS: &[(u32, &str, Cookies, Action)] = &[
     (3, "a SYN-ACK is not answered", Cookies::NotAlways, unanswered_syn_ack),
     (3, "a SYN-ACK is answered with a RST", Cookies::NotAlways, rst_answers_syn_ack),
     (2, "a SYN-ACK is answered with another SYN", Cookies::NotAlways, syn_answers_syn_ack),
-    (2, "a SYN comes twice", Cookies::NotAlways, syn_twice),
+    (2, "a SYN is received twice", Cookies::NotAlways, syn_twice),
     (2, "a SYN-ACK is answered with a wrong ACK", Cookies::NotAlways, wrong_ack),
     (2, "segments that no connection begins with", Cookies::Any, odd_segments),
     (3, "FINs cross", Cookies::Any, fins_cross),
@@ -50,22 +51,22 @@ pub(crate) const OUTSIDE_HOST_ACTIONS: &[(u32, &str, Cookies, Action)] = &[
         Cookies::Any,
         syn_in_time_wait_while_full,
     ),
-    (1, "data is not acknowledged any more", Cookies::Any, data_unacknowledged),
+    (1, "data is not acknowledged", Cookies::Any, data_unacknowledged),
     (1, "a FIN is not acknowledged", Cookies::Any, fin_unacknowledged),
-    (4, "the accept queue is full at the last ACK", Cookies::NotAlways, full_at_handshake_ack),
+    (4, "the accept queue is full at the handshake ACK", Cookies::NotAlways, full_at_handshake_ack),
     (3, "the accept queue is full at the SYN", Cookies::Any, full_at_syn),
     (3, "the request queue is full", Cookies::NotAlways, full_request_queue),
     (3, "SYN cookies", Cookies::Always, cookies),
     (2, "SYN cookies while the accept queue is full", Cookies::Always, cookies_while_full),
 ];
 
-/// Settings that an act is possible with.
+/// Values of `net.ipv4.tcp_syncookies` for which an action is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cookies {
     Any,
-    /// There are half-open requests.
+    /// Those with half-open connections.
     NotAlways,
-    /// There are none.
+    /// That without.
     Always,
 }
 
@@ -94,7 +95,8 @@ fn rst_answers_syn_ack(worker: &mut Worker<'_>) -> Result<()> {
             worker.expect_note(Side::Server, IGNORED_RSTS, 1);
             return fail(worker, "timed_out");
         }
-        // Some kernels take what is within the window, some are content with the right sequence number.
+        // Some kernels accept any sequence number in the window, some accept any acknowledgement
+        // number.
         chosen => {
             let segment = if chosen == 3 {
                 Segment::new(RST, host.seq.wrapping_add(1000), 0)
@@ -121,7 +123,7 @@ fn syn_answers_syn_ack(worker: &mut Worker<'_>) -> Result<()> {
         worker.expect_note(Side::Server, RESET_BY_SYN, 1);
         fail(worker, "reset")
     } else {
-        // Out of window: it is told so, and the request stays.
+        // Out of window: it is answered with an ACK, and the half-open connection stays.
         host.send(Segment::new(SYN, host.seq.wrapping_sub(500), 0));
         host.await_segment("an ACK", |segment| segment.flags == ACK)?;
         fail(worker, "timed_out")
@@ -143,7 +145,7 @@ fn wrong_ack(worker: &mut Worker<'_>) -> Result<()> {
     fail(worker, "timed_out")
 }
 
-/// A request in the waiting room.
+/// A half-open connection of the listener that accepts none.
 fn half_open<'a>(worker: &mut Worker<'a>) -> Result<OutsideHost<'a>> {
     let port = worker.unaccepted_port()?;
     let mut host = worker.new_host(port);
@@ -151,7 +153,7 @@ fn half_open<'a>(worker: &mut Worker<'a>) -> Result<OutsideHost<'a>> {
     Ok(host)
 }
 
-/// Enters what became of a request in the waiting room.
+/// Notes how that half-open connection failed.
 fn fail(worker: &mut Worker<'_>, reason: &str) -> Result<()> {
     let port = worker.unaccepted_port()?;
     worker.expect_failures(Side::Server, port, "server", reason, 1);
@@ -198,7 +200,7 @@ fn rst_in_closing(worker: &mut Worker<'_>) -> Result<()> {
 fn closing<'a>(worker: &mut Worker<'a>) -> Result<(Option<TcpStream>, OutsideHost<'a>, u16)> {
     let (server, mut host, port) = worker.receive()?;
     let server = close(worker, server)?;
-    // Acknowledges what came before the FIN.
+    // The next segment acknowledges what was sent before the FIN.
     let before = host.ack;
     host.await_fin()?;
     let after = mem::replace(&mut host.ack, before);
@@ -251,7 +253,7 @@ fn rst_in_fin_wait1(worker: &mut Worker<'_>) -> Result<()> {
 fn rst_in_fin_wait2(worker: &mut Worker<'_>) -> Result<()> {
     let (server, mut host, port) = worker.receive()?;
     if worker.rng.bool() {
-        // Then a minisocket takes over, and the connection counts as closed.
+        // FIN_WAIT2 continues in a timewait socket, and the connection is counted as closed.
         drop(server);
         host.await_fin()?;
         host.acknowledge();
@@ -289,7 +291,7 @@ fn time_wait<'a>(worker: &mut Worker<'a>) -> Result<(OutsideHost<'a>, u16)> {
 fn rst_out_of_window(worker: &mut Worker<'_>) -> Result<()> {
     let (mut server, mut host, port) = worker.receive()?;
     host.send(Segment::new(RST, host.seq.wrapping_sub(100_000), 0));
-    // In the window, but not what is expected next: the kernel wants to hear it again (RFC 5961).
+    // In the window, but not the next sequence number: answered with a challenge ACK (RFC 5961).
     host.send(Segment::new(RST, host.seq.wrapping_add(100), 0));
     worker.expect_note(Side::Server, IGNORED_RSTS, 2);
     host.send(Segment::new(SYN, host.seq.wrapping_add(100), 0));
@@ -356,7 +358,7 @@ fn syn_in_time_wait_while_full(worker: &mut Worker<'_>) -> Result<()> {
     worker.expect_server_closed(port, "local", Payload::default());
     let listener = worker.listen_to_outside(port, 1)?;
     let queued = fill_accept_queue(worker, port, 1)?;
-    // One that is older than the connection is answered by TIME_WAIT itself.
+    // A SYN with an older sequence number is answered in TIME_WAIT.
     waiting.send(Segment::new(SYN, waiting.seq.wrapping_sub(5_000), 0));
     waiting.seq = waiting.seq.wrapping_add(1_000);
     waiting.syn();
@@ -385,11 +387,11 @@ fn fin_unacknowledged(worker: &mut Worker<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Notes in the ledger: a SYN ended a request.
+/// A note for identities: half-open connections that a SYN ended.
 pub(crate) const RESET_BY_SYN: &str = "reset by a SYN";
-/// A minisocket was reset while it awaited the peer's FIN.
+/// Timewait sockets that were reset in FIN_WAIT2.
 pub(crate) const RESET_AFTER_CLOSE: &str = "reset after close";
-/// A RST was not what the connection or request expects next.
+/// RSTs that were not acceptable.
 pub(crate) const IGNORED_RSTS: &str = "ignored RSTs";
-/// A good cookie came while the accept queue was full.
+/// Valid cookies received while the accept queue was full.
 pub(crate) const COOKIES_WHILE_FULL: &str = "cookies while full";

@@ -1,4 +1,5 @@
-//! Connections with strangers for which the accept queue or the request queue has no room, or that need none: SYN cookies.
+//! Actions with outside hosts while the accept queue or the request queue is full, and with SYN
+//! cookies.
 
 use std::net::TcpStream;
 
@@ -18,12 +19,12 @@ use crate::{
     },
 };
 
-/// What each request comes to whose last ACK the accept queue had no room for.
+/// Half-open connections whose handshake ACK arrives while the accept queue is full.
 pub(crate) fn full_at_handshake_ack(worker: &mut Worker<'_>) -> Result<()> {
     let port = worker.port();
     let backlog = worker.rng.u8(2..6);
     let listener = worker.listen_to_outside(port, backlog.into())?;
-    // The request queue is as long as the accept queue, and one more request is needed to fill that.
+    // The request queue is as long as the accept queue, which takes one more connection.
     let mut late = Vec::new();
     for _ in 0..worker.rng.u8(1..backlog) {
         let mut host = worker.new_host(port);
@@ -54,7 +55,7 @@ pub(crate) fn full_at_handshake_ack(worker: &mut Worker<'_>) -> Result<()> {
                 queued.push(host);
             }
             _ => {
-                // Its FIN finds no room either.
+                // Its FIN is dropped too.
                 host.fin();
                 let first = queued.remove(0);
                 end(worker, accept(&listener)?, first, port)?;
@@ -65,7 +66,8 @@ pub(crate) fn full_at_handshake_ack(worker: &mut Worker<'_>) -> Result<()> {
         }
     }
     drain_accept_queue(worker, &listener, queued, port)?;
-    // A request that is still there is given up when its SYN-ACK should be sent again.
+    // Without the listener, a half-open connection is removed when its SYN-ACK should be
+    // retransmitted.
     drop(listener);
     Ok(())
 }
@@ -125,7 +127,7 @@ pub(crate) fn cookies(worker: &mut Worker<'_>) -> Result<()> {
     answer_with_cookie(worker, &mut host, &listener, port)
 }
 
-/// A SYN that is answered with a cookie, and what may follow.
+/// A SYN that is answered with a cookie, and then one of the segments that may follow.
 fn answer_with_cookie(
     worker: &mut Worker<'_>,
     host: &mut OutsideHost<'_>,
@@ -155,7 +157,7 @@ pub(crate) fn cookies_while_full(worker: &mut Worker<'_>) -> Result<()> {
     host.open()?;
     let mut queued = fill_accept_queue(worker, port, backlog)?;
     for _ in 0..worker.rng.u8(1..4) {
-        // Taken for good, counted by the kernel, and dropped.
+        // The cookie is valid and counted by the kernel, and the ACK dropped.
         host.acknowledge();
         worker.expect_note(Side::Server, COOKIES_WHILE_FULL, 1);
     }
@@ -168,7 +170,7 @@ pub(crate) fn cookies_while_full(worker: &mut Worker<'_>) -> Result<()> {
     drain_accept_queue(worker, &listener, queued, port)
 }
 
-/// Connections until the accept queue is full.
+/// Opens connections until the accept queue is full.
 pub(crate) fn fill_accept_queue<'a>(
     worker: &mut Worker<'a>,
     port: u16,
@@ -184,7 +186,8 @@ pub(crate) fn fill_accept_queue<'a>(
     Ok(queued)
 }
 
-/// Accepts and ends some of the connections in an accept queue, in order; the rest ends with the listener.
+/// Accepts and ends some of the connections in an accept queue, in order. The rest ends with the
+/// listener.
 pub(crate) fn drain_accept_queue(
     worker: &mut Worker<'_>,
     listener: &Socket,
@@ -202,7 +205,7 @@ pub(crate) fn drain_accept_queue(
     Ok(())
 }
 
-/// The stranger closes first.
+/// The outside host closes first.
 fn end(worker: &mut Worker<'_>, server: TcpStream, mut host: OutsideHost<'_>, port: u16) -> Result<()> {
     end_with(worker, server, &mut host, port)
 }

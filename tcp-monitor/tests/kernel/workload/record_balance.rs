@@ -1,10 +1,11 @@
-//! Records of the log: whoever was made was read, or is counted as lost.
+//! Records for the log: each one that was made was read, or is counted as lost.
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{support::scrape::Samples, workload::identities::Mismatches};
 
-/// Holds what the agent counted of one namespace, now at rest, against what it `read`.
+/// Compares the agent's counters of one namespace, in which nothing changes any more, with the
+/// number of records that it `read`.
 pub(crate) fn check_records(samples: &Samples, read: u64) -> Result<()> {
     let sum = |metric, labels: &[(&str, &str)]| samples.sum_or_zero(metric, labels);
     let of_kind = |kind| {
@@ -17,8 +18,8 @@ pub(crate) fn check_records(samples: &Samples, read: u64) -> Result<()> {
     mismatches.equal("records read", read, sum("events_total", &[]));
 
     let transitions = |labels: &[(&str, &str)]| sum("state_transitions_total", labels);
-    // Half-open requests have no socket yet, and TIME_WAIT has none any more. A socket that entered FIN_WAIT2 has left it, whatever the
-    // connection did.
+    // Half-open connections and TIME_WAIT have no full socket. A socket that entered FIN_WAIT2 has
+    // left it, whatever state the connection is in.
     let without_socket = transitions(&[("from", "new_syn_recv")])
         + transitions(&[("to", "new_syn_recv")])
         + transitions(&[("from", "time_wait")]);
@@ -31,11 +32,11 @@ pub(crate) fn check_records(samples: &Samples, read: u64) -> Result<()> {
     mismatches.none()
 }
 
-/// What the agent says in the end.
+/// The number of records that the agent prints when it exits.
 pub(crate) fn records_read(messages: &[String]) -> Result<u64> {
     let number = messages.iter().find_map(|line| {
         let (before, _) = line.split_once(" records read")?;
         before.rsplit(' ').next()?.parse().ok()
     });
-    number.with_context(|| format!("the agent does not say how many records it read: {messages:#?}"))
+    number.with_context(|| format!("the agent does not print how many records it read: {messages:#?}"))
 }

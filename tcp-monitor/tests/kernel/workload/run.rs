@@ -1,4 +1,5 @@
-//! A workload drawn from a seed: actors that make connections of every kind side by side, in three parts.
+//! Runs the workload of a seed: workers that make connections of every kind at the same time, in
+//! three parts.
 
 use std::{env, thread};
 
@@ -14,21 +15,22 @@ use crate::{
     },
 };
 
-/// How many connections are made at a time, about.
+/// How many workers run at a time.
 pub(crate) const WORKERS: u16 = 6;
-/// How many acts each actor does in each part.
+/// How many actions each worker does in each part.
 const ACTIONS_EACH: usize = 30;
 /// How many parts there are.
 const PARTS: usize = 3;
 
-/// Plays the workload of this seed; `between` is called after each part but the last, with how many there were.
-pub(crate) fn play(
+/// Runs the workload of this seed. `between` is called after each part but the last, with the
+/// number of parts so far. Returns the expected counts.
+pub(crate) fn run(
     testbed: &Testbed,
     seed: u64,
     mut between: impl FnMut(usize) -> Result<()>,
 ) -> Result<ExpectedCounts> {
     let mut rng = Rng::with_seed(seed);
-    // With one setting for all of it, more can be told from the kernel's counters (see `identities`).
+    // One setting for the whole workload: otherwise fewer identities hold (see `identities`).
     let abort_on_overflow = rng.bool();
     let first = Settings { syncookies: 1, abort_on_overflow };
     let mut workers: Vec<_> =
@@ -63,14 +65,14 @@ fn side_by_side<'a>(
         let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| work(worker))).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow!("an actor panicked"))?)
+            .map(|thread| thread.join().map_err(|_| anyhow!("a worker panicked"))?)
             .collect::<Vec<_>>()
             .into_iter()
             .collect()
     })
 }
 
-/// Whether only some acts are asked for, to find out what is wrong with them.
+/// Whether the environment selects some of the actions.
 pub(crate) fn is_partial() -> bool {
     env::var_os(ONLY).is_some()
 }
@@ -92,16 +94,16 @@ fn run_actions(worker: &mut Worker<'_>, settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// With how many lots each is in the draw.
+/// The actions that are possible with these settings, with their weights in the draw.
 fn possible_actions(settings: Settings) -> Vec<(u32, &'static str, Action)> {
     let only = env::var(ONLY).unwrap_or_default();
     let actions = SOCKET_ACTIONS.iter().map(|&(weight, name, action)| (weight, name, action));
-    let forged = OUTSIDE_HOST_ACTIONS.iter().filter(|(_, _, cookies, _)| cookies.allow(settings.syncookies));
+    let outside = OUTSIDE_HOST_ACTIONS.iter().filter(|(_, _, cookies, _)| cookies.allow(settings.syncookies));
     actions
-        .chain(forged.map(|&(weight, name, _, action)| (weight, name, action)))
+        .chain(outside.map(|&(weight, name, _, action)| (weight, name, action)))
         .filter(|(_, name, _)| name.contains(&only))
         .collect()
 }
 
-/// Names a part of the names of the only acts that are to be done.
+/// With this variable set, only actions whose name contains its value are drawn.
 const ONLY: &str = "KERNEL_SUITE_ACT";

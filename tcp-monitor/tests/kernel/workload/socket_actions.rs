@@ -1,11 +1,12 @@
-//! Connections between two sockets, from beginning to end, each with what it must count as.
+//! Actions between two sockets of this machine, from beginning to end, and how each must be
+//! counted.
 
 use std::{
     io::Write,
     net::{Shutdown, SocketAddr, TcpStream},
     os::fd::AsFd,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,7 +16,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::{
     support::{
         child_process::output,
-        line_reader::DEADLINE,
+        deadline::{Deadline, STALLED},
         packet_builder::Unreachable,
         testbed::{Route, Side},
     },
@@ -25,7 +26,7 @@ use crate::{
     },
 };
 
-/// How often each is done, by weight.
+/// Weight in the draw, name and function.
 pub(crate) const SOCKET_ACTIONS: &[(u32, &str, Action)] = &[
     (6, "the client closes first", client_closes_first),
     (6, "the server closes first", server_closes_first),
@@ -41,8 +42,8 @@ pub(crate) const SOCKET_ACTIONS: &[(u32, &str, Action)] = &[
     (3, "a closed port", refused),
     (2, "a closed port, and an open one by the same socket", refused_then_connected),
     (2, "connect() is given up", given_up),
-    (2, "a router says unreachable", unreachable),
-    (2, "a port is used again", port_is_used_again),
+    (2, "a router reports an unreachable address", unreachable),
+    (2, "a port is reused", port_reused),
     (2, "a socket connects to itself", connects_to_itself),
     (2, "a listener closes before it accepts", listener_closes),
     (1, "a socket is destroyed", destroyed),
@@ -153,7 +154,7 @@ fn data_after_shutdown(worker: &mut Worker<'_>) -> Result<()> {
     await_error(&server)
 }
 
-/// Who was first is a matter of luck.
+/// Which end closes first depends on timing.
 fn both_close_at_once(worker: &mut Worker<'_>) -> Result<()> {
     let of = Connection { route: worker.route(), port: worker.uncounted_port() };
     let Pair { server, client, .. } = worker.connect_at(of)?;
@@ -166,9 +167,9 @@ fn both_close_at_once(worker: &mut Worker<'_>) -> Result<()> {
 
 fn refused(worker: &mut Worker<'_>) -> Result<()> {
     let (route, port) = (worker.route(), worker.closed_port()?);
-    worker.testbed.go_to(route.client_side())?;
+    worker.testbed.move_to(route.client_side())?;
     let connected = TcpStream::connect(worker.testbed.address(route, port));
-    ensure!(connected.is_err(), "somebody listens on port {port}");
+    ensure!(connected.is_err(), "port {port} has a listener");
     expect_refused(worker, route, port);
     Ok(())
 }
@@ -176,9 +177,9 @@ fn refused(worker: &mut Worker<'_>) -> Result<()> {
 fn refused_then_connected(worker: &mut Worker<'_>) -> Result<()> {
     let (route, port) = (worker.route(), worker.closed_port()?);
     let address = worker.testbed.address(route, port);
-    worker.testbed.go_to(route.client_side())?;
+    worker.testbed.move_to(route.client_side())?;
     let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    ensure!(client.connect(&address.into()).is_err(), "somebody listens on port {port}");
+    ensure!(client.connect(&address.into()).is_err(), "port {port} has a listener");
     expect_refused(worker, route, port);
 
     let of = Connection { route, port: worker.port() };
@@ -204,7 +205,7 @@ fn given_up(worker: &mut Worker<'_>) -> Result<()> {
     if worker.rng.u8(..4) > 0 {
         worker.expect_failures(Side::Server, port, "client", "aborted", 1);
     } else {
-        // Nobody answers, and the kernel gives up after three seconds.
+        // It is not answered, and fails after three seconds.
         worker.failing.push(client);
         worker.expect_failures(Side::Server, port, "client", "timed_out", 1);
     }
@@ -226,7 +227,7 @@ fn unreachable(worker: &mut Worker<'_>) -> Result<()> {
     await_closed(&client)
 }
 
-/// connect() that does not wait, from the server's side.
+/// connect() that does not block, from the server's side.
 fn begin(worker: &mut Worker<'_>, address: SocketAddr) -> Result<Socket> {
     let client = worker.client(Side::Server, address)?;
     let begun = client.connect(&address.into());
@@ -237,8 +238,8 @@ fn begin(worker: &mut Worker<'_>, address: SocketAddr) -> Result<Socket> {
     Ok(client)
 }
 
-/// The server's end is in TIME_WAIT when the client's port connects again.
-fn port_is_used_again(worker: &mut Worker<'_>) -> Result<()> {
+/// The server's end is in TIME_WAIT when a client connects from the same port.
+fn port_reused(worker: &mut Worker<'_>) -> Result<()> {
     let Pair { mut server, mut client, of } = worker.connect()?;
     let payload = exchange(worker, &mut server, &mut client)?;
     let from = client.local_addr()?;
@@ -252,10 +253,10 @@ fn port_is_used_again(worker: &mut Worker<'_>) -> Result<()> {
 
     let address = worker.testbed.address(of.route, of.port);
     let listener = worker.listen(address, 16)?;
-    worker.testbed.go_to(of.route.client_side())?;
+    worker.testbed.move_to(of.route.client_side())?;
     let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     client.set_reuse_address(true)?;
-    if !bind_within(&client, from, ANOTHER_HAS_IT)? {
+    if !bind_within(&client, from, PORT_WAIT)? {
         return Ok(());
     }
     match client.connect(&address.into()) {
@@ -266,7 +267,7 @@ fn port_is_used_again(worker: &mut Worker<'_>) -> Result<()> {
             worker.expect_note(of.route.client_side(), NO_SYN, 1);
             return Ok(());
         }
-        Err(error) => return Err(error).context("a port cannot be used again"),
+        Err(error) => return Err(error).context("a port cannot be reused"),
     }
     let (mut server, mut client) = (TcpStream::from(listener.accept()?.0), TcpStream::from(client));
     let payload = exchange(worker, &mut server, &mut client)?;
@@ -281,7 +282,7 @@ fn connects_to_itself(worker: &mut Worker<'_>) -> Result<()> {
     let route = if worker.rng.bool() { Route::LoopbackV4 } else { Route::LoopbackV6 };
     let port = worker.port();
     let address = worker.testbed.address(route, port);
-    worker.testbed.go_to(Side::Server)?;
+    worker.testbed.move_to(Side::Server)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     bind(&socket, address)?;
@@ -305,7 +306,7 @@ fn listener_closes(worker: &mut Worker<'_>) -> Result<()> {
     let listener = worker.listen(address, 16)?;
     let mut clients = Vec::new();
     for _ in 0..worker.rng.u8(1..8) {
-        worker.testbed.go_to(of.route.client_side())?;
+        worker.testbed.move_to(of.route.client_side())?;
         let mut client = TcpStream::connect(address)?;
         // It is acknowledged by the child, which is then established.
         leave_unread(&mut client, 10)?;
@@ -351,7 +352,7 @@ fn destroy(worker: &Worker<'_>, states: &str, filter: &str) -> Result<()> {
     Ok(())
 }
 
-/// What becomes of each is a matter of luck, and of the settings.
+/// The outcome of each connection depends on timing and on the settings.
 fn overfull_accept_queue(worker: &mut Worker<'_>) -> Result<()> {
     let of = Connection { route: worker.route(), port: worker.contended_port() };
     let address = worker.testbed.address(of.route, of.port);
@@ -364,7 +365,7 @@ fn overfull_accept_queue(worker: &mut Worker<'_>) -> Result<()> {
     let mut clients = Vec::new();
     for _ in 0..worker.rng.usize(2..10) {
         let client = worker.client(of.route.client_side(), address)?;
-        // In progress, or refused by a RST already.
+        // In progress, or refused already.
         let _ = client.connect(&address.into());
         clients.push(client);
     }
@@ -403,42 +404,42 @@ fn more(worker: &mut Worker<'_>, from: &mut TcpStream, to: &mut TcpStream) -> Re
     Ok(count)
 }
 
-/// Awaits the RST.
+/// Waits for the RST.
 fn await_error(stream: &TcpStream) -> Result<()> {
     await_events(stream, PollFlags::empty())
 }
 
-/// Awaits that connect() failed. If an error came while it was still under way, that is shown, and the kernel awaits another.
+/// Waits until connect() failed. If an error came while it was still under way, that is shown, and
+/// the kernel awaits another.
 fn await_closed(socket: &Socket) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Deadline::new();
     loop {
         let mut state = [PollFd::new(socket, PollFlags::OUT)];
-        poll(&mut state, Some(&PATIENCE))?;
+        poll(&mut state, Some(&Timespec::try_from(STALLED)?))?;
         if state[0].revents().contains(PollFlags::HUP) {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "waited in vain for the end of connect()");
+        deadline.check().context("waited for the end of connect()")?;
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Awaits an event, or an error.
+/// Waits for an event, or an error.
 fn await_events(socket: &impl AsFd, events: PollFlags) -> Result<()> {
     let mut ready = [PollFd::new(socket, events)];
-    let ready = poll(&mut ready, Some(&PATIENCE))?;
-    ensure!(ready == 1, "waited in vain for the end of a connection");
+    let ready = poll(&mut ready, Some(&Timespec::try_from(STALLED)?))?;
+    ensure!(ready == 1, "the connection did not end");
     Ok(())
 }
 
-/// Notes in the ledger: connect() failed before a SYN left.
+/// A note for identities: connect() failed before a SYN was sent.
 pub(crate) const NO_SYN: &str = "no SYN left";
 /// It was refused by an ICMP error, not by a RST.
 pub(crate) const REFUSED_BY_ICMP: &str = "refused by ICMP";
 /// An administrator destroyed the socket before it was connected.
 pub(crate) const DESTROYED_IN_SYN_SENT: &str = "destroyed in SYN_SENT";
 
-/// The kernel may have chosen the same port for another's connection, which may last.
-const ANOTHER_HAS_IT: Duration = Duration::from_millis(500);
-const PATIENCE: Timespec = Timespec { tv_sec: 15, tv_nsec: 0 };
+/// Another connection may have the port as its ephemeral port, for long.
+const PORT_WAIT: Duration = Duration::from_millis(500);
 const EADDRNOTAVAIL: i32 = 99;
 const EINPROGRESS: i32 = 115;

@@ -1,4 +1,4 @@
-//! Who makes the connections of a workload, one after the other, and keeps the books of what each must count as.
+//! A worker: makes connections one after the other, and notes how each must be counted.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,12 +17,12 @@ use rustix::{
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
-    line_reader::DEADLINE,
+    deadline::{Deadline, STALLED},
     outside_host::OutsideHost,
     testbed::{ExpectedCounts, Route, Settings, Side, Testbed},
 };
 
-/// Something that an actor does.
+/// One thing that a worker does: mostly one connection.
 pub(crate) type Action = fn(&mut Worker<'_>) -> Result<()>;
 
 pub(crate) struct Worker<'a> {
@@ -31,55 +31,55 @@ pub(crate) struct Worker<'a> {
     pub(crate) expected: ExpectedCounts,
     pub(crate) settings: Settings,
     ports: Ports,
-    /// Takes SYNs and accepts nobody.
+    /// A listener that accepts no connection.
     unaccepted_port: Option<Socket>,
-    /// Sockets that are closed when all is done.
+    /// Sockets that are closed at the end.
     pub(crate) kept_open: Vec<Socket>,
-    /// Sockets that fail by themselves, which takes its time.
+    /// Sockets that fail some time later, without a call.
     pub(crate) failing: Vec<Socket>,
 }
 
-/// The ports that are an actor's own.
+/// The ports of one worker.
 #[derive(Clone, Copy)]
 struct Ports {
     first: u16,
 }
 
-/// On these ports it is known beforehand what is to be counted.
+/// How many ports a worker has whose counts are known exactly.
 const COUNTED: u16 = 24;
-/// And on these, after them, it is not.
+/// How many follow them whose counts depend on timing.
 const UNCOUNTED: u16 = 4;
-/// Where the waiting room is.
+/// Offset of the port of the listener that accepts no connection.
 const UNACCEPTED: u16 = 0;
-/// Where somebody listens once.
+/// Offset of a port that had a listener once.
 const CLOSED: u16 = 1;
-/// The ports of the first actor begin here, below those that the kernel chooses itself.
+/// The first port of the first worker, below the ephemeral ports.
 pub(crate) const FIRST_PORT: u16 = 10_000;
 
-/// A connection between two sockets of this process, and the listener it came by.
+/// A connection between two sockets of this process.
 pub(crate) struct Pair {
     pub(crate) server: TcpStream,
     pub(crate) client: TcpStream,
     pub(crate) of: Connection,
 }
 
-/// Where a connection is.
+/// Route and port of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connection {
     pub(crate) route: Route,
     pub(crate) port: u16,
 }
 
-/// Payload that each end had acknowledged, bytes.
+/// Acknowledged payload of each direction, bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Payload {
     pub(crate) to_server: usize,
     pub(crate) to_client: usize,
 }
 
-/// Binds `socket`, which may share its address with others in TIME_WAIT.
+/// Binds `socket` to an address that may be in TIME_WAIT.
 pub(crate) fn bind(socket: &Socket, address: SocketAddr) -> Result<()> {
-    ensure!(bind_within(socket, address, DEADLINE)?, "{address} is in use");
+    ensure!(bind_within(socket, address, STALLED)?, "{address} is in use");
     Ok(())
 }
 
@@ -93,21 +93,22 @@ pub(crate) fn bind_within(socket: &Socket, address: SocketAddr, patience: Durati
                 return Err(error).with_context(|| format!("cannot bind {address}"));
             }
             Err(_) if Instant::now() > deadline => return Ok(false),
-            Err(_) => thread::sleep(COPIES_GO),
+            Err(_) => thread::sleep(FORK_PAUSE),
         }
     }
 }
 
-/// A process that is being started has a copy of each socket until it becomes another program, closed ones included.
-const COPIES_GO: Duration = Duration::from_millis(1);
+/// A child process has copies of all sockets, including those closed since, until it executes its
+/// program.
+const FORK_PAUSE: Duration = Duration::from_millis(1);
 
-/// Whether books are kept of a port.
+/// Whether the counts of a port are known exactly.
 pub(crate) fn has_expected_counts(port: u16, workers: u16) -> bool {
     let Some(offset) = port.checked_sub(FIRST_PORT) else { return false };
     offset / (COUNTED + UNCOUNTED) < workers && offset % (COUNTED + UNCOUNTED) < COUNTED
 }
 
-/// All ports of so many actors, as the agent takes them.
+/// All ports of so many workers, as a value of `--port`.
 pub(crate) fn ports_of(workers: u16) -> String {
     format!("{FIRST_PORT}-{}", FIRST_PORT + workers * (COUNTED + UNCOUNTED) - 1)
 }
@@ -126,51 +127,51 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Lets everything end that was kept open.
+    /// Closes the sockets that were kept open, and waits until those that fail have failed.
     pub(crate) fn finish(&mut self) -> Result<()> {
         self.kept_open.clear();
         for socket in self.failing.drain(..) {
-            let patience = Timespec { tv_sec: DEADLINE.as_secs().try_into()?, tv_nsec: 0 };
+            let patience = Timespec::try_from(STALLED)?;
             let ended = poll(&mut [PollFd::new(&socket, PollFlags::empty())], Some(&patience))?;
-            ensure!(ended == 1, "{socket:?} did not fail within {DEADLINE:?}");
+            ensure!(ended == 1, "{socket:?} did not fail within {STALLED:?}");
         }
         Ok(())
     }
 
-    /// Closes the waiting room, and hands out the books.
+    /// Closes the listener that accepts no connection. Returns the expected counts.
     pub(crate) fn into_expected(self) -> ExpectedCounts {
         self.expected
     }
 
-    /// A port of which books are kept.
+    /// A port whose counts are known exactly.
     pub(crate) fn port(&mut self) -> u16 {
         self.ports.first + self.rng.u16(CLOSED + 1..COUNTED)
     }
 
-    /// A port on which anything may be counted.
+    /// A port whose counts depend on timing.
     pub(crate) fn uncounted_port(&mut self) -> u16 {
         self.ports.first + COUNTED
     }
 
-    /// The same, where somebody may listen already.
+    /// The same; it may have a listener already.
     pub(crate) fn contended_port(&mut self) -> u16 {
         self.ports.first + COUNTED + self.rng.u16(1..UNCOUNTED)
     }
 
-    /// A port on which nobody listens.
+    /// A port without a listener.
     pub(crate) fn closed_port(&mut self) -> Result<u16> {
         let port = self.ports.first + CLOSED;
-        // Somebody did once, so that the port has counters of its own.
+        // It had one once, so that the port has counters of its own.
         let address = self.testbed.address(Route::LoopbackV4, port);
         self.listen(address, 1)?;
-        // Nobody can be bound there as long as somebody listens.
+        // bind() fails while there is a listener.
         let probe = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         probe.set_reuse_address(true)?;
         bind(&probe, address)?;
         Ok(port)
     }
 
-    /// A port whose listener accepts nobody, and is there until the end.
+    /// The port of a listener that accepts no connection and stays until the end.
     pub(crate) fn unaccepted_port(&mut self) -> Result<u16> {
         let port = self.ports.first + UNACCEPTED;
         if self.unaccepted_port.is_none() {
@@ -184,7 +185,7 @@ impl<'a> Worker<'a> {
         Route::ALL[self.rng.usize(..Route::ALL.len())]
     }
 
-    /// Some bytes, mostly few.
+    /// A number of bytes, mostly small.
     pub(crate) fn amount(&mut self) -> usize {
         match self.rng.u8(..4) {
             0 => 0,
@@ -193,25 +194,25 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// A listener on the server's side, with room for `backlog` and one.
+    /// A listener on the server's side. Its accept queue takes `backlog` + 1 connections.
     pub(crate) fn listen(&self, address: SocketAddr, backlog: i32) -> Result<Socket> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Deadline::new();
         loop {
             if let Some(listener) = self.try_listen(address, backlog)? {
                 return Ok(listener);
             }
-            ensure!(Instant::now() < deadline, "{address} is in use");
-            thread::sleep(COPIES_GO);
+            deadline.check().with_context(|| format!("{address} is in use"))?;
+            thread::sleep(FORK_PAUSE);
         }
     }
 
-    /// The same, or `None` if somebody listens already.
+    /// The same, or `None` if the port has a listener.
     pub(crate) fn try_listen(&self, address: SocketAddr, backlog: i32) -> Result<Option<Socket>> {
-        self.testbed.go_to(Side::Server)?;
+        self.testbed.move_to(Side::Server)?;
         let listener = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         listener.set_reuse_address(true)?;
         if address.is_ipv6() {
-            // So that `::` is the IPv4 addresses too.
+            // So that `::` includes the IPv4 addresses.
             listener.set_only_v6(false)?;
         }
         match listener.bind(&address.into()) {
@@ -223,15 +224,15 @@ impl<'a> Worker<'a> {
         Ok(Some(listener))
     }
 
-    /// A socket that does not wait when it connects.
+    /// A socket whose connect() does not block.
     pub(crate) fn client(&self, side: Side, address: SocketAddr) -> Result<Socket> {
-        self.testbed.go_to(side)?;
+        self.testbed.move_to(side)?;
         let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         client.set_nonblocking(true)?;
         Ok(client)
     }
 
-    /// A connection on a route of chance.
+    /// A connection on a random route.
     pub(crate) fn connect(&mut self) -> Result<Pair> {
         let of = Connection { route: self.route(), port: self.port() };
         self.connect_at(of)
@@ -240,20 +241,20 @@ impl<'a> Worker<'a> {
     pub(crate) fn connect_at(&mut self, of: Connection) -> Result<Pair> {
         let address = self.testbed.address(of.route, of.port);
         let listener = self.listen(address, 16)?;
-        self.testbed.go_to(of.route.client_side())?;
+        self.testbed.move_to(of.route.client_side())?;
         let client = TcpStream::connect(address).with_context(|| format!("no connection to {address}"))?;
         let (server, _) = listener.accept()?;
         Ok(Pair { server: server.into(), client, of })
     }
 
-    /// Enters a connection that ended: how it was closed for the server, and for the client.
+    /// Notes a connection that ended: `closed_by` of the server's and of the client's end.
     pub(crate) fn expect_closed(&mut self, of: Connection, server: &str, client: &str, payload: Payload) {
         self.expect_server_closed(of.port, server, payload);
         let side = of.route.client_side();
         self.expect_end(side, of.port, ("client", client), (payload.to_server, payload.to_client));
     }
 
-    /// The same of a connection whose client is a stranger.
+    /// The same of a connection whose client is an outside host.
     pub(crate) fn expect_server_closed(&mut self, port: u16, closed_by: &str, payload: Payload) {
         self.expect_end(Side::Server, port, ("server", closed_by), (payload.to_client, payload.to_server));
     }
@@ -278,18 +279,18 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Enters handshakes that failed.
+    /// Notes handshakes that failed.
     pub(crate) fn expect_failures(&mut self, side: Side, port: u16, role: &str, reason: &str, count: u64) {
         let labels = [("port", &*port.to_string()), ("role", role), ("reason", reason)];
         self.expected.add(side, "handshake_failures_total", &labels, count);
     }
 
-    /// Enters what the agent's series cannot tell, but an identity needs.
+    /// Notes what no series of the agent has, and an identity needs.
     pub(crate) fn expect_note(&mut self, side: Side, what: &str, count: u64) {
         self.expected.add(side, what, &[], count);
     }
 
-    /// A stranger for one of the server's ports.
+    /// An outside host for one of the server's ports.
     pub(crate) fn new_host(&mut self, port: u16) -> OutsideHost<'a> {
         let v6 = self.rng.bool();
         self.new_host_over(v6, port)
@@ -299,13 +300,13 @@ impl<'a> Worker<'a> {
         self.testbed.outside.new_host(self.testbed.outside_address(v6, port), self.rng.u32(..))
     }
 
-    /// A listener that strangers find at `port`.
+    /// A listener that outside hosts reach at `port`.
     pub(crate) fn listen_to_outside(&self, port: u16, backlog: i32) -> Result<Socket> {
         let anywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
         self.listen(anywhere, backlog)
     }
 
-    /// A connection with a stranger.
+    /// A connection with an outside host.
     pub(crate) fn receive(&mut self) -> Result<(TcpStream, OutsideHost<'a>, u16)> {
         let port = self.port();
         let listener = self.listen_to_outside(port, 16)?;
@@ -325,7 +326,7 @@ pub(crate) fn transfer(from: &mut TcpStream, to: &mut TcpStream, count: usize) -
     await_acknowledgement(from)
 }
 
-/// Writes `count` bytes that stay unread.
+/// Writes `count` bytes that are not read.
 pub(crate) fn leave_unread(from: &mut TcpStream, count: usize) -> Result<()> {
     from.write_all(&vec![b'.'; count])?;
     await_acknowledgement(from)
@@ -338,24 +339,25 @@ pub(crate) fn read_end(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Lets close() send a RST.
+/// Closes with a RST.
 pub(crate) fn reset(stream: TcpStream) -> Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     Ok(())
 }
 
-/// Awaits that the other end has acknowledged everything, a FIN too.
+/// Waits until the other end has acknowledged everything, including a FIN.
 pub(crate) fn await_acknowledgement(stream: &impl AsFd) -> Result<()> {
     const SIOCOUTQ: Opcode = 0x5411;
-    let deadline = Instant::now() + DEADLINE;
+    let mut deadline = Deadline::new();
     loop {
         // SAFETY: SIOCOUTQ writes an int (linux/sockios.h).
         let waiting = unsafe { ioctl(stream, Getter::<SIOCOUTQ, i32>::new())? };
         if waiting == 0 {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{waiting} bytes were not acknowledged within {DEADLINE:?}");
-        // The kernel tells nobody when the queue becomes empty.
+        deadline.observe(&waiting);
+        deadline.check().with_context(|| format!("{waiting} bytes are not acknowledged"))?;
+        // The kernel does not notify when the queue becomes empty.
         thread::sleep(Duration::from_micros(100));
     }
 }
