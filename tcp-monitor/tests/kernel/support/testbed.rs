@@ -146,7 +146,7 @@ thread_local! {
     static WHERE: Cell<Option<(usize, Side)>> = const { Cell::new(None) };
 }
 
-/// What whoever made the traffic knows that the agent of each side must have counted, by series.
+/// What each agent must have counted according to the connections that were made, by series.
 #[derive(Default)]
 pub(crate) struct ExpectedCounts(BTreeMap<(Side, String), u64>);
 

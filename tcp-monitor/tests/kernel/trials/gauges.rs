@@ -200,7 +200,7 @@ struct SocketMix {
     _half_closed: Vec<(TcpStream, TcpStream)>,
     _unaccepted: Vec<TcpStream>,
     _unanswered: Socket,
-    _cut_off: Vec<TcpStream>,
+    _unreachable: Vec<TcpStream>,
     _listener: TcpListener,
 }
 
@@ -273,7 +273,7 @@ impl SocketMix {
             _half_closed: half_closed,
             _unaccepted: unaccepted,
             _unanswered: unanswered,
-            _cut_off: vec![first.0, second.0],
+            _unreachable: vec![first.0, second.0],
             _listener: listener,
         })
     }
@@ -283,7 +283,7 @@ impl SocketMix {
         let both_ends = 2 * (Self::OPEN + Self::UNACCEPTED);
         [
             ("established", both_ends),
-            // The clients that were cut off receive the server's FIN, but their acknowledgements
+            // The clients that became unreachable receive the server's FIN, but their acknowledgements
             // are lost.
             ("close_wait", Self::HALF_CLOSED + 1),
             ("fin_wait2", Self::HALF_CLOSED),

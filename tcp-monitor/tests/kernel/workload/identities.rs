@@ -70,9 +70,9 @@ impl Observed<'_> {
     fn check_openings(&self, mismatches: &mut Mismatches) -> Result<()> {
         let passive_opens = self.transitions("listen", "syn_recv");
         mismatches.equal("PassiveOpens", passive_opens, self.kernel("PassiveOpens")?);
-        let born =
+        let created =
             self.sum("handshakes_total", &[("role", "server")]) + self.transitions("syn_recv", "close");
-        mismatches.equal("handshakes of a server and children closed before", born, passive_opens);
+        mismatches.equal("handshakes of a server and children closed before", created, passive_opens);
 
         let begun = self.transitions("close", "syn_sent");
         mismatches.equal("ActiveOpens", begun, self.kernel("ActiveOpens")? + self.note(NO_SYN));
