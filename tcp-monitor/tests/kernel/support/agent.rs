@@ -3,13 +3,16 @@
 use std::{
     env,
     process::{Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{child_process::ChildProcess, line_reader::LineReader, namespace::Namespace};
+use crate::support::{
+    child_process::ChildProcess, deadline::Deadline, line_reader::LineReader, namespace::Namespace,
+};
 
 /// Path of the agent: the binary that cargo built for this test, unless the environment names
 /// another.
@@ -55,7 +58,7 @@ pub(crate) type Event = Value;
 
 /// A running agent that is attached.
 pub(crate) struct Agent {
-    pub(crate) job: ChildProcess,
+    pub(crate) process: ChildProcess,
     pub(crate) events: LineReader<Event>,
     pub(crate) messages: LineReader<String>,
 }
@@ -72,17 +75,17 @@ impl Agent {
     pub(crate) fn start(watch: Watch<'_>, arguments: &str) -> Result<Self> {
         let command = &mut watch.command();
         let agent = Self::spawn(command.args(["--output", "json"]).args(arguments.split_whitespace()))?;
-        await_attached(&agent.messages)?;
+        await_attached(&agent.process, &agent.messages)?;
         Ok(agent)
     }
 
     /// Starts the agent without waiting.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut job = ChildProcess::spawn(command)?;
-        let events = LineReader::read(job.stdout()?, parse);
-        let messages = LineReader::read(job.stderr()?, str::to_owned);
-        Ok(Self { job, events, messages })
+        let mut process = ChildProcess::spawn(command)?;
+        let events = LineReader::read(process.stdout()?, parse);
+        let messages = LineReader::read(process.stderr()?, str::to_owned);
+        Ok(Self { process, events, messages })
     }
 
     /// Sends SIGINT, and returns everything that was printed.
@@ -91,7 +94,7 @@ impl Agent {
     }
 
     pub(crate) fn stop_by(self, signal: Signal) -> Result<Report> {
-        self.job.signal(signal)?;
+        self.process.signal(signal)?;
         let report = self.finish()?;
         ensure!(
             report.status.code() == Some(0),
@@ -104,8 +107,10 @@ impl Agent {
 
     /// Waits until the agent exits by itself.
     pub(crate) fn finish(mut self) -> Result<Report> {
-        let status =
-            self.job.wait().with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))?;
+        let status = self
+            .process
+            .wait()
+            .with_context(|| format!("stderr of the agent: {:#?}", self.messages.so_far()))?;
         Report::new(self.events.to_end()?, self.messages.to_end()?, status)
     }
 }
@@ -127,22 +132,34 @@ impl Report {
     }
 }
 
-/// Waits for the line that says the agent is attached.
-pub(crate) fn await_attached(messages: &LineReader<String>) -> Result<()> {
-    messages
-        .wait_for("the agent to attach", |lines| {
-            lines.iter().any(|line| line.starts_with(ATTACHED)).then_some(())
-        })
-        .with_context(|| format!("stderr of the agent: {:#?}", messages.so_far()))
+/// Waits for the line that says the agent is attached. Until then it prints nothing, and that it
+/// computes is progress.
+pub(crate) fn await_attached(process: &ChildProcess, messages: &LineReader<String>) -> Result<()> {
+    let is_attached = |lines: &[String]| lines.iter().any(|line| line.starts_with(ATTACHED)).then_some(());
+    let mut deadline = Deadline::new();
+    loop {
+        if messages.find_within(CHECK_INTERVAL, is_attached).is_some() {
+            return Ok(());
+        }
+        let report = || format!("the agent does not attach; its stderr: {:#?}", messages.so_far());
+        deadline.observe(&process.cpu_time().with_context(report)?);
+        ensure!(!messages.has_ended(), report());
+        deadline.check().with_context(report)?;
+    }
 }
 
 /// Runs an agent that is expected to exit by itself.
 pub(crate) fn run_to_end(command: &mut Command) -> Result<Report> {
     let mut agent = Agent::spawn(command)?;
-    let status =
-        agent.job.wait().with_context(|| format!("stderr of the agent: {:#?}", agent.messages.so_far()))?;
+    let status = agent
+        .process
+        .wait()
+        .with_context(|| format!("stderr of the agent: {:#?}", agent.messages.so_far()))?;
     Report::new(agent.events.to_end()?, agent.messages.to_end()?, status)
 }
+
+/// How often an agent that attaches is checked for progress.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn parse(line: &str) -> Event {
     serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.to_owned()))

@@ -5,7 +5,7 @@
 //! CPU, packets that it writes queue up; then one poll receives all of them.
 
 use std::{
-    fs, io, process,
+    fs, process,
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -15,7 +15,7 @@ use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 use crate::support::{
     child_process::output, deadline::poll_until, namespace::Namespace, outside_host::OutsideNetwork,
-    trial::lacking_file, tun::polled_tun,
+    priority, trial::lacking_file, tun::polled_tun,
 };
 
 /// Outside hosts whose packets arrive in bursts.
@@ -46,7 +46,7 @@ impl BurstDevice {
         thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 sched_setaffinity(None, &only(self.cpu))?;
-                keep_cpu().context("no priority")?;
+                priority::raise().context("no priority")?;
                 packets.iter().for_each(|packet| self.outside.send(packet));
                 anyhow::Ok(())
             });
@@ -60,7 +60,7 @@ pub(crate) fn lacking_for_packet_lists() -> Option<String> {
     let files = ["/dev/net/tun", "/sys/class/net/lo/threaded", LIST_LEN];
     files.into_iter().find_map(lacking_file).or_else(lacking_len).or_else(|| {
         // Not on a thread that does something else afterwards.
-        match thread::spawn(keep_cpu).join() {
+        match thread::spawn(priority::raise).join() {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(format!("needs SCHED_FIFO: {error}")),
             Err(_) => Some("needs a thread".to_owned()),
@@ -101,16 +101,6 @@ fn only(cpu: usize) -> CpuSet {
     let mut cpus = CpuSet::new();
     cpus.set(cpu);
     cpus
-}
-
-/// Keeps the CPU of the calling thread for it until it blocks.
-fn keep_cpu() -> io::Result<()> {
-    let parameter = libc::sched_param { sched_priority: 1 };
-    // SAFETY: reads the parameter.
-    match unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 const LIST_LEN: &str = "/proc/sys/net/core/gro_normal_batch";

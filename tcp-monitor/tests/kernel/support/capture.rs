@@ -33,7 +33,7 @@ pub(crate) struct Captured {
 pub(crate) struct Capture {
     namespace: Arc<Namespace>,
     address_behind: Ipv4Addr,
-    job: ChildProcess,
+    process: ChildProcess,
     messages: LineReader<String>,
     written: Arc<Written>,
 }
@@ -45,7 +45,7 @@ impl Capture {
         interface: &str,
         address_behind: Ipv4Addr,
     ) -> Result<Self> {
-        let mut job = ChildProcess::spawn(
+        let mut process = ChildProcess::spawn(
             namespace
                 .command("tcpdump")
                 .args([
@@ -65,12 +65,12 @@ impl Capture {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped()),
         )?;
-        let messages = LineReader::read(job.stderr()?, str::to_owned);
-        let written = Written::collect(job.stdout()?);
+        let messages = LineReader::read(process.stderr()?, str::to_owned);
+        let written = Written::collect(process.stdout()?);
         messages.wait_for("tcpdump to listen", |lines| {
             lines.iter().find(|line| line.contains("listening on")).map(|_| ())
         })?;
-        Ok(Self { namespace: Arc::clone(namespace), address_behind, job, messages, written })
+        Ok(Self { namespace: Arc::clone(namespace), address_behind, process, messages, written })
     }
 
     /// Ends the capture.
@@ -86,8 +86,8 @@ impl Capture {
             Ok(())
         })?;
         let file = self.written.await_marker()?;
-        self.job.signal(Signal::INT)?;
-        self.job.wait()?;
+        self.process.signal(Signal::INT)?;
+        self.process.wait()?;
         let messages = self.messages.to_end()?;
         ensure!(
             messages.iter().any(|line| line.starts_with("0 packets dropped by kernel")),

@@ -1,10 +1,15 @@
 //! A child process that does not outlive the trial which started it.
 
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+use std::{
+    fs,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    param::clock_ticks_per_second,
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 
@@ -54,6 +59,18 @@ impl ChildProcess {
         let ready = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout))?;
         ensure!(ready == 1, "{} did not end within {STALLED:?}", self.name);
         Ok(self.child.wait()?)
+    }
+
+    /// User and system time that it has used so far, in steps of 10 ms.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name may have blanks in it.
+        let (_, fields) = stat.rsplit_once(") ").context("not a stat")?;
+        let ticks = |field: usize| -> Result<u64> {
+            Ok(fields.split(' ').nth(field - 3).context("a short stat")?.parse()?)
+        };
+        // proc_pid_stat(5): utime and stime.
+        Ok(Duration::from_millis((ticks(14)? + ticks(15)?) * 1000 / clock_ticks_per_second()))
     }
 
     /// Sends SIGKILL and waits for the exit.

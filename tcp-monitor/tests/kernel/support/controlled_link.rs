@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::support::{deadline, namespace::Namespace, tun::tun};
+use crate::support::{deadline, namespace::Namespace, priority, tun::tun};
 
 /// Two namespaces, `client` at 198.51.100.1 and `server` at 198.51.100.2 (RFC 5737), and the link.
 pub(crate) struct ControlledLink {
@@ -71,7 +71,11 @@ impl ControlledLink {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let forwarder = thread::spawn({
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
-            move || shared.forward_all(&stop)
+            move || {
+                // A forwarder that waits for a busy CPU makes the kernel retransmit.
+                let _ = priority::raise();
+                shared.forward_all(&stop);
+            }
         });
         Ok(Self { client, server, shared, stop, forwarder: Some(forwarder) })
     }

@@ -83,6 +83,11 @@ impl<T: Clone + Send + 'static> LineReader<T> {
         .context("waited for the end of the output")
     }
 
+    /// Whether the child has closed its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.lock().ended
+    }
+
     /// What is there now.
     pub(crate) fn so_far(&self) -> Vec<T> {
         self.shared.lock().items.clone()

@@ -15,6 +15,7 @@ pub(crate) mod namespace;
 pub(crate) mod outside_host;
 pub(crate) mod packet_builder;
 pub(crate) mod peer;
+pub(crate) mod priority;
 pub(crate) mod read_comparison;
 pub(crate) mod scenario_capture;
 pub(crate) mod scrape;

@@ -24,6 +24,7 @@ use crate::support::{
     deadline,
     namespace::Namespace,
     packet_builder::{ACK, FIN, RST, SYN, Segment, Unreachable},
+    priority,
     tun::tun,
 };
 
@@ -66,7 +67,10 @@ impl OutsideNetwork {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let reader = thread::spawn({
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
-            move || shared.read(&stop)
+            move || {
+                let _ = priority::raise();
+                shared.read(&stop);
+            }
         });
         Ok(Self { shared, stop, reader: Some(reader), hosts: AtomicU32::new(0) })
     }

@@ -11,7 +11,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     process::{ChildStdin, Command, Stdio},
     str::SplitWhitespace,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -33,10 +33,13 @@ pub(crate) const ECHO_CLIENT: &str = "--echo-client";
 pub(crate) const ECHO_COMM: &str = "echo-child";
 /// How much the echo server reads from a client.
 const ECHO_LIMIT: usize = 1024;
+/// Begins the error of a connect() that failed, followed by how long it took, as the peer measured
+/// it.
+pub(crate) const FAILED_AFTER: &str = "connect() failed after ";
 
 /// The trial's handle of a peer process.
 pub(crate) struct Peer {
-    job: ChildProcess,
+    process: ChildProcess,
     commands: ChildStdin,
     answers: LineReader<String>,
     answered: usize,
@@ -52,19 +55,19 @@ pub(crate) struct Ends {
 impl Peer {
     /// Starts a peer whose command name will be `comm`.
     pub(crate) fn spawn(namespace: &Namespace, comm: &str) -> Result<Self> {
-        let mut job = ChildProcess::spawn(
+        let mut process = ChildProcess::spawn(
             Command::new(std::env::current_exe()?)
                 .args([PEER, namespace.name(), comm])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped()),
         )?;
-        let commands = job.stdin()?;
-        let answers = LineReader::read(job.stdout()?, str::to_owned);
-        Ok(Self { job, commands, answers, answered: 0 })
+        let commands = process.stdin()?;
+        let answers = LineReader::read(process.stdout()?, str::to_owned);
+        Ok(Self { process, commands, answers, answered: 0 })
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.job.pid()
+        self.process.pid()
     }
 
     pub(crate) fn listen(&mut self, address: SocketAddr) -> Result<()> {
@@ -145,8 +148,8 @@ impl Peer {
     }
 
     pub(crate) fn kill(&mut self) -> Result<()> {
-        self.job.signal(Signal::KILL)?;
-        self.job.wait()?;
+        self.process.signal(Signal::KILL)?;
+        self.process.wait()?;
         Ok(())
     }
 
@@ -210,7 +213,10 @@ impl Process {
         match verb {
             "listen" => self.listener = Some(TcpListener::bind(operand()?.parse::<SocketAddr>()?)?),
             "connect" => {
-                return self.hold(TcpStream::connect(operand()?.parse::<SocketAddr>()?)?);
+                let (address, begun) = (operand()?.parse::<SocketAddr>()?, Instant::now());
+                let connected = TcpStream::connect(address);
+                let elapsed = begun.elapsed().as_micros();
+                return self.hold(connected.with_context(|| format!("{FAILED_AFTER}{elapsed} us"))?);
             }
             "connect_from" => {
                 let (local, remote) = (operand()?.parse::<SocketAddr>()?, operand()?.parse::<SocketAddr>()?);

@@ -19,7 +19,7 @@ use crate::support::{
 
 /// A running agent that is attached.
 pub(crate) struct ScrapedAgent {
-    pub(crate) job: ChildProcess,
+    pub(crate) process: ChildProcess,
     pub(crate) messages: LineReader<String>,
     address: SocketAddr,
 }
@@ -30,16 +30,16 @@ impl ScrapedAgent {
         let mut command = Command::new(agent_path());
         command.args(["--netns", namespace.name(), "--listen", "127.0.0.1:0"]);
         command.args(arguments.split_whitespace());
-        let mut job =
+        let mut process =
             ChildProcess::spawn(command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()))?;
-        let messages = LineReader::read(job.stderr()?, str::to_owned);
-        await_attached(&messages)?;
+        let messages = LineReader::read(process.stderr()?, str::to_owned);
+        await_attached(&process, &messages)?;
         let address = messages
             .so_far()
             .iter()
             .find_map(|line| Some(line.split_once("http://")?.1.split_once('/')?.0.to_owned()))
             .context("the agent does not print the address of its metrics")?;
-        Ok(Self { job, messages, address: address.parse()? })
+        Ok(Self { process, messages, address: address.parse()? })
     }
 
     pub(crate) fn samples(&self) -> Result<Samples> {
@@ -47,8 +47,8 @@ impl ScrapedAgent {
     }
 
     pub(crate) fn stop(mut self) -> Result<Vec<String>> {
-        self.job.signal(Signal::INT)?;
-        let status = self.job.wait()?;
+        self.process.signal(Signal::INT)?;
+        let status = self.process.wait()?;
         let messages = self.messages.to_end()?;
         ensure!(status.success(), "the agent ended with {status}: {messages:#?}");
         Ok(messages)

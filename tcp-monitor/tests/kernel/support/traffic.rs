@@ -7,6 +7,7 @@ use crate::support::{
     peer::Peer,
     steps::{self, Step},
     topology::Network,
+    trial::UnintendedTraffic,
 };
 
 /// One script and its expected outcome.
@@ -182,7 +183,7 @@ impl Traffic {
             lifecycles.len() == self.connections
                 && lifecycles.iter().all(|line| self.lifecycles.contains(&line.as_str()))
                 && lifecycles.iter().any(|line| line.starts_with(self.shown)),
-            "the traffic is not as intended: {lifecycles:#?}"
+            UnintendedTraffic(format!("{lifecycles:#?}"))
         );
         Ok(())
     }

@@ -55,7 +55,7 @@ impl Attach {
 fn nothing_stays(attach: Attach) -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     let agent = attach.start(&network)?;
-    let held = Objects::of(agent.job.pid())?;
+    let held = Objects::of(agent.process.pid())?;
     traffic::greeting(&network, PORT)?;
     let report = agent.stop()?;
     ensure!(report.of_kind("segment").count() > 0, "nothing was seen: {:#?}", report.messages);
@@ -66,11 +66,11 @@ fn nothing_stays(attach: Attach) -> Result<()> {
 fn nothing_stays_of_killed(attach: Attach) -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     let mut killed = attach.start(&network)?;
-    let mut held = Objects::of(killed.job.pid())?;
-    killed.job.kill()?;
+    let mut held = Objects::of(killed.process.pid())?;
+    killed.process.kill()?;
 
     let agent = attach.start(&network)?;
-    held.add(Objects::of(agent.job.pid())?);
+    held.add(Objects::of(agent.process.pid())?);
     traffic::greeting(&network, PORT)?;
     network.await_no_traffic(PORT)?;
     let report = agent.stop()?;

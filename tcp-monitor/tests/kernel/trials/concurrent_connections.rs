@@ -33,7 +33,7 @@ fn concurrent_connections() -> Result<()> {
         command.arg("--port").arg(port.to_string());
     }
     let agent = Agent::spawn(&mut command)?;
-    await_attached(&agent.messages)?;
+    await_attached(&agent.process, &agent.messages)?;
     network.server.enter(|| {
         thread::scope(|scope| {
             let clients = PORTS.map(|port| {

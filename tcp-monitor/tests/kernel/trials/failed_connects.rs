@@ -13,13 +13,13 @@ use crate::support::{
     capture::{Capture, Captured},
     controlled_link::{CLIENT, ControlledLink, DEVICE, SERVER},
     namespace::Namespace,
-    peer::Peer,
+    peer::{FAILED_AFTER, Peer},
     read_comparison, scenario_capture,
     scrape::samples,
     segment_comparison::{Checksum, compare},
     steps::{Step, steps},
     topology::{Network, Topology},
-    trial::{self, Need, trial},
+    trial::{self, Need, UnintendedTraffic, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -209,6 +209,8 @@ struct Attempt<'a> {
     capture: Capture,
     client: Peer,
     begun: Instant,
+    /// How long connect() took, if it returned.
+    took: Option<Duration>,
 }
 
 /// The results.
@@ -235,7 +237,7 @@ impl<'a> Attempt<'a> {
     fn begin(namespace: &'a Namespace, capture: Capture) -> Result<Self> {
         let agent = Agent::start(Watch::Inside(namespace), &format!("--port {PORT}"))?;
         let client = Peer::spawn(namespace, "client")?;
-        Ok(Self { namespace, agent, capture, client, begun: Instant::now() })
+        Ok(Self { namespace, agent, capture, client, begun: Instant::now(), took: None })
     }
 
     fn connect(&mut self, address: SocketAddr) -> Result<()> {
@@ -247,6 +249,7 @@ impl<'a> Attempt<'a> {
     fn fail(mut self, address: SocketAddr, failure: &Failure) -> Result<Outcome> {
         let error = self.client.end_connect().err().with_context(|| format!("{address} was connected to"))?;
         ensure!(errno(&error) == failure.errno, "errno {:?} expected: {error:#}", failure.errno);
+        self.took = Some(duration(&error)?);
         let outcome = self.end()?;
         outcome.check(address, failure)?;
         Ok(outcome)
@@ -254,7 +257,7 @@ impl<'a> Attempt<'a> {
 
     /// The attempt is over.
     fn end(self) -> Result<Outcome> {
-        let took = self.begun.elapsed();
+        let took = self.took.unwrap_or_else(|| self.begun.elapsed());
         let captured = self.capture.finish()?;
         let steps = steps(&captured.packets);
         let attempt_fails = *self.namespace.tcp_counters()?.get("AttemptFails").context("no AttemptFails")?;
@@ -283,7 +286,7 @@ impl Outcome {
     /// One attempt was made and failed like this. Returns its `handshake`.
     fn check(&self, remote: SocketAddr, failure: &Failure) -> Result<&Event> {
         let syns = self.steps.iter().filter(|step| step.name == "syn").count();
-        ensure!(syns == failure.syns, "the traffic is not as intended: {:#?}", self.steps);
+        ensure!(syns == failure.syns, UnintendedTraffic(format!("{:#?}", self.steps)));
         let of_kind = |kind| self.events.iter().filter(move |event| event["event"] == kind);
 
         let handshakes: Vec<_> = of_kind("handshake").collect();
@@ -328,6 +331,15 @@ impl Outcome {
     }
 }
 
+/// How long a connect() took that failed, as the peer measured it: what this process measures
+/// includes the time until the peer's answer is read, which is long on a busy machine.
+fn duration(error: &anyhow::Error) -> Result<Duration> {
+    let text = format!("{error:#}");
+    let (_, duration) = text.split_once(FAILED_AFTER).with_context(|| text.clone())?;
+    let (microseconds, _) = duration.split_once(' ').context("a unit")?;
+    Ok(Duration::from_micros(microseconds.parse()?))
+}
+
 /// The errno that a peer reports.
 fn errno(error: &anyhow::Error) -> Option<i32> {
     format!("{error:#}").rsplit_once("(os error ")?.1.split_once(')')?.0.parse().ok()
@@ -340,5 +352,5 @@ const UNASSIGNED_V6: &str = "[2001:db8:ffff::7]:8899";
 const REASONS: [&str; 5] = ["refused", "timed_out", "host_unreachable", "net_unreachable", "aborted"];
 /// How many SYNs go out without doubling the time between them (Linux 6.5 and later).
 const LINEAR_TIMEOUTS: &str = "net/ipv4/tcp_syn_linear_timeouts";
-/// What the peer's answer may take on a machine that does much else.
+/// How long the process may wait for a CPU when connect() has failed.
 const DELAY: Duration = Duration::from_millis(500);

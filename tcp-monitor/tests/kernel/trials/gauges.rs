@@ -283,8 +283,8 @@ impl SocketMix {
         let both_ends = 2 * (Self::OPEN + Self::UNACCEPTED);
         [
             ("established", both_ends),
-            // The clients that became unreachable receive the server's FIN, but their acknowledgements
-            // are lost.
+            // The clients that became unreachable receive the server's FIN, but their
+            // acknowledgements are lost.
             ("close_wait", Self::HALF_CLOSED + 1),
             ("fin_wait2", Self::HALF_CLOSED),
             ("fin_wait1", 1),

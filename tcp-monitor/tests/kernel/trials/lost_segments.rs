@@ -13,7 +13,7 @@ use crate::support::{
     scrape::{Samples, samples},
     segment_comparison::{Checksum, compare},
     steps::{Step, lifecycles, steps},
-    trial::{self, trial},
+    trial::{self, UnintendedTraffic, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -202,7 +202,7 @@ impl<'a> Observation<'a> {
 impl Outcome {
     fn check_lifecycle(&self, expected: &str) -> Result<()> {
         let seen = lifecycles(&self.steps, PORT);
-        ensure!(seen == [expected], "the traffic is not as intended: {seen:?}");
+        ensure!(seen == [expected], UnintendedTraffic(format!("{seen:?}")));
         Ok(())
     }
 

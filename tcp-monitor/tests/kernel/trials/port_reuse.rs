@@ -16,7 +16,7 @@ use crate::support::{
     state_comparison::await_agreement,
     steps::{lifecycles, steps},
     topology::{Network, Topology},
-    trial::{self, Need, trial},
+    trial::{self, Need, UnintendedTraffic, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -91,7 +91,7 @@ fn check(reuse: &Reuse) -> Result<()> {
     scenario_capture::keep(reuse.file, &captured)?;
     let steps = steps(&captured.packets);
     let shown = lifecycles(&steps, PORT);
-    ensure!(shown == [reuse.lifecycle; 2], "the traffic is not as intended: {shown:#?}");
+    ensure!(shown == [reuse.lifecycle; 2], UnintendedTraffic(format!("{shown:#?}")));
     let samples = samples(namespace)?;
     let report = agent.stop()?;
     compare(&steps, &report.events, Checksum::Same)?;

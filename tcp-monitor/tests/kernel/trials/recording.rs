@@ -189,7 +189,7 @@ fn follows() -> Result<()> {
             .stderr(Stdio::null()),
     )?;
     let comments = LineReader::read(tshark.stdout()?, str::to_owned);
-    await_attached(&messages)?;
+    await_attached(&agent, &messages)?;
     let (_server, _client) = traffic::connected_pair(&network, PORT.parse()?)?;
     // The connection stays open: tshark must print the comments before it ends, and before the
     // agent ends.
@@ -225,7 +225,7 @@ fn full_disk() -> Result<()> {
             .any(|event: &Value| event["event"] == "closed")
             .then_some(())
     })?;
-    agent.job.signal(Signal::INT)?;
+    agent.process.signal(Signal::INT)?;
     let report = agent.finish()?;
     ensure!(report.status.code() == Some(1), "{}: {:#?}", report.status, report.messages);
     ensure!(is_over(&report.messages) == 1, "{:#?}", report.messages);

@@ -52,7 +52,7 @@ fn broken_pipe() -> Result<()> {
     command.args(["--output", "json"]).args(watched().split_whitespace());
     let mut agent = ChildProcess::spawn(command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()))?;
     let messages = LineReader::read(agent.stderr()?, str::to_owned);
-    await_attached(&messages)?;
+    await_attached(&agent, &messages)?;
     drop(reader);
     traffic::greeting(&network, PORT)?;
     let status = agent.wait()?;
@@ -107,7 +107,7 @@ fn no_output() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     let mut command = Watch::Inside(&network.server).command();
     let agent = Agent::spawn(command.args(["--output", "none", "--port", &PORT.to_string()]))?;
-    await_attached(&agent.messages)?;
+    await_attached(&agent.process, &agent.messages)?;
     traffic::greeting(&network, PORT)?;
     network.await_no_traffic(PORT)?;
     let handshakes = samples(&network.server)?.sum("handshakes_total", &[("role", "server")])?;

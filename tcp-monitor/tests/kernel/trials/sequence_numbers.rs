@@ -9,7 +9,7 @@ use crate::support::{
     capture::Capture,
     topology::{Network, Topology},
     traffic,
-    trial::{self, trial},
+    trial::{self, UnintendedTraffic, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -56,7 +56,7 @@ fn numbers_of_a_greeting_add_up() -> Result<()> {
     let acknowledged = |ack: u32| {
         packets.iter().any(|packet| packet.dst.port() == PORT && packet.len == 0 && packet.ack_rel == ack)
     };
-    ensure!(acknowledged(14) && acknowledged(15), "the traffic is not as intended: {packets:#?}");
+    ensure!(acknowledged(14) && acknowledged(15), UnintendedTraffic(format!("{packets:#?}")));
     ensure!(
         !report.of_kind("segment").any(|event| event["ack_rel"] == 14),
         "plain data: {:#?}",

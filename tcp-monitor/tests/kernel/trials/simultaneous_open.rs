@@ -17,7 +17,7 @@ use crate::support::{
     segment_comparison::{Checksum, compare},
     state_comparison::await_agreement,
     steps::{Step, steps},
-    trial::{self, trial},
+    trial::{self, UnintendedTraffic, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -97,8 +97,12 @@ impl Side {
     /// Checks that one handshake and one close were reported and counted.
     fn end(self, closing: &[&str], closed_by: &str) -> Result<Report> {
         let samples = samples(&self.namespace)?;
+        let kernel = self.namespace.tcp_counters()?;
         let report = self.agent.stop()?;
         let context = || format!("at {}: {:#?}", self.address, report.events);
+        let retransmitted = ["TCPSynRetrans", "RetransSegs"].map(|name| kernel.get(name).copied());
+        let counters = || UnintendedTraffic(format!("TCPSynRetrans and RetransSegs are {retransmitted:?}"));
+        ensure!(retransmitted == [Some(0); 2], counters());
 
         let states: Vec<_> = report.of_kind("state").filter_map(|event| event["to"].as_str()).collect();
         let expected = [&["syn_sent", "syn_recv", "established"][..], closing].concat();
@@ -126,10 +130,7 @@ impl Side {
             let counted = count("handshakes_total", &[("role", role)]);
             ensure!(counted == expected, "{counted} handshakes of the {role} are counted, {}", context());
         }
-        let kernel = self.namespace.tcp_counters()?;
         let opens = ["ActiveOpens", "PassiveOpens"].map(|name| kernel.get(name).copied().unwrap_or(0));
-        let retransmitted = ["TCPSynRetrans", "RetransSegs"].map(|name| kernel.get(name).copied());
-        ensure!(retransmitted == [Some(0); 2], "TCPSynRetrans and RetransSegs are {retransmitted:?}");
         // The scrape is TCP too: one connection over loopback.
         ensure!(opens == [2, 1], "ActiveOpens and PassiveOpens are {opens:?}");
         Ok(report)

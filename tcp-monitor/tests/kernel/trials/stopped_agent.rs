@@ -31,10 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn stopped() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     let agent = Agent::start(Watch::Inside(&network.server), &format!("--port {PORT} --ring-size 4096"))?;
-    agent.job.signal(Signal::STOP)?;
+    agent.process.signal(Signal::STOP)?;
     connect_often(&network)?;
     let kernel = network.server.tcp_counters()?;
-    agent.job.signal(Signal::CONT)?;
+    agent.process.signal(Signal::CONT)?;
 
     let samples = samples(&network.server)?;
     for role in ["server", "client"] {
@@ -65,14 +65,14 @@ fn suppressed_records() -> Result<()> {
     let mut other = Peer::spawn(&network.client, "other")?;
     let ends = other.connect(network.connect_address(PORT))?;
 
-    agent.job.signal(Signal::STOP)?;
+    agent.process.signal(Signal::STOP)?;
     let mut client = Peer::spawn(&network.client, "client")?;
     for _ in 0..4 * CONNECTIONS {
         client.connect(network.connect_address(PORT))?;
         client.close()?;
     }
     other.abort()?;
-    agent.job.signal(Signal::CONT)?;
+    agent.process.signal(Signal::CONT)?;
 
     let samples = samples(&network.server)?;
     for kind in ["state", "segment"] {

@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use libtest_mimic::Trial;
-use rustix::param::clock_ticks_per_second;
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -62,13 +61,13 @@ fn flood(syncookies: u8) -> Result<()> {
     let client = namespace.enter(|| Ok(TcpStream::connect((HERE, PORT))?))?;
     let (server, _) = listener.accept()?;
     let client_address = client.local_addr()?;
-    let (sent, usage) = flood_and_reset(&device, client, &agent.job)?;
+    let (sent, usage) = flood_and_reset(&device, client, &agent.process)?;
     drop(server);
     // The half-open connections end with it, and no SYN-ACK is retransmitted any more.
     drop(listener);
 
     let flood = await_counts(&agent, &namespace, &device, sent)?;
-    let peak = peak_memory(&agent.job)?;
+    let peak = peak_memory(&agent.process)?;
     agent.stop()?;
     let log = Log::read(&path, client_address)?;
     log.check_reset()?;
@@ -93,7 +92,7 @@ fn flood_and_reset(
 ) -> Result<(u64, Usage)> {
     let (report_halfway, halfway) = mpsc::channel();
     thread::scope(|scope| {
-        let (begin, cpu_time) = (Instant::now(), cpu_time(agent)?);
+        let (begin, cpu_time) = (Instant::now(), agent.cpu_time()?);
         let flood = scope.spawn(move || {
             let mut report_halfway = Some(report_halfway);
             device.flood(PORT, |sent| {
@@ -113,8 +112,7 @@ fn flood_and_reset(
             drop(client);
         }
         let sent = flood.join().map_err(|_| anyhow!("the flood panicked"))??;
-        let usage =
-            Usage { cpu_time: self::cpu_time(agent)?.saturating_sub(cpu_time), elapsed: begin.elapsed() };
+        let usage = Usage { cpu_time: agent.cpu_time()?.saturating_sub(cpu_time), elapsed: begin.elapsed() };
         Ok((sent, usage))
     })
 }
@@ -303,22 +301,9 @@ impl Log {
     }
 }
 
-/// CPU time that a process has used so far.
-fn cpu_time(job: &ChildProcess) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", job.pid()))?;
-    // The name may have blanks in it.
-    let (_, fields) = stat.rsplit_once(") ").context("not a stat")?;
-    let ticks = |field: usize| -> Result<u64> {
-        Ok(fields.split(' ').nth(field - 3).context("a short stat")?.parse()?)
-    };
-    // proc_pid_stat(5): utime and stime.
-    let milliseconds = (ticks(14)? + ticks(15)?) * 1000 / clock_ticks_per_second();
-    Ok(Duration::from_millis(milliseconds))
-}
-
 /// The most memory a process ever had, kB.
-fn peak_memory(job: &ChildProcess) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", job.pid()))?;
+fn peak_memory(process: &ChildProcess) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
     Ok(peak.context("no VmHWM")?.parse()?)
 }

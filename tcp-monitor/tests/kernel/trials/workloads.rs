@@ -123,7 +123,7 @@ fn run_once(seed: u64, mode: &Mode) -> Result<()> {
     let expected_counts = run::run(&testbed, seed, |part| {
         if mode.stopped {
             let signal = if part == 1 { Signal::STOP } else { Signal::CONT };
-            agents.iter().try_for_each(|agent| agent.job.signal(signal))?;
+            agents.iter().try_for_each(|agent| agent.process.signal(signal))?;
         }
         Ok(())
     })?;
