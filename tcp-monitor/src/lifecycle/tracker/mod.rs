@@ -6,10 +6,11 @@ use tcp_monitor_common::record::Role;
 
 use super::address::Address;
 use super::connecting::Connecting;
-use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
+use super::event::{ClosedBy, Event, EventKind, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
+use super::identity::Identities;
 use super::inference::{Class, Inference, Unfinished};
-use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
+use super::input::{Input, ResetDirection, SocketEvent, SocketInput, StuckSocket};
 use super::newborn::Newborn;
 use super::queues::Queues;
 use super::sighting::Sightings;
@@ -44,6 +45,7 @@ pub struct Tracker {
     sightings: Sightings,
     /// Explains connections of which the kernel tells nothing, if that is wanted.
     inference: Option<Inference>,
+    identities: Identities,
 }
 
 /// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
@@ -92,12 +94,21 @@ impl Tracker {
                 InferFrom::ControlSegments => infer_from(false),
                 InferFrom::AllSegments => infer_from(true),
             },
+            identities: Identities::new(options.max_connections.saturating_mul(2)),
         }
     }
 
     /// Takes in one input and appends to `out` what it tells, after what was due before it.
     pub fn handle(&mut self, input: Input, out: &mut Vec<Event>) {
         self.expire(input.time(), out);
+        let first = out.len();
+        self.process(input, out);
+        if let Some(events) = out.get_mut(first..) {
+            self.identities.identify(events);
+        }
+    }
+
+    fn process(&mut self, input: Input, out: &mut Vec<Event>) {
         match input {
             Input::Socket(input) => match input.kind {
                 SocketEvent::State { from, to } if from == to => {}
@@ -105,8 +116,7 @@ impl Tracker {
                 SocketEvent::Reset { direction, phase, reason, state } => {
                     self.hear_of(&input, out);
                     let (seq, ack) = state.map_or((None, None), |state| numbers_set_in(state, input.tcp));
-                    out.push(Event::Reset(Reset {
-                        time: input.time,
+                    let reset = EventKind::Reset(Reset {
                         local: input.local,
                         remote: Some(input.remote).filter(|remote| remote.port() != 0),
                         direction,
@@ -114,26 +124,34 @@ impl Tracker {
                         reason: reset_reason_label(reason),
                         seq,
                         ack,
-                    }));
+                    });
+                    out.push(event_of(&input, reset));
                     if direction == ResetDirection::Sent {
                         self.abort_waiting(addresses_of(&input), input.time, Evidence::Kernel, out);
                     }
                 }
                 SocketEvent::Retransmit { kind, state } => {
                     self.hear_of(&input, out);
-                    out.push(Event::Retransmit(Retransmit {
-                        time: input.time,
+                    let retransmit = EventKind::Retransmit(Retransmit {
                         local: input.local,
                         remote: input.remote,
                         kind,
                         state,
-                    }));
+                    });
+                    out.push(event_of(&input, retransmit));
                 }
             },
             Input::Segment(segment) => self.handle_segment(&segment, out),
-            Input::Present(present) => self.find(&present),
-            Input::Stuck(stuck) => out.push(Event::Stuck(stuck)),
-            Input::Lost { time, kind, count } => out.push(Event::Lost(Lost { time, kind, count })),
+            Input::Present(present) => {
+                self.identities.find(&present);
+                self.find(&present);
+            }
+            Input::Stuck(StuckSocket { time, netns, cookie, stuck }) => {
+                out.push(Event { netns, cookie, ..Event::new(time, EventKind::Stuck(stuck)) });
+            }
+            Input::Lost { time, kind, count } => {
+                out.push(Event::new(time, EventKind::Lost(Lost { kind, count })));
+            }
         }
     }
 
@@ -161,6 +179,14 @@ impl Tracker {
     /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, SYN_SENT of sockets
     /// whose local port did not become known, and where states are inferred, whatever was not answered.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Event>) {
+        let first = out.len();
+        self.pass_time(now, out);
+        if let Some(events) = out.get_mut(first..) {
+            self.identities.identify(events);
+        }
+    }
+
+    fn pass_time(&mut self, now: Time, out: &mut Vec<Event>) {
         while let Some(key) = self.connecting.pop_due(now) {
             self.tell_without_port(key, now, out);
         }
@@ -240,22 +266,22 @@ impl Tracker {
             Outcome::Established => {
                 self.enter(&mut socket, from, to, input.time, out);
                 let handshake = socket.handshake(input.time, Ok(()), self.syn_seen(&socket));
-                out.push(Event::Handshake(handshake));
+                out.push(handshake);
                 self.keep(SocketKey::of(input), socket, input.time);
             }
             Outcome::HandshakeFailed(failure) => {
                 self.enter(&mut socket, from, to, input.time, out);
                 let handshake = socket.handshake(input.time, Err(failure), self.syn_seen(&socket));
-                out.push(Event::Handshake(handshake));
+                out.push(handshake);
             }
             Outcome::Closed(closed_by) => {
                 let closed_by = self.blame(&socket, from, closed_by);
                 self.enter(&mut socket, from, to, input.time, out);
-                out.push(Event::Closed(socket.closed(input.time, closed_by)));
+                out.push(socket.closed(input.time, closed_by));
             }
             Outcome::EntersTimeWait(closed_by) => {
                 self.enter(&mut socket, from, TcpState::TimeWait, input.time, out);
-                out.push(Event::Closed(socket.closed(input.time, closed_by)));
+                out.push(socket.closed(input.time, closed_by));
                 self.add_waiting(Minisocket::new(socket, Substate::TimeWait), input.time);
             }
             Outcome::EntersFinWait2Timewait => self.await_fin(socket, input.time, out),
@@ -269,7 +295,7 @@ impl Tracker {
         if socket.local.port() != 0 {
             self.flows.set_state(&socket.addresses(), to, time);
         }
-        out.push(Event::State(change));
+        out.push(change);
     }
 
     /// A socket not known before. If it is a listener's child, its birth is told first.
@@ -339,7 +365,9 @@ impl Tracker {
 
     /// The local port of a socket in SYN_SENT is known. Tells its SYN_SENT, unless that was told without.
     fn set_port(&mut self, socket: &mut Socket, local: Address, now: Time, out: &mut Vec<Event>) {
+        let before = socket.addresses();
         socket.local = local;
+        self.identities.rename(&before, &socket.addresses(), now);
         match socket.untold_syn_sent.take() {
             Some(since) => {
                 self.reuse_waiting(socket.addresses(), since, Evidence::Kernel, out);
@@ -389,6 +417,10 @@ impl SocketKey {
         let id = if input.cookie == 0 { SocketId::Address(input.sk) } else { SocketId::Cookie(input.cookie) };
         Self { netns: input.netns, id }
     }
+}
+
+fn event_of(input: &SocketInput, kind: EventKind) -> Event {
+    Event { netns: input.netns, cookie: input.cookie, ..Event::new(input.time, kind) }
 }
 
 fn addresses_of(input: &SocketInput) -> Addresses {
