@@ -60,7 +60,7 @@ impl Interface {
     /// The time that a timestamp means; the nearest that can be told if it lies before 1970 or after 2554.
     pub(super) fn time(&self, ticks: u64) -> Time {
         let nanos = self.resolution.nanos(ticks) + i128::from(self.offset) * 1_000_000_000;
-        Time::from_unix_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
+        Time::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
     }
 }
 

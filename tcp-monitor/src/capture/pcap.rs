@@ -98,7 +98,7 @@ impl Pcap {
             Fraction::Nanoseconds => u64::from(fraction),
         };
         // 2^32 seconds are less than 2^63 nanoseconds.
-        Time::from_unix_nanos(u64::from(seconds) * 1_000_000_000 + nanos)
+        Time::from_nanos(u64::from(seconds) * 1_000_000_000 + nanos)
     }
 }
 

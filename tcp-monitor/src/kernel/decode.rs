@@ -40,7 +40,7 @@ impl Clock {
     /// The time of day at `monotonic_ns`.
     #[must_use]
     pub const fn time(&self, monotonic_ns: u64) -> Time {
-        Time::from_unix_nanos(monotonic_ns.saturating_add_signed(self.offset_ns))
+        Time::from_nanos(monotonic_ns.saturating_add_signed(self.offset_ns))
     }
 }
 
@@ -175,6 +175,7 @@ fn decode_segment(record: &SegmentRecord, clock: &Clock) -> Result<SegmentInput,
         acks_syn_ack: record.acks & acks::SYN_ACK != 0,
         acks_fin: record.acks & acks::FIN != 0,
         syn_cookie: record.origin & origin::SYN_COOKIE != 0,
+        frame: None,
     })
 }
 
@@ -257,7 +258,7 @@ mod tests {
         let Ok(Input::Socket(input)) = decode(socket_record(Kind::State).as_bytes(), &clock) else {
             panic!("a good record is refused");
         };
-        assert_eq!(input.time.as_unix_nanos(), 1_000_002);
+        assert_eq!(input.time.as_nanos(), 1_000_002);
         assert_eq!(input.local.to_string(), "10.0.0.9:8899", "v4-mapped is IPv4");
         assert_eq!(input.remote.to_string(), "[2001:db8::1]:51920");
         assert_eq!(input.kind, SocketEvent::State { from: TcpState::SynSent, to: TcpState::Established });
@@ -321,14 +322,14 @@ mod tests {
     fn a_clock_of_now_tells_the_time_of_day() {
         let clock = Clock::now();
         let monotonic = super::read_clock(super::ClockId::Monotonic);
-        let told = Duration::from_nanos(clock.time(monotonic).as_unix_nanos());
+        let told = Duration::from_nanos(clock.time(monotonic).as_nanos());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
         assert!(now.abs_diff(told) < Duration::from_secs(1), "{now:?} {told:?}");
     }
 
     #[test]
     fn a_clock_before_its_epoch_saturates() {
-        assert_eq!(Clock::new(0, 10).time(4).as_unix_nanos(), 0);
-        assert_eq!(Clock::new(0, 10).time(12).as_unix_nanos(), 2);
+        assert_eq!(Clock::new(0, 10).time(4).as_nanos(), 0);
+        assert_eq!(Clock::new(0, 10).time(12).as_nanos(), 2);
     }
 }

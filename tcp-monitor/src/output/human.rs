@@ -67,7 +67,7 @@ impl fmt::Display for Timestamps {
 
 fn timestamp(time: Time) -> Timestamp {
     // 64 bits of nanoseconds end in 2554, long before a timestamp does.
-    Timestamp::from_nanosecond(time.as_unix_nanos().into()).unwrap_or(Timestamp::MAX)
+    Timestamp::from_nanosecond(time.as_nanos().into()).unwrap_or(Timestamp::MAX)
 }
 
 /// A duration with three digits that count.

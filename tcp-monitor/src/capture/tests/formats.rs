@@ -24,7 +24,7 @@ use crate::capture::{
 fn times(bytes: &[u8]) -> Vec<u64> {
     let (packets, _, error) = read_all(bytes);
     assert!(error.is_none(), "{error:?}");
-    packets.iter().map(|packet| packet.time.as_unix_nanos()).collect()
+    packets.iter().map(|packet| packet.time.as_nanos()).collect()
 }
 
 fn error_of(bytes: &[u8]) -> CaptureError {
@@ -117,10 +117,8 @@ fn a_packet_without_a_time_has_that_of_the_one_before() {
     ];
     let (packets, statistics, error) = read_all(&file.concat());
     assert!(error.is_none(), "{error:?}");
-    let told: Vec<_> = packets
-        .iter()
-        .map(|packet| (packet.time.as_unix_nanos(), packet.header.options.window_scale))
-        .collect();
+    let told: Vec<_> =
+        packets.iter().map(|packet| (packet.time.as_nanos(), packet.header.options.window_scale)).collect();
     // The snap length of the interface is not that of the block: the last option does not count.
     assert_eq!(told, [(0, None), (7_000, Some(7)), (7_000, None)]);
     assert_eq!(statistics.untimed, 2);

@@ -137,7 +137,7 @@ fn address(v4: &str, v6: &str) -> IpAddr {
 /// Seconds with nine decimals; without any, the packet has no time.
 fn epoch(field: &str) -> Time {
     let nanos: String = field.chars().filter(char::is_ascii_digit).collect();
-    Time::from_unix_nanos(decimal(&nanos).unwrap_or_default())
+    Time::from_nanos(decimal(&nanos).unwrap_or_default())
 }
 
 /// Low bit first.

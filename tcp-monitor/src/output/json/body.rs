@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 use tcp_monitor_common::TcpState;
 
+use crate::lifecycle::Event;
 use crate::lifecycle::event::{Closed, Handshake, Lost, Reset, Retransmit, StateChange, Stuck};
 use crate::lifecycle::input::Process;
 
@@ -35,7 +36,7 @@ pub(super) struct StateBody<'a> {
 }
 
 impl<'a> StateBody<'a> {
-    pub(super) fn of(change: &'a StateChange) -> Self {
+    pub(super) fn of(event: &Event, change: &'a StateChange) -> Self {
         Self {
             local: change.local,
             remote: change.remote,
@@ -45,8 +46,8 @@ impl<'a> StateBody<'a> {
             seq: change.seq,
             ack: change.ack,
             evidence: change.evidence.label(),
-            cookie: Some(change.cookie).filter(|cookie| *cookie != 0),
-            netns: Some(change.netns).filter(|netns| *netns != 0),
+            cookie: Some(event.cookie).filter(|cookie| *cookie != 0),
+            netns: Some(event.netns).filter(|netns| *netns != 0),
             process: change.process.as_ref().map(ProcessBody::of),
             spent_us: change.spent.map(micros),
         }

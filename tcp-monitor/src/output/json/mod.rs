@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::Sink;
-use crate::lifecycle::{Event, Time};
+use crate::lifecycle::{Event, EventKind, Time};
 
 mod body;
 mod segment;
@@ -37,20 +37,20 @@ impl Json {
 
 impl Sink for Json {
     fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
-        let body = match event {
-            Event::Segment(segment) => {
-                Body::Segment(SegmentBody::of(segment, (self.interface_name)(segment.netns, segment.ifindex)))
+        let body = match &event.kind {
+            EventKind::Segment(segment) => {
+                Body::Segment(SegmentBody::of(segment, (self.interface_name)(event.netns, segment.ifindex)))
             }
-            Event::State(change) => Body::State(StateBody::of(change)),
-            Event::Handshake(handshake) => Body::Handshake(HandshakeBody::of(handshake)),
-            Event::Reset(reset) => Body::Reset(ResetBody::of(reset)),
-            Event::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
-            Event::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
-            Event::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
-            Event::Lost(lost) => Body::Lost(LostBody::of(lost)),
+            EventKind::State(change) => Body::State(StateBody::of(event, change)),
+            EventKind::Handshake(handshake) => Body::Handshake(HandshakeBody::of(handshake)),
+            EventKind::Reset(reset) => Body::Reset(ResetBody::of(reset)),
+            EventKind::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
+            EventKind::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
+            EventKind::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
+            EventKind::Lost(lost) => Body::Lost(LostBody::of(lost)),
         };
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &Line { v: VERSION, time: Rfc3339(event.time()), body })?;
+        serde_json::to_writer(&mut self.line, &Line { v: VERSION, time: Rfc3339(event.time), body })?;
         self.line.push(b'\n');
         out.write_all(&self.line)
     }
@@ -82,7 +82,7 @@ struct Rfc3339(Time);
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // 64 bits of nanoseconds end in 2554, long before a timestamp does.
-        let timestamp = Timestamp::from_nanosecond(self.0.as_unix_nanos().into()).unwrap_or(Timestamp::MAX);
+        let timestamp = Timestamp::from_nanosecond(self.0.as_nanos().into()).unwrap_or(Timestamp::MAX);
         serializer.collect_str(&format_args!("{timestamp:.9}"))
     }
 }

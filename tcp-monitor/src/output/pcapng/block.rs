@@ -80,7 +80,7 @@ impl Interface<'_> {
 impl EnhancedPacket<'_> {
     /// Appends the block to `out`.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let nanos = self.time.as_unix_nanos();
+        let nanos = self.time.as_nanos();
         block(out, ENHANCED_PACKET, |out| {
             out.extend(self.interface.to_le_bytes());
             // The upper half comes first, whatever the byte order.
@@ -201,7 +201,7 @@ mod tests {
     fn a_packet_has_its_comments_and_its_direction() {
         let packet = EnhancedPacket {
             interface: 3,
-            time: Time::from_unix_nanos(0x0123_4567_89ab_cdef),
+            time: Time::from_nanos(0x0123_4567_89ab_cdef),
             bytes: b"12345",
             original_len: 1500,
             direction: Some(Direction::Egress),

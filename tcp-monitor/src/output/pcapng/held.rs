@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::lifecycle::Time;
 use crate::lifecycle::event::{Segment, Step};
+use crate::lifecycle::{Event, Time};
 
 /// Packets in the order they were told of, and comments that come before their packet.
 #[derive(Debug, Default)]
@@ -23,6 +23,10 @@ pub(super) struct Held {
 /// A packet and what is to be said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Annotated {
+    /// When it passed.
+    pub time: Time,
+    /// Inode number of the network namespace of its interface.
+    pub netns: u32,
     /// The packet.
     pub segment: Segment,
     /// In the order of the log.
@@ -60,9 +64,9 @@ struct Announcement {
 
 impl Held {
     /// Takes in a packet.
-    pub(super) fn push(&mut self, segment: Segment, comments: Vec<String>) {
+    pub(super) fn push(&mut self, event: &Event, segment: Segment, comments: Vec<String>) {
         let flow = Flow { src: segment.src, dst: segment.dst };
-        let mut packet = Annotated { segment, comments: Vec::new() };
+        let mut packet = Annotated { time: event.time, netns: event.netns, segment, comments: Vec::new() };
         if let Some(announced) = self.announced.get_mut(&flow) {
             for announcement in announced.extract_if(.., |announced| announced.step == segment.step) {
                 packet.note(announcement.comments);
@@ -125,7 +129,7 @@ impl Held {
             }
         }
         let first = self.packets.front()?;
-        if !is_due(first.segment.time, now) && self.packets.len() <= MAX_HELD {
+        if !is_due(first.time, now) && self.packets.len() <= MAX_HELD {
             return None;
         }
         let packet = self.packets.pop_front()?;

@@ -19,7 +19,7 @@ use tcp_monitor_common::TcpState;
 use super::{Sink, Text};
 use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Segment, StateChange, Step};
 use crate::lifecycle::input::{ResetDirection, RetransmitKind};
-use crate::lifecycle::{Event, Time};
+use crate::lifecycle::{Event, EventKind, Time};
 
 mod block;
 mod held;
@@ -42,6 +42,7 @@ pub struct Pcapng {
 }
 
 struct Transition {
+    time: Time,
     change: StateChange,
     comments: Vec<String>,
 }
@@ -61,46 +62,46 @@ impl Pcapng {
     /// Takes in an event. They have to come in order of time.
     pub fn take(&mut self, event: &Event) {
         let comments = self.comments(event);
-        match event {
-            Event::State(change) => {
+        match &event.kind {
+            EventKind::State(change) => {
                 self.settle();
-                self.transition = Some(Transition { change: *change, comments });
+                self.transition = Some(Transition { time: event.time, change: *change, comments });
             }
-            Event::Handshake(handshake) => {
+            EventKind::Handshake(handshake) => {
                 let ends = (handshake.local, handshake.remote);
-                self.conclude(cause_of_handshake(handshake), ends, handshake.time, comments);
+                self.conclude(cause_of_handshake(handshake), ends, event.time, comments);
             }
-            Event::Closed(closed) => {
+            EventKind::Closed(closed) => {
                 self.conclude(
                     cause_of_end(closed.closed_by),
                     (closed.local, closed.remote),
-                    closed.time,
+                    event.time,
                     comments,
                 );
             }
-            Event::Segment(segment) => {
+            EventKind::Segment(segment) => {
                 self.settle();
-                self.held.push(*segment, if is_remarkable(segment) { comments } else { Vec::new() });
+                self.held.push(event, *segment, if is_remarkable(segment) { comments } else { Vec::new() });
             }
-            Event::Reset(reset) => {
+            EventKind::Reset(reset) => {
                 self.settle();
                 let cause = match reset.direction {
                     ResetDirection::Sent => Cause::Reset,
                     ResetDirection::Received => Cause::Received,
                 };
                 if let Some(remote) = reset.remote {
-                    self.held.note(cause, (reset.local, remote), reset.time, comments);
+                    self.held.note(cause, (reset.local, remote), event.time, comments);
                 }
             }
-            Event::Retransmit(again) => {
+            EventKind::Retransmit(again) => {
                 self.settle();
                 if let Some(step) = step_of(again.kind) {
-                    self.held.note(Cause::Sent(step), (again.local, again.remote), again.time, comments);
+                    self.held.note(Cause::Sent(step), (again.local, again.remote), event.time, comments);
                 }
             }
             // No packet has to do with it.
-            Event::Stuck(_) => self.settle(),
-            Event::Lost(_) => {
+            EventKind::Stuck(_) => self.settle(),
+            EventKind::Lost(_) => {
                 self.settle();
                 self.held.note_on_last(comments);
             }
@@ -109,7 +110,7 @@ impl Pcapng {
 
     /// The next packet of which all has been said, if all events before `now` have come.
     pub fn pop(&mut self, now: Time) -> Option<Annotated> {
-        if self.transition.as_ref().is_some_and(|transition| transition.change.time < now) {
+        if self.transition.as_ref().is_some_and(|transition| transition.time < now) {
             self.settle();
         }
         self.held.pop(now)
@@ -129,10 +130,10 @@ impl Pcapng {
 
     /// Appends a packet to `out`: whole blocks.
     pub fn write(&mut self, packet: &Annotated, out: &mut Vec<u8>) {
-        let Annotated { segment, comments } = packet;
-        let interface = self.interface(segment.netns, segment.ifindex, out);
+        let &Annotated { time, netns, ref segment, ref comments } = packet;
+        let interface = self.interface(netns, segment.ifindex, out);
         let Packet { bytes, original_len } = Packet::of(segment);
-        let (time, direction) = (segment.time, segment.direction);
+        let direction = segment.direction;
         EnhancedPacket { interface, time, bytes: &bytes, original_len, direction, comments }.write(out);
     }
 
@@ -177,7 +178,7 @@ impl Pcapng {
     ) {
         let is_part = |transition: &mut Transition| {
             let change = &transition.change;
-            change.time == time && (change.local, change.remote) == (ends.0, Some(ends.1))
+            transition.time == time && (change.local, change.remote) == (ends.0, Some(ends.1))
         };
         let mut evidence = Evidence::Kernel;
         if let Some(transition) = self.transition.take_if(is_part) {
@@ -190,11 +191,11 @@ impl Pcapng {
 
     /// Notes the transition before, which was nothing more than that.
     fn settle(&mut self) {
-        if let Some(Transition { change, comments }) = self.transition.take()
+        if let Some(Transition { time, change, comments }) = self.transition.take()
             && let Some(remote) = change.remote
         {
             let cause = cause_of_transition(change.to);
-            self.note(change.evidence, cause, (change.local, remote), change.time, comments);
+            self.note(change.evidence, cause, (change.local, remote), time, comments);
         }
     }
 

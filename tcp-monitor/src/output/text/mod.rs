@@ -17,7 +17,7 @@ use super::human::{Bytes, Clock, Day, Human, Name, Times, ended, spaced};
 use super::style::{Color, Phrases, Style};
 use crate::lifecycle::Time;
 use crate::lifecycle::event::{
-    Closed, Event, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Stuck,
+    Closed, Event, EventKind, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Stuck,
 };
 use crate::lifecycle::input::ResetDirection;
 
@@ -105,7 +105,7 @@ impl Text {
         line
     }
 
-    fn state(&mut self, change: &StateChange) -> Option<String> {
+    fn state(&mut self, time: Time, change: &StateChange) -> Option<String> {
         let StateChange { from, to, .. } = *change;
         let ends_handshake = match from {
             TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv => {
@@ -143,25 +143,25 @@ impl Text {
             Some(remote) => connection(change.local, remote, change.role),
             None => change.local.to_string(),
         };
-        Some(self.line(change.time, Label::State, &addresses, &detail.0))
+        Some(self.line(time, Label::State, &addresses, &detail.0))
     }
 
-    fn handshake(&mut self, handshake: &Handshake) -> String {
+    fn handshake(&mut self, time: Time, handshake: &Handshake) -> String {
         let label = if handshake.result.is_ok() { Label::Open } else { Label::Failed };
         let detail = handshake::detail(handshake, self.handshake_end.take());
         let addresses = connection(handshake.local, handshake.remote, handshake.role);
-        self.line(handshake.time, label, &addresses, &detail)
+        self.line(time, label, &addresses, &detail)
     }
 
-    fn segment(&mut self, segment: &Segment) -> String {
+    fn segment(&mut self, time: Time, segment: &Segment) -> String {
         let label = Label::of(segment.step);
         let is_right = segment.check.holds() && segment.unexpected.is_none();
         let color = if is_right { label.color() } else { Color::Red };
         let addresses = format!("{} → {}", segment.src, segment.dst);
-        self.colored_line(segment.time, label, color, &addresses, &SegmentDetail(segment).to_string())
+        self.colored_line(time, label, color, &addresses, &SegmentDetail(segment).to_string())
     }
 
-    fn closed(&mut self, closed: &Closed) -> String {
+    fn closed(&mut self, time: Time, closed: &Closed) -> String {
         let mut detail = Phrases(ended(closed.closed_by, closed.role).to_owned());
         if let Some(duration) = closed.duration {
             detail.add(Human(duration));
@@ -186,10 +186,10 @@ impl Text {
             detail.add("open before the monitor");
         }
         let addresses = connection(closed.local, closed.remote, closed.role);
-        self.line(closed.time, Label::Closed, &addresses, &detail.0)
+        self.line(time, Label::Closed, &addresses, &detail.0)
     }
 
-    fn stuck(&mut self, stuck: &Stuck) -> String {
+    fn stuck(&mut self, time: Time, stuck: &Stuck) -> String {
         let mut detail = Phrases(format!("{} for {}", stuck.state, Human(stuck.age)));
         if stuck.unread_bytes > 0 {
             detail.add(format_args!("{} unread", Bytes(stuck.unread_bytes.into())));
@@ -199,10 +199,10 @@ impl Text {
         }
         detail.add(stuck.neglect.hint());
         let addresses = connection(stuck.local, stuck.remote, stuck.role);
-        self.line(stuck.time, Label::Stuck, &addresses, &detail.0)
+        self.line(time, Label::Stuck, &addresses, &detail.0)
     }
 
-    fn reset(&mut self, reset: &Reset) -> String {
+    fn reset(&mut self, time: Time, reset: &Reset) -> String {
         let remote = reset.remote.map_or("?".into(), |remote| remote.to_string());
         let arrow = match reset.direction {
             ResetDirection::Sent => "→",
@@ -216,36 +216,36 @@ impl Text {
             detail.add(reset.reason);
         }
         let addresses = format!("{} {arrow} {remote}", reset.local);
-        self.line(reset.time, Label::Reset, &addresses, &detail.0)
+        self.line(time, Label::Reset, &addresses, &detail.0)
     }
 
-    fn retransmit(&mut self, retransmit: &Retransmit) -> String {
+    fn retransmit(&mut self, time: Time, retransmit: &Retransmit) -> String {
         let addresses = format!("{} → {}", retransmit.local, retransmit.remote);
         let detail = format!("{} sent again in {}", spaced(retransmit.kind.label()), retransmit.state);
-        self.line(retransmit.time, Label::Again, &addresses, &detail)
+        self.line(time, Label::Again, &addresses, &detail)
     }
 }
 
 impl Sink for Text {
     fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
-        let line = match event {
-            Event::Segment(segment) => self.segment(segment),
-            Event::State(change) => match self.state(change) {
+        let line = match &event.kind {
+            EventKind::Segment(segment) => self.segment(event.time, segment),
+            EventKind::State(change) => match self.state(event.time, change) {
                 Some(line) => line,
                 None => return Ok(()),
             },
-            Event::Handshake(handshake) => self.handshake(handshake),
-            Event::Reset(reset) => self.reset(reset),
-            Event::Retransmit(retransmit) => self.retransmit(retransmit),
-            Event::Closed(closed) => self.closed(closed),
-            Event::Stuck(stuck) => self.stuck(stuck),
-            Event::Lost(lost) => {
+            EventKind::Handshake(handshake) => self.handshake(event.time, handshake),
+            EventKind::Reset(reset) => self.reset(event.time, reset),
+            EventKind::Retransmit(retransmit) => self.retransmit(event.time, retransmit),
+            EventKind::Closed(closed) => self.closed(event.time, closed),
+            EventKind::Stuck(stuck) => self.stuck(event.time, stuck),
+            EventKind::Lost(lost) => {
                 let detail =
                     format!("{} {} records: no room in the ring buffer", lost.count, lost.kind.label());
-                self.line(lost.time, Label::Lost, &detail, "")
+                self.line(event.time, Label::Lost, &detail, "")
             }
         };
-        out.write_all(self.day(event.time()).as_bytes())?;
+        out.write_all(self.day(event.time).as_bytes())?;
         out.write_all(line.as_bytes())
     }
 }

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
-use crate::lifecycle::Time;
 use crate::lifecycle::event::{Check, Closed, Evidence, Handshake, Segment, StateChange, Step, Unexpected};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::segment::Flags;
+use crate::lifecycle::{Event, Time};
 
 /// One connection, from its first event to the last.
 #[derive(Clone, Debug)]
@@ -96,8 +96,8 @@ impl Account {
         }
     }
 
-    pub(super) fn take_segment(&mut self, segment: &Segment, from: usize, starts: Starts) {
-        self.note_netns(segment.netns);
+    pub(super) fn take_segment(&mut self, event: &Event, segment: &Segment, from: usize, starts: Starts) {
+        self.note_netns(event.netns);
         for (end, start) in self.ends.iter_mut().zip(starts) {
             end.isn = end.isn.or(start);
         }
@@ -115,7 +115,7 @@ impl Account {
         *rst |= segment.step == Step::Rst;
         let header = &segment.header;
         self.add(Entry::Segment(Passed {
-            time: segment.time,
+            time: event.time,
             from,
             step: segment.step,
             flags: header.flags,
@@ -130,32 +130,32 @@ impl Account {
         }));
     }
 
-    pub(super) fn take_state(&mut self, change: &StateChange, end: usize) {
-        self.note_netns(change.netns);
+    pub(super) fn take_state(&mut self, event: &Event, change: &StateChange, end: usize) {
+        self.note_netns(event.netns);
         self.note_role(end, change.role);
         let mine = &mut self.ends[end];
         mine.began_in.get_or_insert(change.from);
         mine.state = Some(change.to);
         mine.process = change.process.or(mine.process);
         if matches!(change.to, TcpState::Close | TcpState::TimeWait) {
-            mine.over.get_or_insert(change.time);
+            mine.over.get_or_insert(event.time);
         }
-        self.add(Entry::State { time: change.time, end, to: change.to, evidence: change.evidence });
+        self.add(Entry::State { time: event.time, end, to: change.to, evidence: change.evidence });
     }
 
-    pub(super) fn take_handshake(&mut self, handshake: &Handshake, end: usize) {
+    pub(super) fn take_handshake(&mut self, time: Time, handshake: &Handshake, end: usize) {
         self.note_role(end, handshake.role);
         self.ends[end].handshake = Some(*handshake);
         if handshake.result.is_err() {
-            self.ends[end].over.get_or_insert(handshake.time);
+            self.ends[end].over.get_or_insert(time);
         }
     }
 
-    pub(super) fn take_closed(&mut self, closed: &Closed, end: usize) {
+    pub(super) fn take_closed(&mut self, time: Time, closed: &Closed, end: usize) {
         self.note_role(end, closed.role);
         let mine = &mut self.ends[end];
         mine.process = closed.process.or(mine.process);
-        mine.over.get_or_insert(closed.time);
+        mine.over.get_or_insert(time);
         mine.closed = Some(Box::new(Closed { states: Vec::new(), ..closed.clone() }));
     }
 

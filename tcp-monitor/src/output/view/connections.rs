@@ -8,7 +8,7 @@ use tcp_monitor_common::TcpState;
 
 use super::account::{Account, Starts};
 use crate::lifecycle::Time;
-use crate::lifecycle::event::{Event, Reset, Retransmit, Segment, StateChange, Step};
+use crate::lifecycle::event::{Event, EventKind, Reset, Retransmit, Segment, StateChange, Step};
 use crate::lifecycle::input::RetransmitKind;
 
 /// The connections that are not shown yet, and those that were shown a moment ago.
@@ -64,32 +64,32 @@ impl Connections {
 
     /// Takes in an event of a connection.
     pub(super) fn take(&mut self, event: &Event) {
-        self.now = self.now.max(event.time());
-        match event {
-            Event::Segment(segment) => self.take_segment(segment),
-            Event::State(change) => self.take_state(change),
-            Event::Handshake(handshake) => {
+        self.now = self.now.max(event.time);
+        match &event.kind {
+            EventKind::Segment(segment) => self.take_segment(event, segment),
+            EventKind::State(change) => self.take_state(event, change),
+            EventKind::Handshake(handshake) => {
                 let (pair, end) = pair_of(handshake.local, handshake.remote);
-                self.tell(pair, event.time(), |account| account.take_handshake(handshake, end));
+                self.tell(pair, event.time, |account| account.take_handshake(event.time, handshake, end));
             }
-            Event::Closed(closed) => {
+            EventKind::Closed(closed) => {
                 let (pair, end) = pair_of(closed.local, closed.remote);
-                self.tell(pair, event.time(), |account| account.take_closed(closed, end));
+                self.tell(pair, event.time, |account| account.take_closed(event.time, closed, end));
             }
-            Event::Reset(Reset { local, remote: Some(remote), reason, .. }) if *reason != "unknown" => {
+            EventKind::Reset(Reset { local, remote: Some(remote), reason, .. }) if *reason != "unknown" => {
                 let (pair, _) = pair_of(*local, *remote);
                 if let Some(account) = self.latest(pair) {
                     account.reset_reason.get_or_insert(reason);
                 }
             }
-            Event::Retransmit(Retransmit { local, remote, kind: RetransmitKind::Data, .. }) => {
+            EventKind::Retransmit(Retransmit { local, remote, kind: RetransmitKind::Data, .. }) => {
                 let (pair, end) = pair_of(*local, *remote);
                 if let Some(account) = self.latest(pair) {
                     let times = &mut account.ends[end].data_retransmits;
                     *times = times.saturating_add(1);
                 }
             }
-            Event::Reset(_) | Event::Retransmit(_) | Event::Stuck(_) | Event::Lost(_) => {}
+            EventKind::Reset(_) | EventKind::Retransmit(_) | EventKind::Stuck(_) | EventKind::Lost(_) => {}
         }
     }
 
@@ -135,18 +135,25 @@ impl Connections {
         Some((account, occasion))
     }
 
-    fn take_segment(&mut self, segment: &Segment) {
+    fn take_segment(&mut self, event: &Event, segment: &Segment) {
         let (pair, from) = pair_of(segment.src, segment.dst);
         let starts = starts(segment, from);
-        let id = match self.connection_of(pair, segment, from, starts) {
+        let id = match self.connection_of(pair, event.netns, segment, from, starts) {
             Some(id) => id,
-            None => self.meet(pair, segment.time),
+            None => self.meet(pair, event.time),
         };
-        self.update(id, |account| account.take_segment(segment, from, starts));
+        self.update(id, |account| account.take_segment(event, segment, from, starts));
     }
 
     /// The latest connection between these addresses whose starts are not others; best of all, the same.
-    fn connection_of(&self, pair: Pair, segment: &Segment, from: usize, starts: Starts) -> Option<u64> {
+    fn connection_of(
+        &self,
+        pair: Pair,
+        netns: u32,
+        segment: &Segment,
+        from: usize,
+        starts: Starts,
+    ) -> Option<u64> {
         let rank = |id: u64| {
             let account = self.account(id)?;
             let known = account.ends.each_ref().map(|end| end.isn);
@@ -160,12 +167,12 @@ impl Connections {
                 return None;
             }
             let agree = both().filter(|(known, start)| known == start).count();
-            Some((agree, account.is_in(segment.netns), id))
+            Some((agree, account.is_in(netns), id))
         };
         self.best(pair, rank)
     }
 
-    fn take_state(&mut self, change: &StateChange) {
+    fn take_state(&mut self, event: &Event, change: &StateChange) {
         let Some(remote) = change.remote else { return };
         let (pair, end) = pair_of(change.local, remote);
         let begins = matches!(change.from, TcpState::Close | TcpState::Listen);
@@ -185,16 +192,16 @@ impl Connections {
             } else {
                 is_open || mine.state == Some(change.from)
             };
-            fits.then(|| (mine.state == Some(change.from), account.is_in(change.netns), id))
+            fits.then(|| (mine.state == Some(change.from), account.is_in(event.netns), id))
         };
         let ends_late = change.from == TcpState::TimeWait;
         let id = match self.best(pair, rank) {
             Some(id) => id,
             None if ends_late => return,
-            None => self.meet(pair, change.time),
+            None => self.meet(pair, event.time),
         };
         self.changed = Some(id);
-        self.update(id, |account| account.take_state(change, end));
+        self.update(id, |account| account.take_state(event, change, end));
     }
 
     /// What is told right after a transition.

@@ -10,7 +10,7 @@ use super::Sink;
 use super::human::{Clock, Human, Name};
 use super::style::{Color, Style};
 use crate::lifecycle::event::{Lost, Stuck};
-use crate::lifecycle::{Event, Time};
+use crate::lifecycle::{Event, EventKind, Time};
 
 mod account;
 mod connections;
@@ -61,8 +61,8 @@ impl View {
         out.write_all(text.as_bytes())
     }
 
-    fn show_lost(&self, lost: &Lost, out: &mut dyn io::Write) -> io::Result<()> {
-        let time = Clock { time: lost.time, time_zone: &self.time_zone };
+    fn show_lost(&self, time: Time, lost: &Lost, out: &mut dyn io::Write) -> io::Result<()> {
+        let time = Clock { time, time_zone: &self.time_zone };
         let lost = format!(
             "{time}  {} {} records lost: no room in the ring buffer. Steps may be missing.",
             lost.count,
@@ -71,8 +71,8 @@ impl View {
         writeln!(out, "{}\n", self.style.paint(Color::Red, lost))
     }
 
-    fn show_stuck(&self, stuck: &Stuck, out: &mut dyn io::Write) -> io::Result<()> {
-        let time = Clock { time: stuck.time, time_zone: &self.time_zone };
+    fn show_stuck(&self, time: Time, stuck: &Stuck, out: &mut dyn io::Write) -> io::Result<()> {
+        let time = Clock { time, time_zone: &self.time_zone };
         let Stuck { local, remote, state, .. } = stuck;
         let mut line = format!("{time}  {local} to {remote}: {state} for {}", Human(stuck.age));
         if let Some(process) = stuck.process {
@@ -86,15 +86,15 @@ impl View {
 impl Sink for View {
     fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
         self.connections.take(event);
-        match event {
-            Event::Lost(lost) => self.show_lost(lost, out),
-            Event::Stuck(stuck) => self.show_stuck(stuck, out),
-            Event::Segment(_)
-            | Event::State(_)
-            | Event::Handshake(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Closed(_) => Ok(()),
+        match &event.kind {
+            EventKind::Lost(lost) => self.show_lost(event.time, lost, out),
+            EventKind::Stuck(stuck) => self.show_stuck(event.time, stuck, out),
+            EventKind::Segment(_)
+            | EventKind::State(_)
+            | EventKind::Handshake(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Closed(_) => Ok(()),
         }
     }
 
