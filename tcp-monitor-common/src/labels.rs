@@ -154,9 +154,9 @@ impl Table {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Acks => "acks",
-            Self::Lifetimes => "lifetimes",
+            Self::SocketTimes => "socket_times",
             Self::Requests => "requests",
-            Self::Orphans => "orphans",
+            Self::FinWait2Timewait => "fin_wait2_timewait",
         }
     }
 }

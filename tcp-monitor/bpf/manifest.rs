@@ -197,7 +197,9 @@ fn kind_of(attribute: &Group) -> Attribute {
     let text: String = attribute.stream().to_string().split_whitespace().collect();
     if text.starts_with("doc=") || text.starts_with("cfg_attr(feature=\"user\"") {
         Attribute::Documents
-    } else if ["cfg(test)", "cfg(doc)", "cfg(feature=\"user\")"].contains(&text.as_str()) {
+    } else if ["cfg(test)", "cfg(doc)", "cfg(feature=\"user\")", "cfg(all(test,feature=\"user\"))"]
+        .contains(&text.as_str())
+    {
         Attribute::Removes
     } else {
         Attribute::Reaches

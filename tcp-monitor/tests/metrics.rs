@@ -354,7 +354,7 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
-        tables: TableCounters { forgotten: [91, 92, 93, 94] },
+        tables: TableCounters { evictions: [91, 92, 93, 94] },
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),

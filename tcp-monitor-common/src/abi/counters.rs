@@ -1,5 +1,8 @@
 //! The counters that the kernel programs keep per CPU and the agent adds up at each scrape.
 
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 #[cfg(doc)]
 use crate::rules::reset::ResetPhase;
 
@@ -33,6 +36,7 @@ pub const BUCKETS: usize = 16;
 
 /// How often something took how long. A bucket holds what is not longer than its bound, and longer than the one before.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct Histogram {
     /// By bucket; see [`Scale`].
@@ -105,6 +109,7 @@ pub const fn timed_state(state: TcpState) -> Option<usize> {
 
 /// What is counted for one service port.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct PortCounters {
     /// Completed handshakes, by [`Role`].
@@ -159,6 +164,7 @@ impl PortCounters {
 
 /// The segments one interface saw: `[direction][flags]`.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct InterfaceCounters {
     /// By [`Direction`] and [`SegmentKind`].
@@ -179,31 +185,33 @@ pub struct InterfaceKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Table {
-    /// Acknowledgements that are awaited.
+    /// Acknowledgments that are awaited.
     Acks = 0,
     /// Times of sockets.
-    Lifetimes = 1,
+    SocketTimes = 1,
     /// Half-open requests.
     Requests = 2,
-    /// Minisockets in FIN_WAIT2.
-    Orphans = 3,
+    /// Timewait sockets in FIN_WAIT2.
+    FinWait2Timewait = 3,
 }
 
 impl Table {
     /// Every table, in order of its number.
-    pub const ALL: [Self; 4] = [Self::Acks, Self::Lifetimes, Self::Requests, Self::Orphans];
+    pub const ALL: [Self; 4] = [Self::Acks, Self::SocketTimes, Self::Requests, Self::FinWait2Timewait];
 }
 
-/// How often a full table let go of an entry, or did not take one.
+/// How often a full table evicted an entry, or did not take one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct TableCounters {
     /// By [`Table`].
-    pub forgotten: [u64; Table::ALL.len()],
+    pub evictions: [u64; Table::ALL.len()],
 }
 
 /// The records made, by [`Kind`].
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct RecordCounters {
     /// Handed to the agent.

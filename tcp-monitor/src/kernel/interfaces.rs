@@ -10,7 +10,10 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     util::nr_cpus,
 };
-use tcp_monitor_common::counters::{InterfaceCounters, InterfaceKey};
+use tcp_monitor_common::{
+    counters::{InterfaceCounters, InterfaceKey},
+    words::Words,
+};
 
 /// Names and counters of the watched interfaces.
 pub struct InterfaceTable(RwLock<Table>);
@@ -82,7 +85,7 @@ impl InterfaceTable {
         let _ = table.counters.remove(&key);
         let Some(name) = table.names.remove(&key) else { return };
         if let Some(counted) = counted {
-            add(table.gone.entry(name.clone()).or_default(), &counted);
+            table.gone.entry(name.clone()).or_default().add(&counted);
         }
         table.forget_unused(&name);
         table.last_names.push_back((key, name));
@@ -94,14 +97,14 @@ impl InterfaceTable {
     /// The counters by interface name, added up over namespaces.
     pub(super) fn totals(&self) -> Result<BTreeMap<String, InterfaceCounters>, MapError> {
         let table = self.read();
-        let mut totals = BTreeMap::new();
+        let mut totals = BTreeMap::<String, InterfaceCounters>::new();
         for (key, name) in &table.names {
             if let Some(counted) = table.sum(*key)? {
-                add(totals.entry(name.clone()).or_default(), &counted);
+                totals.entry(name.clone()).or_default().add(&counted);
             }
         }
         for (name, counted) in &table.gone {
-            add(totals.entry(name.clone()).or_default(), counted);
+            totals.entry(name.clone()).or_default().add(counted);
         }
         Ok(totals)
     }
@@ -125,7 +128,7 @@ impl Table {
         };
         let mut total = InterfaceCounters::default();
         for value in values.iter() {
-            add(&mut total, value);
+            total.add(value);
         }
         Ok(Some(total))
     }
@@ -135,12 +138,6 @@ impl Table {
         if !self.names.values().any(|other| other == name) {
             self.gone.remove(name);
         }
-    }
-}
-
-fn add(total: &mut InterfaceCounters, more: &InterfaceCounters) {
-    for (total, more) in total.segments.as_flattened_mut().iter_mut().zip(more.segments.as_flattened()) {
-        *total = total.wrapping_add(*more);
     }
 }
 

@@ -40,10 +40,10 @@ impl Release {
         self >= Self::new(5, 12)
     }
 
-    /// Whether the kernel may leave a tracing program out because the CPU is running it already, so that a second copy
-    /// is wanted. Kernels do so from 6.1 on, and some before it by a fix carried back; the helper that the copies need to
-    /// tell each other apart is there from 5.12 on.
-    pub(super) fn leaves_out_nested_runs(self) -> bool {
+    /// Whether the kernel may skip a tracing program because the CPU is running it already, so that a second copy is
+    /// wanted. Kernels do so from 6.1 on, and some before it by a backported fix. The helper that distinguishes the copies
+    /// is there from 5.12 on.
+    pub(super) fn skips_nested_runs(self) -> bool {
         self >= Self::new(5, 12)
     }
 

@@ -17,7 +17,7 @@ use rustix::{buffer::spare_capacity, event::epoll, time::Timespec};
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 pub use super::order::Ready;
-use super::{counters::sum_records, error::with_causes, order::Reorder, stop::StopSignal};
+use super::{counters::total, error::with_causes, order::Reorder, stop::StopSignal};
 use crate::clock::monotonic_now;
 
 /// Reads the records that the kernel programs write. Made by
@@ -152,7 +152,7 @@ impl Losses {
         self.new.clear();
         if now_or_never || now.saturating_sub(self.looked) >= LOSS_INTERVAL_NS {
             self.looked = now;
-            match sum_records(counters) {
+            match total(counters) {
                 Ok(total) => self.report(array::from_fn(|kind| total.lost[kind] + total.suppressed[kind])),
                 Err(error) => self.tell_failure(&error),
             }

@@ -348,7 +348,7 @@ fn records(family: &'static Family<1>, counts: &[u64]) -> Option<MetricFamily> {
 
 fn tables(counters: &TableCounters) -> Option<MetricFamily> {
     let mut samples = families::TABLE_EVICTIONS.samples();
-    for (table, &count) in Table::ALL.into_iter().zip(&counters.forgotten) {
+    for (table, &count) in Table::ALL.into_iter().zip(&counters.evictions) {
         samples.push_count([table.label()], count);
     }
     samples.finish()

@@ -287,9 +287,9 @@ pub(super) static TABLE_EVICTIONS: Family<1> = Family {
     name: "tcp_monitor_table_evictions_total",
     kind: MetricType::COUNTER,
     labels: ["table"],
-    help: "How often a full table of the kernel programs let go of an entry, or did not take one. acks: an ACK may be missing in the \
-           log, or one that met a full accept queue in the counters; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
-           is not counted; orphans: nor is what ends a FIN_WAIT2 after close().",
+    help: "How often a full table of the kernel programs evicted an entry, or did not take one. acks: an ACK may be missing in the \
+           log, or one that met a full accept queue in the counters; socket_times: durations of a socket are not counted; requests: a half-open request that is reset or times out \
+           is not counted; fin_wait2_timewait: nor is what ends a FIN_WAIT2 after close().",
 };
 
 pub(super) static TRACKER_CONNECTIONS: Family<0> = Family {

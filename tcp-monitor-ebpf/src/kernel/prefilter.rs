@@ -1,15 +1,12 @@
-//! A first glance at a packet. Most are of no interest, and seeing that must cost next to nothing.
+//! The prefilter: skips packets of no watched port at next to no cost. Most packets are.
 //!
 //! It reads the packet in place, where it can be sure of what it reads: IP without options in an Ethernet frame, as
-//! loopback and veth carry too. Everything else is for [`Segment::find`](crate::packet::Segment::find), which asks the
-//! kernel where the IP header is, and copies.
+//! loopback and veth carry too. Everything else takes the slow path, [`Segment::find`](super::packet::Segment::find),
+//! which asks the kernel where the IP header is, and copies.
 
 use aya_ebpf::bindings::__sk_buff;
 
-use crate::{
-    packet::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP},
-    ports,
-};
+use super::packet::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP};
 
 const IPPROTO_UDP: u8 = 17;
 const ETHERNET_TYPE: usize = 12;
@@ -21,9 +18,9 @@ const V4_PORTS: usize = IP + 20;
 const V6_NEXT_HEADER: usize = IP + 6;
 const V6_PORTS: usize = IP + 40;
 
-/// Whether the packet is certainly none of a watched port. If in doubt, it is not.
+/// Whether the packet is certainly none of TCP, or of two ports that are not watched. If in doubt, it is not.
 #[inline(always)]
-pub(crate) fn is_of_no_interest(skb: *mut __sk_buff) -> bool {
+pub(crate) fn is_irrelevant(skb: *mut __sk_buff, is_watched: impl Fn(u16, u16) -> bool) -> bool {
     // SAFETY: the context of a classifier.
     let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
     if start + V4_PORTS + 4 > end {
@@ -33,7 +30,12 @@ pub(crate) fn is_of_no_interest(skb: *mut __sk_buff) -> bool {
     let (first, ethernet_type, version) =
         unsafe { (byte(start), u16::from_be(half(start + ETHERNET_TYPE)), byte(start + IP)) };
     // A device without link-layer headers has the IP version in the first half of the first byte. An address that
-    // begins the same way is left to the careful way.
+    // begins the same way takes the slow path.
+    let is_unwatched = |address| {
+        // SAFETY: the packet is longer than that, by the comparisons here.
+        let (source, destination) = unsafe { ports(address) };
+        !is_watched(source, destination)
+    };
     if ethernet_type == ETH_P_IP && version == V4_FIRST_BYTE && first >> 4 != 4 {
         // SAFETY: as above.
         let (protocol, fragment) =
@@ -49,11 +51,16 @@ pub(crate) fn is_of_no_interest(skb: *mut __sk_buff) -> bool {
     false
 }
 
+/// Source and destination port.
+///
+/// # Safety
+///
+/// `address` and the next three bytes must lie within the packet, which the verifier checks.
 #[inline(always)]
-fn is_unwatched(at: usize) -> bool {
-    // SAFETY: the caller has compared with the end of the packet.
-    let (source, destination) = unsafe { (half(at), half(at + 2)) };
-    ports::watched(u16::from_be(source), u16::from_be(destination)).is_none()
+unsafe fn ports(address: usize) -> (u16, u16) {
+    // SAFETY: by the caller's word.
+    let (source, destination) = unsafe { (half(address), half(address + 2)) };
+    (u16::from_be(source), u16::from_be(destination))
 }
 
 /// # Safety

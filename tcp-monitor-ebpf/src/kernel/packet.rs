@@ -5,7 +5,7 @@ use core::mem::{MaybeUninit, offset_of};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes_relative};
 use tcp_monitor_common::record::{SegmentRecord, SocketRecord};
 
-use crate::instruction::masked;
+use super::asm::masked;
 
 /// Third word of an IPv4-mapped IPv6 address, as it lies in memory.
 pub(crate) const V4_MAPPED_PREFIX: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);

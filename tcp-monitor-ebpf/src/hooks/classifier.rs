@@ -8,7 +8,6 @@ use aya_ebpf::{
     maps::PerCpuHashMap,
     programs::TcContext,
 };
-use aya_log_ebpf::debug;
 use tcp_monitor_common::{
     TcpState,
     counters::{InterfaceCounters, InterfaceKey, SegmentKind},
@@ -16,20 +15,30 @@ use tcp_monitor_common::{
     rules::control::flag::ACK,
 };
 
+use self::ingress::Ingress;
 use crate::{
-    acks::{Awaited, COOKIE, Path, REQUEST},
-    fate::{self, Passing},
-    glance::is_of_no_interest,
-    half_open,
-    instruction::{add, element},
-    kernel::{layout, read},
-    orphans,
-    packet::{self, Segment},
-    ports,
-    records::{self, Room},
-    resets,
-    socket::start,
+    kernel::{
+        asm::{add, element},
+        layout::layout,
+        memory::read,
+        packet::{self, Segment},
+        path::Path,
+        prefilter,
+        socket::start,
+    },
+    output::{
+        log, ports,
+        ring::{self, FillLimit},
+    },
+    state::{
+        acks::{Awaited, COOKIE, REQUEST},
+        fin_wait2_timewait, pending_segments,
+    },
 };
+
+mod handshake;
+mod ingress;
+mod reset;
 
 /// The agent sets the size, and makes an entry for each interface it attaches to.
 #[map]
@@ -56,7 +65,7 @@ pub(crate) fn tcp_monitor_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let skb = ctx.skb.skb;
-    if is_of_no_interest(skb) {
+    if prefilter::is_irrelevant(skb, |source, destination| ports::watched(source, destination).is_some()) {
         return None;
     }
     let mut room = MaybeUninit::uninit();
@@ -70,15 +79,15 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
 
     // SAFETY: the context of a classifier.
     let (ifindex, packet_len) = unsafe { ((*skb).ifindex, (*skb).len) };
-    // Of what leaves: where it came in, 0 if it is this host's own.
+    // Of an egress segment: the interface that received it, 0 if this host sends it.
     // SAFETY: as above.
-    let arrived_on = unsafe { (*skb).ingress_ifindex };
-    // Loopback shows each packet twice; the second time it is counted only.
-    let again = ifindex == LOOPBACK && direction as u8 == Direction::Ingress as u8;
+    let ingress_ifindex = unsafe { (*skb).ingress_ifindex };
+    // Loopback details each packet twice; the second time it is counted only.
+    let is_copy = ifindex == LOOPBACK && direction as u8 == Direction::Ingress as u8;
     let flags = tcp.flags;
 
     let Some(payload_len) = segment.payload_len(packet_len) else {
-        debug!(ctx, "interface {}: TCP header malformed or cut off", ifindex);
+        log::malformed_header(ifindex);
         return None;
     };
     let addresses = segment.addresses();
@@ -87,58 +96,58 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let path = Path::new(source, destination, source_port, destination_port);
     let mut acks = 0;
     if flags & ACK != 0 {
-        acks = path.take(tcp.acknowledgement());
+        acks = path.consume(tcp.acknowledgement());
     }
     let kind = SegmentKind::of(flags);
     if kind.is_none() && acks == 0 {
         return None;
     }
     let back = Path::new(destination, source, destination_port, source_port);
-    // Acknowledged by a minisocket, which has entered TIME_WAIT.
+    // Acknowledged by a timewait socket, which has entered TIME_WAIT.
     if acks & Awaited::Fin as u8 != 0 {
-        orphans::end(path, tcp.acknowledgement(), TcpState::TimeWait);
+        fin_wait2_timewait::end(path, tcp.acknowledgement(), TcpState::TimeWait);
     }
-    let passing = Passing { skb, segment: &segment, payload_len, back, ifindex };
+    let received = Ingress { skb, segment: &segment, payload_len, back, ifindex };
     let netns = netns_of(skb);
     let mut origin = 0;
     match direction {
         Direction::Ingress => match kind {
-            Some(SegmentKind::Syn) => half_open::syn_arrives(passing, watched),
-            Some(SegmentKind::Rst) => resets::arrives(passing, watched),
+            Some(SegmentKind::Syn) => handshake::receive_syn(received, watched),
+            Some(SegmentKind::Rst) => reset::receive_rst(received, watched),
             Some(SegmentKind::SynAck) => {}
             Some(SegmentKind::Fin) | None => {
                 let awaited = acks & (REQUEST | COOKIE);
                 if awaited != 0 {
-                    half_open::last_ack_arrives(passing, watched, path, awaited);
+                    handshake::receive_handshake_ack(received, watched, path, awaited);
                 }
             }
         },
         Direction::Egress => {
             let awaited = acks & (REQUEST | COOKIE);
             if awaited != 0 {
-                half_open::expect_again(path, tcp.acknowledgement(), awaited);
+                handshake::expect_again(path, tcp.acknowledgement(), awaited);
             }
             match kind {
-                Some(SegmentKind::Syn | SegmentKind::Rst) if arrived_on != 0 => {
-                    fate::goes_on(&segment, arrived_on);
+                Some(SegmentKind::Syn | SegmentKind::Rst) if ingress_ifindex != 0 => {
+                    pending_segments::was_forwarded(tcp.sequence(), ingress_ifindex);
                 }
                 Some(SegmentKind::SynAck) => {
-                    let awaited = half_open::syn_ack_leaves(skb, path, watched, netns, source_port);
+                    let awaited = handshake::send_syn_ack(skb, path, watched, netns, source_port);
                     if let Some(awaited) = awaited {
                         back.expect(tcp.sequence().wrapping_add(1), awaited);
                         origin =
                             if awaited == Awaited::Cookie { origin::SYN_COOKIE } else { origin::REQUEST };
                     }
                 }
-                // As the kernel answers what acknowledges nothing.
+                // The kernel's answer to what acknowledges nothing.
                 Some(SegmentKind::Rst) if flags & ACK != 0 && tcp.sequence() == 0 => {
-                    resets::leaves(path);
+                    reset::send_rst(path);
                 }
                 Some(SegmentKind::Syn | SegmentKind::Rst | SegmentKind::Fin) | None => {}
             }
         }
     }
-    if !again {
+    if !is_copy {
         let end = tcp.sequence().wrapping_add(payload_len).wrapping_add(1);
         match kind {
             Some(SegmentKind::SynAck) => back.expect(end, Awaited::SynAck),
@@ -160,16 +169,16 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     }
     // What only this host awaits was recorded before, on another interface.
     let acks = acks & !(REQUEST | COOKIE);
-    if again || (kind.is_none() && acks == 0) || !records::wanted() {
+    if is_copy || (kind.is_none() && acks == 0) || !ring::wanted() {
         return None;
     }
-    let shows = Shows { payload_len, direction, acks, origin };
-    record(ctx, &segment, InterfaceKey { netns, ifindex }, shows)
+    let details = Details { payload_len, direction, acks, origin };
+    record(skb, &segment, InterfaceKey { netns, ifindex }, details)
 }
 
-/// What a passing segment shows besides its headers.
+/// What a record has besides the headers of its segment.
 #[derive(Clone, Copy)]
-struct Shows {
+struct Details {
     payload_len: u32,
     direction: Direction,
     acks: u8,
@@ -177,22 +186,27 @@ struct Shows {
 }
 
 #[inline(always)]
-fn record(ctx: &TcContext, segment: &Segment<'_>, interface: InterfaceKey, shows: Shows) -> Option<()> {
-    let mut entry = records::reserve::<SegmentRecord>(Kind::Segment, Room::Half)?;
+fn record(
+    skb: *mut __sk_buff,
+    segment: &Segment<'_>,
+    interface: InterfaceKey,
+    details: Details,
+) -> Option<()> {
+    let mut entry = ring::reserve::<SegmentRecord>(Kind::Segment, FillLimit::Half)?;
     let addresses = segment.addresses();
-    let record = records::fields(&mut entry);
+    let record = ring::fields(&mut entry);
     start(&mut record.header, Kind::Segment, interface.netns, addresses.ip_version);
     record.ifindex = interface.ifindex;
-    record.payload_len = shows.payload_len;
-    record.direction = shows.direction as u8;
-    record.acks = shows.acks;
-    record.origin = shows.origin;
+    record.payload_len = details.payload_len;
+    record.direction = details.direction as u8;
+    record.acks = details.acks;
+    record.origin = details.origin;
     addresses.store(&mut record.src_addr, &mut record.dst_addr);
     // It cannot fail: the packet is as long as its headers say.
-    if packet::copy_header(ctx.skb.skb, segment, &mut record.tcp_header) {
+    if packet::copy_header(skb, segment, &mut record.tcp_header) {
         record.tcp_header_len = segment.tcp.header_len() as u8;
     }
-    records::submit(entry);
+    ring::submit(entry);
     Some(())
 }
 

@@ -1,7 +1,7 @@
-//! A kernel socket as the tracepoints hand it over, and the record of it.
+//! Reading a kernel socket, and describing it in a record.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns,
+    bpf_get_current_comm, bpf_get_current_pid_tgid,
     generated::{bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_skc_to_tcp_sock},
 };
 use tcp_monitor_common::{
@@ -10,11 +10,12 @@ use tcp_monitor_common::{
     rules::payload,
 };
 
-use crate::{
-    acks::Path,
-    kernel::{KernelPtr, layout, read, setting},
-    lifetime,
+use super::{
+    layout::{layout, setting},
+    memory::{KernelPtr, read},
+    now,
     packet::{Addresses, V4_MAPPED_PREFIX},
+    path::Path,
 };
 
 const AF_INET6: u16 = 10;
@@ -26,7 +27,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// Bit of `sk_shutdown`.
 const RCV_SHUTDOWN: u8 = 1;
 
-/// A `struct sock`, or what begins with the same `struct sock_common`: a request or a TIME_WAIT minisocket.
+/// A `struct sock`, or what begins with the same `struct sock_common`: a request or a timewait socket.
 #[derive(Clone, Copy)]
 pub(crate) struct Socket(pub(crate) KernelPtr);
 
@@ -36,20 +37,20 @@ impl Socket {
         self.0.load::<u8>(layout!(skc_state))
     }
 
-    /// The state that a TIME_WAIT minisocket is in: FIN_WAIT2 until the peer's FIN.
+    /// The state that a timewait socket stands for: FIN_WAIT2 until the peer's FIN, then TIME_WAIT.
     #[inline(always)]
     pub(crate) fn substate(self) -> u8 {
         read::<u8>(self.0.as_ptr().wrapping_add(layout!(tw_substate) as usize))
     }
 
-    /// The same of a minisocket as [`FullSocket::ack_of_fin`].
+    /// The same of a timewait socket as [`FullSocket::ack_of_fin`].
     #[inline(always)]
-    pub(crate) fn minisocket_ack_of_fin(self) -> u32 {
+    pub(crate) fn timewait_ack_of_fin(self) -> u32 {
         // The field shares its place with a request's window.
         read::<u32>(self.0.as_ptr().wrapping_add(layout!(skc_rcv_wnd) as usize)).wrapping_add(1)
     }
 
-    /// The local port; 0 once the kernel has let go of it, see [`FullSocket::local_port`].
+    /// The local port; 0 once the kernel has released it, see [`FullSocket::local_port`].
     #[inline(always)]
     pub(crate) fn local_port(self) -> u16 {
         self.0.load::<u16>(layout!(skc_num))
@@ -92,7 +93,7 @@ impl Socket {
         addresses
     }
 
-    /// From this socket to its peer. The local port is the caller's to tell: the socket may have let go of it.
+    /// From this socket to its peer. The caller knows the local port: the socket may have released it.
     #[inline(always)]
     pub(crate) fn path(self, local_port: u16) -> Path {
         let (local, remote) = self.addresses().folded();
@@ -112,7 +113,7 @@ impl Socket {
         self.0.load::<u64>(layout!(skc_cookie))
     }
 
-    /// The cookie, given now if there was none and the kernel lets us.
+    /// The cookie, given now if there was none and the kernel allows it.
     #[inline(always)]
     fn cookie(self) -> u64 {
         let cookie = self.known_cookie();
@@ -179,17 +180,16 @@ impl FullSocket {
         self.sock.0.follow(layout!(sk_socket)).is_null()
     }
 
-    /// Which end this is, where the transition itself does not tell.
-    ///
-    /// An accepted socket is a copy of its listener and keeps the listener's backlog limit; one that connected has none. Behind
-    /// `listen(fd, 0)` the limit is 0, and it must be remembered.
+    /// The socket's backlog limit is not 0. An accepted socket is a copy of its listener and keeps the limit of that.
     #[inline(always)]
-    pub(crate) fn role(self) -> Role {
-        if self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0 || lifetime::was_accepted(self.sock) {
-            Role::Server
-        } else {
-            Role::Client
-        }
+    pub(crate) fn has_backlog_limit(self) -> bool {
+        self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0
+    }
+
+    /// The same socket, with what all kinds have.
+    #[inline(always)]
+    pub(crate) fn common(self) -> Socket {
+        self.sock
     }
 
     /// Payload that the peer acknowledged, bytes.
@@ -204,7 +204,7 @@ impl FullSocket {
         payload::payload_received(self.tcp.load::<u64>(layout!(bytes_received)), self.peer_closed())
     }
 
-    /// The acknowledgement that answers a FIN of the peer, if that is the next to come.
+    /// The number that acknowledges the peer's FIN, if nothing else comes before that.
     #[inline(always)]
     pub(crate) fn ack_of_fin(self) -> u32 {
         self.tcp.load::<u32>(layout!(rcv_nxt)).wrapping_add(1)
@@ -220,7 +220,7 @@ impl FullSocket {
     #[inline(always)]
     pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
         self.sock.describe(record, kind, netns);
-        // A child that is born without one came of a SYN cookie, which is known by that until it is established.
+        // A child socket without a cookie comes of a SYN cookie, and is recognised by that until it is established.
         if !matches!(TcpState::from_kernel(self.sock.state()), Some(TcpState::Listen)) {
             record.cookie = self.sock.cookie();
         }
@@ -248,8 +248,8 @@ impl FullSocket {
 
     /// Whether the process running now is the one that caused the transition.
     ///
-    /// It is when the transition is the doing of a system call. Elsewhere the process is whatever a packet's arrival
-    /// interrupted; on loopback that is the peer's.
+    /// It is when a system call makes the transition. Elsewhere it is the process that a packet interrupted; on loopback
+    /// that is the peer's.
     #[inline(always)]
     pub(crate) fn caused_by_process(self, old: TcpState, new: TcpState) -> bool {
         match new {
@@ -285,13 +285,13 @@ impl FullSocket {
 #[inline(always)]
 pub(crate) fn name_process(record: &mut SocketRecord) {
     let comm = if layout!(task_stack) == 0 {
-        // Before 5.12 the task is not to be had, only the name of the thread.
+        // Before 5.12 the task cannot be read, only the name of the thread.
         bpf_get_current_comm().ok()
     } else {
         // SAFETY: takes nothing, cannot fail.
         let task = KernelPtr::new(unsafe { bpf_get_current_task_btf() }.cast_const().cast());
         if task.load::<u32>(layout!(task_flags)) & PF_KTHREAD != 0 {
-            // A kernel worker that closes what a process left behind.
+            // A kernel worker that closes the sockets of a process that has ended.
             return;
         }
         Some(task.follow(layout!(task_group_leader)).copy::<[u8; 16]>(layout!(task_comm)))
@@ -303,15 +303,15 @@ pub(crate) fn name_process(record: &mut SocketRecord) {
     }
 }
 
-/// Whether the tracepoint's socket speaks TCP: inet_sock_set_state also reports SCTP, DCCP and MPTCP.
+/// Whether the socket's protocol is TCP: inet_sock_set_state also reports SCTP, DCCP and MPTCP.
 #[inline(always)]
 pub(crate) fn is_tcp(sock: Socket) -> bool {
     sock.0.load::<u16>(layout!(sk_protocol)) == IPPROTO_TCP
 }
 
-/// Whether the operator wants to see this namespace.
+/// Whether the operator asked for this network namespace.
 #[inline(always)]
-pub(crate) fn namespace_wanted(netns: u32) -> bool {
+pub(crate) fn is_wanted_netns(netns: u32) -> bool {
     setting!(netns) == 0 || setting!(netns) == netns
 }
 
@@ -322,11 +322,4 @@ pub(crate) fn start(header: &mut Header, kind: Kind, netns: u32, ip_version: u8)
     header.netns = netns;
     header.kind = kind as u8;
     header.ip_version = ip_version;
-}
-
-/// `CLOCK_MONOTONIC`, nanoseconds.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { bpf_ktime_get_ns() }
 }

@@ -6,12 +6,12 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use tcp_monitor_common::{
-    abi::config::{PortTable, slot},
+    abi::maps::{PortTable, slot},
     counters::PortCounters,
     record::Role,
 };
 
-use crate::{instruction::element, kernel::setting};
+use crate::kernel::{asm::element, layout::setting};
 
 #[map]
 static PORTS: Array<PortTable> = Array::with_max_entries(1, 0);
@@ -56,8 +56,8 @@ pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
 impl Watched {
     /// The counters of the service port: the port of the end that listens.
     ///
-    /// If only one port is watched it is that one; else the role tells. Where nobody knows the role, it is the port
-    /// that is counted by itself.
+    /// If only one port is watched it is that one, else the role decides. Without a role it is the port with counters of
+    /// its own.
     #[inline(always)]
     pub(crate) fn counters(self, role: Option<Role>) -> Option<*mut PortCounters> {
         counters_of(self.slot(role))

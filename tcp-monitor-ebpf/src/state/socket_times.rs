@@ -1,25 +1,31 @@
-//! How long sockets take. Their times lie in a table by the socket's address, in buckets of four without a lock: a socket is looked
-//! up with one or two cache lines. When a bucket is full, one of its sockets is forgotten, and what ends for it later is not
-//! counted.
+//! The times of sockets, and the durations that follow from them. They lie in a table by the socket's address, in buckets
+//! of four without a lock: a lookup reads one or two cache lines. When a bucket is full, one of its sockets is evicted, and
+//! its durations are not counted.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     TcpState,
-    abi::config::{LIFETIME_BUCKETS, LIFETIME_WAYS, Lifetime, LifetimeBucket, LifetimeTable},
-    counters::{BUCKETS, Histogram, PortCounters, Scale, TIMED, Table, timed_state},
+    abi::maps::{
+        SOCKET_TIMES_BUCKETS as BUCKETS, SOCKET_TIMES_WAYS as WAYS, SocketTimes, SocketTimesBucket,
+        SocketTimesTable,
+    },
+    counters::{PortCounters, Scale, TIMED, Table, timed_state},
     record::Role,
 };
 
 use crate::{
-    instruction::{add, element, low_half},
-    socket::{Socket, now},
-    tables::forgotten,
+    kernel::{
+        asm::{element, low_half},
+        now,
+        socket::{FullSocket, Socket},
+    },
+    output::{counters::record_duration, evictions::count_eviction},
 };
 
 #[map]
-static LIFETIMES: Array<LifetimeTable> = Array::with_max_entries(1, 0);
+static SOCKET_TIMES: Array<SocketTimesTable> = Array::with_max_entries(1, 0);
 
 /// A transition, in numbers.
 #[derive(Clone, Copy)]
@@ -29,7 +35,7 @@ struct Transition {
     role: u8,
     /// An [`Effect`].
     effect: u8,
-    /// The socket begins its life, or its next.
+    /// The socket begins a life: sockets can connect again.
     begins: u8,
     /// It is gone.
     ends: u8,
@@ -48,10 +54,10 @@ pub(crate) enum Effect {
     Establishes = 3,
     /// It ends, here and in the next two.
     Closes = 4,
-    /// The socket is gone, and its minisocket is in TIME_WAIT.
-    Waits = 5,
-    /// The socket is gone, and its minisocket in the same state.
-    HandsOver = 6,
+    /// A timewait socket in TIME_WAIT takes its place.
+    EntersTimeWait = 5,
+    /// A timewait socket in FIN_WAIT2, its present state, takes its place.
+    EntersFinWait2Timewait = 6,
 }
 
 impl Transition {
@@ -70,10 +76,10 @@ impl Transition {
         }
     }
 
-    /// The same, of which the verifier does not know which of all cases it is: it would follow each of them to the end of the
-    /// program. It loses sight of what is written in small pieces.
+    /// The same, hidden from the verifier, which would follow each case to the end of the program: it does not track what is
+    /// written in small pieces.
     #[inline(always)]
-    fn forget(self) -> [u8; 8] {
+    fn hide(self) -> [u8; 8] {
         let mut place = MaybeUninit::<u64>::uninit();
         let pieces = place.as_mut_ptr().cast::<u8>();
         // SAFETY: eight bytes, each of which is written before all are read.
@@ -91,18 +97,18 @@ impl Transition {
     }
 }
 
-/// What tells a socket from others while it lives: the low half of its address, of which the verifier lets a number be made, and its
-/// peer's port.
+/// Identifies a socket while it lives: the low half of its address, which the verifier allows as a number, and its peer's
+/// port.
 #[inline(always)]
 fn tag(sock: Socket) -> u64 {
     u64::from(low_half(sock.0.address())) << 32 | u64::from(sock.remote_port())
 }
 
-/// A bit of a tag that is 0 in every tag: whether the socket was accepted.
+/// A bit that is 0 in every tag: whether the socket was accepted.
 const ACCEPTED: u64 = 1 << 16;
 
-/// Counts what has taken its time when a socket changes its state. `syn_arrived` is when the first SYN of a server's
-/// connection did, if it is known: neither 0 nor later than now.
+/// Counts the durations that end when a socket changes its state. `syn_at` is when the first SYN of a server's connection
+/// was received: 0, or later than now, if that is unknown.
 ///
 /// # Safety
 ///
@@ -114,52 +120,52 @@ pub(crate) unsafe fn count(
     role: Role,
     (old, new): (TcpState, TcpState),
     effect: Effect,
-    syn_arrived: u64,
+    syn_at: u64,
 ) {
     if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
         return;
     }
-    let [old, role, effect, begins, ends, ..] = Transition::new(role, (old, new), effect).forget();
+    let [old, role, effect, begins, ends, ..] = Transition::new(role, (old, new), effect).hide();
     let tag = tag(sock);
     let Some(bucket) = bucket(tag) else { return };
     let now = now();
     // SAFETY: the map's own value, and `counters` by the caller's word.
     unsafe {
         let place = find(bucket, tag) | (now >> 63) as usize;
-        let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
+        let times = element::<_, 3, WAYS>(&raw mut (*bucket).times, place);
         if begins != 0 {
             // Another socket may have had the address, or this one an earlier life.
-            lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
-            let socket = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place);
+            times.write(SocketTimes { syn_at: 0, established_at: 0, state_since: 0 });
+            let socket = element::<_, 3, WAYS>(&raw mut (*bucket).sockets, place);
             *socket = tag | if role == Role::Server as u8 { ACCEPTED } else { 0 };
         }
-        let since = (*lifetime).since;
-        (*lifetime).since = now;
+        let since = (*times).state_since;
+        (*times).state_since = now;
         if effect == Effect::Opens as u8 {
-            (*lifetime).opened = now;
+            (*times).syn_at = now;
         } else if effect == Effect::Establishes as u8 {
-            (*lifetime).established = now;
-            let opened = if role == Role::Client as u8 { (*lifetime).opened } else { syn_arrived };
-            if opened != 0 && opened <= now {
+            (*times).established_at = now;
+            let syn_at = if role == Role::Client as u8 { (*times).syn_at } else { syn_at };
+            if syn_at != 0 && syn_at <= now {
                 let histograms = &raw mut (*counters).handshake_durations;
-                take(element::<_, 1, 2>(histograms, role.into()), Scale::HANDSHAKE, now - opened);
+                record_duration(element::<_, 1, 2>(histograms, role.into()), Scale::HANDSHAKE, now - syn_at);
             }
         } else if effect >= Effect::Closes as u8 {
-            let established = (*lifetime).established;
+            let established = (*times).established_at;
             if established != 0 {
                 let histograms = &raw mut (*counters).connection_durations;
-                take(element::<_, 1, 2>(histograms, role.into()), Scale::LIFE, now - established);
+                record_duration(element::<_, 1, 2>(histograms, role.into()), Scale::LIFE, now - established);
             }
         }
         if since != 0
-            && effect != Effect::HandsOver as u8
+            && effect != Effect::EntersFinWait2Timewait as u8
             && let Some(place) = TcpState::from_kernel(old).and_then(timed_state)
         {
             let histograms = &raw mut (*counters).state_durations;
-            take(element::<_, 7, TIMED>(histograms, place), Scale::LIFE, now - since);
+            record_duration(element::<_, 7, TIMED>(histograms, place), Scale::LIFE, now - since);
         }
         if ends != 0 {
-            *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = 0;
+            *element::<_, 3, WAYS>(&raw mut (*bucket).sockets, place) = 0;
         }
     }
 }
@@ -171,12 +177,12 @@ pub(crate) fn since(sock: Socket) -> u64 {
     let Some(bucket) = bucket(tag) else { return 0 };
     let mut since = 0;
     let mut i = 0;
-    while i < LIFETIME_WAYS {
+    while i < WAYS {
         // SAFETY: the map's own value; the index is within its arrays.
         unsafe {
             let held = (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile();
             if held & !ACCEPTED == tag {
-                since = (*(&raw const (*bucket).lifetimes).cast::<Lifetime>().add(i)).since;
+                since = (*(&raw const (*bucket).times).cast::<SocketTimes>().add(i)).state_since;
             }
         }
         i += 1;
@@ -184,13 +190,21 @@ pub(crate) fn since(sock: Socket) -> u64 {
     since
 }
 
+/// Which end a socket is, where the transition does not prove it.
+///
+/// Behind `listen(fd, 0)` the backlog limit that an accepted socket has of its listener is 0: then this table says.
+#[inline(always)]
+pub(crate) fn role(full: FullSocket) -> Role {
+    if full.has_backlog_limit() || was_accepted(full.common()) { Role::Server } else { Role::Client }
+}
+
 /// Whether the socket is known to have been accepted.
 #[inline(always)]
-pub(crate) fn was_accepted(sock: Socket) -> bool {
+fn was_accepted(sock: Socket) -> bool {
     let tag = tag(sock);
     let Some(bucket) = bucket(tag) else { return false };
     let mut i = 0;
-    while i < LIFETIME_WAYS {
+    while i < WAYS {
         // SAFETY: the map's own value; the index is within its array.
         let held = unsafe { (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile() };
         if held == tag | ACCEPTED {
@@ -202,11 +216,11 @@ pub(crate) fn was_accepted(sock: Socket) -> bool {
 }
 
 #[inline(always)]
-fn bucket(tag: u64) -> Option<*mut LifetimeBucket> {
-    let table = LIFETIMES.get_ptr_mut(0)?;
-    let index = (tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (LIFETIME_BUCKETS - 1);
+fn bucket(tag: u64) -> Option<*mut SocketTimesBucket> {
+    let table = SOCKET_TIMES.get_ptr_mut(0)?;
+    let index = (tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (BUCKETS - 1);
     // SAFETY: the map's own value; the index is masked to lie within it.
-    Some(unsafe { (&raw mut (*table).buckets).cast::<LifetimeBucket>().add(index) })
+    Some(unsafe { (&raw mut (*table).buckets).cast::<SocketTimesBucket>().add(index) })
 }
 
 /// The place of a socket: its own from now on, if it had none.
@@ -215,13 +229,13 @@ fn bucket(tag: u64) -> Option<*mut LifetimeBucket> {
 ///
 /// `bucket` must point into a map value.
 #[inline(always)]
-unsafe fn find(bucket: *mut LifetimeBucket, tag: u64) -> usize {
+unsafe fn find(bucket: *mut SocketTimesBucket, tag: u64) -> usize {
     // SAFETY: by the caller's word; each index is within its array.
     unsafe {
         let sockets = (&raw mut (*bucket).sockets).cast::<u64>();
-        let mut place = LIFETIME_WAYS;
+        let mut place = WAYS;
         let mut i = 0;
-        while i < LIFETIME_WAYS {
+        while i < WAYS {
             let held = sockets.add(i).read_volatile();
             if held & !ACCEPTED == tag {
                 return i;
@@ -231,26 +245,13 @@ unsafe fn find(bucket: *mut LifetimeBucket, tag: u64) -> usize {
             }
             i += 1;
         }
-        if place == LIFETIME_WAYS {
-            forgotten(Table::Lifetimes);
+        if place == WAYS {
+            count_eviction(Table::SocketTimes);
             place = (tag >> 12) as usize;
         }
-        *element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).sockets, place) = tag;
-        let lifetime = element::<_, 3, LIFETIME_WAYS>(&raw mut (*bucket).lifetimes, place);
-        lifetime.write(Lifetime { opened: 0, established: 0, since: 0 });
+        *element::<_, 3, WAYS>(&raw mut (*bucket).sockets, place) = tag;
+        let times = element::<_, 3, WAYS>(&raw mut (*bucket).times, place);
+        times.write(SocketTimes { syn_at: 0, established_at: 0, state_since: 0 });
         place
-    }
-}
-
-/// # Safety
-///
-/// `histogram` must point into a map value.
-#[inline(always)]
-pub(crate) unsafe fn take(histogram: *mut Histogram, scale: Scale, nanoseconds: u64) {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let buckets = &raw mut (*histogram).buckets;
-        add(element::<_, 15, BUCKETS>(buckets, scale.bucket(nanoseconds)), 1);
-        add(&raw mut (*histogram).sum, nanoseconds);
     }
 }

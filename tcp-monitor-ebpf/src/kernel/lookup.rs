@@ -1,4 +1,4 @@
-//! The socket that a packet is for, found as the kernel will find it.
+//! The socket that receives an ingress segment, found as the kernel will find it.
 
 use core::mem::MaybeUninit;
 
@@ -11,8 +11,9 @@ use aya_ebpf::{
 };
 use tcp_monitor_common::TcpState;
 
-use crate::{
-    kernel::{KernelPtr, layout, read},
+use super::{
+    layout::layout,
+    memory::{KernelPtr, read},
     packet::Segment,
 };
 
@@ -20,7 +21,7 @@ const BPF_F_CURRENT_NETNS: u64 = u64::MAX;
 /// Of a handshake, whose segments have windows of 16 bits (kernel: `tcp_synack_window`).
 const LARGEST_WINDOW: u32 = 65_535;
 
-/// What a segment that comes in meets.
+/// What an ingress segment is for.
 #[derive(Clone, Copy)]
 pub(crate) enum Receiver {
     /// No socket has that address.
@@ -29,9 +30,9 @@ pub(crate) enum Receiver {
     Listener(Listener),
     /// A half-open request.
     Request(Request),
-    /// A half-open request whose listener has closed: it ends now, and the segment is for whoever listens in its place. Or it moves to
-    /// another listener (`net.ipv4.tcp_migrate_req`).
-    Deserted,
+    /// A half-open request whose listener has closed: it ends now, and the segment is for another listener of the port, if
+    /// there is one. Or it moves to that (`net.ipv4.tcp_migrate_req`).
+    RequestWithoutListener,
     /// A timewait socket in FIN_WAIT2, and the next sequence number that it expects.
     FinWait2Timewait(u32),
     /// A timewait socket in TIME_WAIT, and that number.
@@ -51,23 +52,23 @@ pub(crate) struct Listener {
 /// How many half-open requests a listener has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Requests {
-    /// Few enough to take another, or SYN cookies help.
+    /// Few enough to accept another, or SYN cookies help.
     Few,
-    /// As many as its backlog: it takes another since Linux 6.14, and the stable kernels of that time. Or so many that only
-    /// peers that the kernel knows well are taken.
+    /// As many as its backlog: it accepts another since Linux 6.14, and the stable kernels of that time. Or so many that
+    /// only peers with a proven path are accepted.
     PerhapsTooMany,
-    /// It takes no other.
+    /// It accepts no other.
     TooMany,
 }
 
-/// What segments that came in a moment ago will still do to a listener's queues.
-#[derive(Clone, Copy)]
-pub(crate) struct Awaiting {
+/// What segments received a moment ago will still do to a listener's queues.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Pending {
     /// Half-open requests that it will have.
     pub(crate) requests: u32,
-    /// Half-open requests that will become children.
-    pub(crate) fulfilled: u32,
-    /// Children that will come into its accept queue.
+    /// Half-open requests that will become child sockets.
+    pub(crate) completed: u32,
+    /// Child sockets that will enter its accept queue.
     pub(crate) children: u32,
 }
 
@@ -82,9 +83,9 @@ pub(crate) struct Request {
     pub(crate) snt_isn: u32,
     /// The listener's accept queue is full.
     pub(crate) full: bool,
-    /// What the last ACK then comes to: a RST instead of nothing.
+    /// The kernel then answers the handshake ACK with a RST (`net.ipv4.tcp_abort_on_overflow`).
     pub(crate) aborts: bool,
-    /// The listener awaits data after the last ACK, and until its timer has run out so often; 0 if not, or not any more.
+    /// How often its timer expires before the listener stops deferring to data; 0 if it does not defer, or not any more.
     pub(crate) deferral: u8,
 }
 
@@ -95,9 +96,9 @@ union Tuple {
     v6: ([[u32; 4]; 2], [u16; 2]),
 }
 
-/// Who will receive a segment, in the network namespace of the interface that it comes in on.
+/// What will receive a segment, in the network namespace of the interface that received it.
 #[inline(always)]
-pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awaiting) -> Receiver {
+pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, pending: Pending) -> Receiver {
     let sk = look_up(skb, segment, false);
     if sk.is_null() {
         return Receiver::Nobody;
@@ -105,9 +106,9 @@ pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awa
     // SAFETY: not NULL, and held until the release below.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
     let receiver = if state == TcpState::Listen as u32 {
-        queues(sk, awaiting).map(Receiver::Listener)
+        queues(sk, pending).map(Receiver::Listener)
     } else if state == TcpState::NewSynRecv as u32 {
-        request(sk, awaiting)
+        request(sk, pending)
     } else if state == TcpState::TimeWait as u32 {
         time_wait(sk)
     } else {
@@ -118,10 +119,10 @@ pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awa
     receiver.unwrap_or(Receiver::Other)
 }
 
-/// The listener that a segment is for if no connection takes it. Of several that share the port, it may be another than the
+/// The listener of a segment that no connection accepts. Of several that share the port, it may be another than the
 /// kernel's choice.
 #[inline(always)]
-pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awaiting) -> Option<Listener> {
+pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>, pending: Pending) -> Option<Listener> {
     // From port 0 there are no connections.
     let sk = look_up(skb, segment, true);
     if sk.is_null() {
@@ -129,7 +130,7 @@ pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>, awaiting: Awa
     }
     // SAFETY: not NULL, and held until the release below.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
-    let listener = if state == TcpState::Listen as u32 { queues(sk, awaiting) } else { None };
+    let listener = if state == TcpState::Listen as u32 { queues(sk, pending) } else { None };
     // SAFETY: releases what was looked up, once.
     unsafe { bpf_sk_release(sk.cast()) };
     listener
@@ -141,7 +142,7 @@ fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>, listeners_only: bool) -> 
     let (source, destination) = segment.tcp.raw_ports();
     let ports = [if listeners_only { 0 } else { source }, destination];
     let mut tuple = MaybeUninit::<Tuple>::uninit();
-    // SAFETY: writes what the helper reads: of the union, the variant whose length it is told.
+    // SAFETY: writes what the helper reads: of the union, the variant whose length is passed.
     unsafe {
         let tuple = tuple.as_mut_ptr();
         let len = if addresses.ip_version == 4 {
@@ -156,7 +157,7 @@ fn look_up(skb: *mut __sk_buff, segment: &Segment<'_>, listeners_only: bool) -> 
 }
 
 #[inline(always)]
-fn queues(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Listener> {
+fn queues(sk: *mut bpf_sock, pending: Pending) -> Option<Listener> {
     // SAFETY: the helper takes any socket, and answers NULL for what is no tcp_sock.
     let tcp = KernelPtr::new(unsafe { bpf_skc_to_tcp_sock(sk.cast()) }.cast_const().cast());
     if tcp.is_null() {
@@ -164,10 +165,10 @@ fn queues(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Listener> {
     }
     let limit = tcp.load::<u32>(layout!(sk_max_ack_backlog));
     let net = tcp.follow(layout!(skc_net));
-    let held = tcp.load::<u32>(layout!(request_queue_len)).wrapping_add(awaiting.requests);
-    // An ACK that comes twice makes one child.
-    let held = held.saturating_sub(awaiting.fulfilled);
-    // Kernel: `tcp_conn_request`. Of those it knows well it takes more than three quarters.
+    let held = tcp.load::<u32>(layout!(request_queue_len)).wrapping_add(pending.requests);
+    // A duplicate ACK creates one child.
+    let held = held.saturating_sub(pending.completed);
+    // Kernel: `tcp_conn_request`. The last quarter is for peers with a proven path.
     let requests = if net.load::<u8>(layout!(net_syncookies)) != 0 {
         Requests::Few
     } else if held > limit {
@@ -180,7 +181,7 @@ fn queues(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Listener> {
             Requests::Few
         }
     };
-    let children = tcp.load::<u32>(layout!(sk_ack_backlog)).wrapping_add(awaiting.children);
+    let children = tcp.load::<u32>(layout!(sk_ack_backlog)).wrapping_add(pending.children);
     Some(Listener { full: children > limit, requests })
 }
 
@@ -202,7 +203,7 @@ fn time_wait(sk: *mut bpf_sock) -> Option<Receiver> {
 }
 
 #[inline(always)]
-fn request(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Receiver> {
+fn request(sk: *mut bpf_sock, pending: Pending) -> Option<Receiver> {
     // SAFETY: the helper takes any socket, and answers NULL for what is no request.
     let request = KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast());
     if request.is_null() {
@@ -211,7 +212,7 @@ fn request(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Receiver> {
     // The field shares its place with a number, so the verifier does not know it for a pointer.
     let listener = request.load::<u64>(layout!(skc_listener)) as *const u8;
     if read::<u8>(listener.wrapping_add(layout!(skc_state) as usize)) != TcpState::Listen as u8 {
-        return Some(Receiver::Deserted);
+        return Some(Receiver::RequestWithoutListener);
     }
     let of_listener = |offset: u32| read::<u32>(listener.wrapping_add(offset as usize));
     let net = read::<u64>(listener.wrapping_add(layout!(skc_net) as usize)) as *const u8;
@@ -221,27 +222,27 @@ fn request(sk: *mut bpf_sock, awaiting: Awaiting) -> Option<Receiver> {
         rcv_nxt: request.load::<u32>(layout!(request_rcv_nxt)),
         rcv_wnd: request.load::<u32>(layout!(skc_rcv_wnd)).min(LARGEST_WINDOW),
         snt_isn: request.load::<u32>(layout!(request_snt_isn)),
-        full: of_listener(layout!(sk_ack_backlog)).wrapping_add(awaiting.children)
+        full: of_listener(layout!(sk_ack_backlog)).wrapping_add(pending.children)
             > of_listener(layout!(sk_max_ack_backlog)),
         aborts: read::<u8>(net.wrapping_add(layout!(net_abort_on_overflow) as usize)) != 0,
         deferral: if timeouts(request) < deferral { deferral } else { 0 },
     }))
 }
 
-/// The request that a SYN-ACK on its way out is of; NULL if it is of none.
+/// The request that sends a SYN-ACK; NULL if it is of none.
 #[inline(always)]
-pub(crate) fn answering(sk: *mut bpf_sock) -> KernelPtr {
+pub(crate) fn request_of(sk: *mut bpf_sock) -> KernelPtr {
     // SAFETY: the helper takes any socket, and answers NULL for what is no request.
     KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast())
 }
 
-/// Whether a request's timer has run out, and it sends its SYN-ACK again for that: until then the timer runs.
+/// Whether a request's timer has expired, so that it retransmits its SYN-ACK now: until then the timer runs.
 #[inline(always)]
-pub(crate) fn has_run_out(request: KernelPtr) -> bool {
+pub(crate) fn timer_has_expired(request: KernelPtr) -> bool {
     request.load::<u64>(layout!(request_timer_pprev)) == 0
 }
 
-/// How often a request's timer has run out, this time not included.
+/// How often a request's timer had expired before.
 #[inline(always)]
 pub(crate) fn timeouts(request: KernelPtr) -> u8 {
     let bits = layout!(request_num_timeout_bits);

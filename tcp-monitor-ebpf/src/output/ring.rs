@@ -1,4 +1,4 @@
-//! Writing records into the ring buffer, and counting those that found no room.
+//! Records: writing them into the ring buffer, and counting those that it has no room for.
 
 use core::mem::MaybeUninit;
 
@@ -12,7 +12,8 @@ use tcp_monitor_common::{
     record::{Kind, SegmentRecord, SocketRecord},
 };
 
-use crate::{instruction::add, kernel::setting};
+use super::log;
+use crate::kernel::{asm::add, layout::setting};
 
 /// The agent sets the size.
 #[map]
@@ -21,20 +22,20 @@ static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 static RECORD_COUNTERS: PerCpuArray<RecordCounters> = PerCpuArray::with_max_entries(1, 0);
 
-/// Whether anyone reads records; with counters alone they are not made.
+/// Whether records are read; with counters alone they are not made.
 #[inline(always)]
 pub(crate) fn wanted() -> bool {
     setting!(records) != 0
 }
 
-/// How far the ring buffer may be filled for a record. Of what there can be many at once, records leave room to others.
+/// How far the ring buffer may be filled for a record. Kinds that can be frequent leave room for the others.
 #[derive(Clone, Copy)]
-pub(crate) enum Room {
-    /// Half of it, for what a packet does without a full socket: anybody can send as many packets as they like.
+pub(crate) enum FillLimit {
+    /// Half of it, for packets without a full socket: peers can send any number of them.
     Half,
-    /// Seven eighths, for a socket that changes its state: there are as many as the host opens or accepts.
+    /// Seven eighths, for state transitions: there are as many as the host opens or accepts connections.
     Most,
-    /// All of it, for what goes wrong with a connection: a RST, a segment that is sent again.
+    /// All of it, for what goes wrong with a connection: a RST, a retransmission.
     Whole,
 }
 
@@ -42,35 +43,37 @@ pub(crate) enum Room {
 pub(crate) struct Reserved<T: Record> {
     entry: RingBufEntry<T>,
     /// Bytes before it that the agent has not read.
-    waiting: u64,
+    unread: u64,
 }
 
 /// Room for one record, zeroed, or `None`, which is counted: as lost if the ring buffer is full, as suppressed if what is
 /// left of it is for others.
 #[inline(always)]
-pub(crate) fn reserve<T: Record>(kind: Kind, room: Room) -> Option<Reserved<T>> {
+pub(crate) fn reserve<T: Record>(kind: Kind, limit: FillLimit) -> Option<Reserved<T>> {
     let counters = RECORD_COUNTERS.get_ptr_mut(0)?;
-    let waiting = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let unread = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
     let size = u64::from(setting!(ring_size));
-    let limit = match room {
-        Room::Half => size / 2,
-        Room::Most => size - size / 8,
-        Room::Whole => u64::MAX,
+    let limit = match limit {
+        FillLimit::Half => size / 2,
+        FillLimit::Most => size - size / 8,
+        FillLimit::Whole => u64::MAX,
     };
-    if waiting >= limit {
+    if unread >= limit {
         // SAFETY: the map's own value; the kind is within the array.
         unsafe { add(&raw mut (*counters).suppressed[kind as usize], 1) };
+        log::record_refused(kind, unread);
         return None;
     }
     let Some(mut entry) = RECORDS.reserve::<T>(0) else {
         // SAFETY: as above.
         unsafe { add(&raw mut (*counters).lost[kind as usize], 1) };
+        log::record_refused(kind, unread);
         return None;
     };
     // SAFETY: as above.
     unsafe { add(&raw mut (*counters).sent[kind as usize], 1) };
     zero(&mut entry);
-    Some(Reserved { entry, waiting })
+    Some(Reserved { entry, unread })
 }
 
 /// A layout of integers only, for which all zeros is a value.
@@ -108,11 +111,11 @@ pub(crate) fn fields<T: Record>(reserved: &mut Reserved<T>) -> &mut T {
 
 /// Hands a record to the agent.
 ///
-/// It is not woken for each: it looks by itself every few milliseconds. Only the record that fills the buffer up to a quarter
-/// wakes it, so that a burst finds room.
+/// It is not woken for each: it polls every few milliseconds. Only the record that fills the buffer up to a quarter wakes
+/// it, so that a burst finds room.
 #[inline(always)]
 pub(crate) fn submit<T: Record>(reserved: Reserved<T>) {
-    let past_mark = reserved.waiting.wrapping_sub(u64::from(setting!(ring_size)) / 4);
+    let past_mark = reserved.unread.wrapping_sub(u64::from(setting!(ring_size)) / 4);
     // Several CPUs may step over the mark at once, so a few records past it wake as well.
     let wake = past_mark < 4 * size_of::<T>() as u64;
     reserved.entry.submit(u64::from(if wake { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));

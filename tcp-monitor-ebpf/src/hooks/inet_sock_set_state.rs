@@ -1,13 +1,8 @@
 //! Every state transition of a TCP socket, before it takes effect.
 
-use aya_ebpf::{
-    macros::{btf_tracepoint, map},
-    maps::Array,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::programs::BtfTracePointContext;
 use tcp_monitor_common::{
     TcpState,
-    abi::config::{CLOSED_WORDS, ClosedTable},
     counters::{CLOSINGS, ClosedBy, FAILURES, PortCounters, STATES},
     record::{Kind, Role, SocketRecord},
     rules::{payload::is_fin_acked, role::role_in_transition},
@@ -15,56 +10,51 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    half_open::{self, SYN_COOKIE},
-    instruction::{add, element},
-    kernel::KernelPtr,
-    lifetime::{self, Effect},
-    orphans,
-    ports::{self, counters_of},
-    records::{self, Room},
-    socket::{FullSocket, Socket, is_tcp, name_process, namespace_wanted},
-    tcp_receive_reset::was_late_data,
-    turn::{Tracepoint, Turn},
+    kernel::{
+        asm::{add, element},
+        memory::KernelPtr,
+        nesting::Nesting,
+        socket::{FullSocket, Socket, is_tcp, is_wanted_netns, name_process},
+    },
+    output::{
+        log,
+        ports::{self, counters_of},
+        ring::{self, FillLimit},
+    },
+    state::{
+        fin_wait2_timewait,
+        half_open::{self, SYN_COOKIE},
+        last_state, late_data,
+        socket_times::{self, Effect},
+    },
 };
 
-#[map]
-static CLOSED: Array<ClosedTable> = Array::with_max_entries(1, 0);
-
-/// Low bits of a word, which hold the state.
-const STATE_BITS: u64 = 0xf;
-
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    set_state(&ctx, Turn::first(&ctx, Tracepoint::InetSockSetState))
-}
-
-#[btf_tracepoint(function = "inet_sock_set_state")]
-pub(crate) fn inet_sock_set_state_second(ctx: BtfTracePointContext) -> i32 {
-    set_state(&ctx, Turn::second(&ctx, Tracepoint::InetSockSetState))
-}
+tracepoint!(inet_sock_set_state, set_state);
 
 #[inline(always)]
-fn set_state(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
+fn set_state(ctx: &BtfTracePointContext, nesting: Nesting<'_>) {
     let sock = Socket(KernelPtr::new(ctx.arg::<*const u8>(0)));
     let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-    if old != new
-        && let (Some(old), Some(new)) = (state(old), state(new))
-    {
-        transition(turn, sock, old, new);
+    if old == new {
+        return;
     }
-    0
+    let (Some(old_state), Some(new_state)) = (state(old), state(new)) else {
+        log::unknown_state(old as u32, new as u32);
+        return;
+    };
+    transition(nesting, sock, old_state, new_state);
 }
 
 #[inline(always)]
-fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
-    // On the way to CLOSE the kernel has already let go of the local port, and tcp_sock has to be asked.
+fn transition(nesting: Nesting<'_>, sock: Socket, old: TcpState, new: TcpState) -> Option<()> {
+    // On the way to CLOSE the kernel has already released the local port: tcp_sock still has it.
     let local_port = match sock.local_port() {
         0 => FullSocket::of(sock)?.local_port(),
         port => port,
     };
     let watched = ports::watched(local_port, sock.remote_port())?;
     let netns = sock.netns();
-    if !is_tcp(sock) || !namespace_wanted(netns) || !turn.is_ours() {
+    if !is_tcp(sock) || !is_wanted_netns(netns) || !nesting.should_handle() {
         return None;
     }
     let full = FullSocket::of(sock)?;
@@ -72,44 +62,44 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     // A record gives the socket a cookie if it has none.
     let cookie = sock.known_cookie();
     // The record first: the verifier follows each way through the counting to the end of the program.
-    if records::wanted() {
+    if ring::wanted() {
         record(full, role, netns, old, new);
     }
     if matches!(old, TcpState::Listen) && matches!(new, TcpState::Close) {
-        half_open::listener_closes(sock.0);
+        half_open::listener_closed(sock.0);
     }
     if matches!(new, TcpState::Close) {
-        remember_closed(sock, local_port, old);
+        last_state::store(sock, local_port, old);
     }
     let mut meaning = Meaning::of(outcome(
         old,
         new,
         TransitionContext { role, sk_err: full.error(), peer_closed: full.peer_closed() },
     ));
-    if meaning.is_closed_by(ClosedBy::RemoteReset) && was_late_data(sock, local_port) {
+    if meaning.is_closed_by(ClosedBy::RemoteReset) && late_data::consume(sock, local_port) {
         meaning.detail = ClosedBy::LocalReset as u8;
     }
     let slot = watched.slot(Some(role));
     let counters = counters_of(slot)?;
-    if matches!(meaning.effect, Effect::HandsOver) {
-        orphans::begin(sock.path(local_port), full.ack_of_fin(), slot, lifetime::since(sock));
+    if matches!(meaning.effect, Effect::EntersFinWait2Timewait) {
+        fin_wait2_timewait::begin(sock.path(local_port), full.ack_of_fin(), slot, socket_times::since(sock));
     }
-    let syn_arrived = follow_request(cookie, local_port, role, old, new);
+    let syn_at = follow_request(cookie, local_port, role, old, new);
     // SAFETY: the map's own value.
     unsafe {
-        if syn_arrived == SYN_COOKIE {
+        if syn_at == SYN_COOKIE {
             add(&raw mut (*counters).syn_cookies[1], 1);
         }
         count(counters, full, role, (old, new), meaning);
-        lifetime::count(counters, sock, role, (old, new), meaning.effect, syn_arrived);
+        socket_times::count(counters, sock, role, (old, new), meaning.effect, syn_at);
     }
     Some(())
 }
 
 #[inline(always)]
 fn record(full: FullSocket, role: Role, netns: u32, old: TcpState, new: TcpState) -> Option<()> {
-    let mut entry = records::reserve::<SocketRecord>(Kind::State, Room::Most)?;
-    let record = records::fields(&mut entry);
+    let mut entry = ring::reserve::<SocketRecord>(Kind::State, FillLimit::Most)?;
+    let record = ring::fields(&mut entry);
     full.describe(record, Kind::State, netns);
     record.old_state = old as u8;
     record.new_state = new as u8;
@@ -117,7 +107,7 @@ fn record(full: FullSocket, role: Role, netns: u32, old: TcpState, new: TcpState
     if full.caused_by_process(old, new) {
         name_process(record);
     }
-    records::submit(entry);
+    ring::submit(entry);
     Some(())
 }
 
@@ -126,33 +116,33 @@ fn state(number: i32) -> Option<TcpState> {
     TcpState::from_kernel(number as u8)
 }
 
-/// Which end the socket is: what the transition says, else what the socket says.
+/// Which end the socket is: what the transition proves, else what the socket shows.
 #[inline(always)]
 fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
     match role_in_transition(old, new) {
         Some(role) => role,
         // A passive open has no file descriptor before accept(); a simultaneous open, or fast open, has.
         None if matches!(old, TcpState::SynRecv) && full.is_orphan() => Role::Server,
-        None => full.role(),
+        None => socket_times::role(full),
     }
 }
 
-/// What becomes of the half-open request that a child was. Returns when its SYN came in, 0 if that is not known, or at its birth
-/// [`SYN_COOKIE`] of one that brought a cookie back. A number only: the compiler reads what lies in an `Option` before it knows that there is something, and kernels
-/// before 6.3 refuse that.
+/// What becomes of the half-open request of a child socket. Returns when its SYN was received, 0 if that is unknown, or, when
+/// the child is created, [`SYN_COOKIE`] if it comes of one. A number only: the compiler reads what lies in an `Option`
+/// before it checks that there is something, and kernels before 6.3 refuse that.
 #[inline(always)]
 fn follow_request(cookie: u64, local_port: u16, role: Role, old: TcpState, new: TcpState) -> u64 {
     match (role, old) {
         (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => {
-            half_open::child_is_born(local_port)
+            half_open::child_created(local_port)
         }
         (Role::Server, TcpState::SynRecv) => half_open::complete(cookie),
         (Role::Server | Role::Client, _) => 0,
     }
 }
 
-/// What a transition means, in numbers: an [`Outcome`] without places that hold nothing, which the compiler reads all the same and
-/// the verifier refuses.
+/// What a transition means, in numbers: an [`Outcome`] without fields that hold nothing, which the compiler reads all the
+/// same and the verifier refuses.
 #[derive(Clone, Copy)]
 struct Meaning {
     effect: Effect,
@@ -168,8 +158,8 @@ impl Meaning {
             Outcome::Established => (Effect::Establishes, 0),
             Outcome::HandshakeFailed(reason) => (Effect::Fails, reason as u8),
             Outcome::Closed(closed_by) => (Effect::Closes, closed_by as u8),
-            Outcome::EntersTimeWait(closed_by) => (Effect::Waits, closed_by as u8),
-            Outcome::EntersFinWait2Timewait => (Effect::HandsOver, ClosedBy::Local as u8),
+            Outcome::EntersTimeWait(closed_by) => (Effect::EntersTimeWait, closed_by as u8),
+            Outcome::EntersFinWait2Timewait => (Effect::EntersFinWait2Timewait, ClosedBy::Local as u8),
         };
         Self { effect, detail }
     }
@@ -191,12 +181,12 @@ unsafe fn count(
     (old, new): (TcpState, TcpState),
     meaning: Meaning,
 ) {
-    // CLOSE may mean "handed to a TIME_WAIT minisocket", which the tracepoint does not report.
-    let to = if matches!(meaning.effect, Effect::Waits) { TcpState::TimeWait } else { new };
+    // The tracepoint reports CLOSE where a timewait socket takes over, and no TIME_WAIT.
+    let to = if matches!(meaning.effect, Effect::EntersTimeWait) { TcpState::TimeWait } else { new };
     // SAFETY: by the caller's word.
     unsafe {
-        // A connection that is handed over stays in its state.
-        if !matches!(meaning.effect, Effect::HandsOver) {
+        // The connection stays in FIN_WAIT2.
+        if !matches!(meaning.effect, Effect::EntersFinWait2Timewait) {
             let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
             add(element::<_, 15, STATES>(row, to as usize), 1);
         }
@@ -208,7 +198,7 @@ unsafe fn count(
                 let reasons = element::<_, 1, 2>(&raw mut (*counters).handshake_failures, role as usize);
                 add(element::<_, 15, FAILURES>(reasons, meaning.detail.into()), 1);
             }
-            Effect::Closes | Effect::Waits | Effect::HandsOver => {
+            Effect::Closes | Effect::EntersTimeWait | Effect::EntersFinWait2Timewait => {
                 let fin_acked = is_fin_acked(old, full.error(), full.all_acked());
                 count_closed(counters, full, role, meaning.detail, fin_acked);
             }
@@ -235,34 +225,4 @@ unsafe fn count_closed(
         add(&raw mut (*counters).bytes[0], full.payload_acked(role, fin_acked));
         add(&raw mut (*counters).bytes[1], full.payload_received());
     }
-}
-
-/// Notes from which state the socket went to CLOSE, for the RST the kernel may send next.
-#[inline(always)]
-fn remember_closed(sock: Socket, local_port: u16, old: TcpState) {
-    let hash = sock.path(local_port).hash();
-    if let Some(word) = closed_word(hash) {
-        // SAFETY: the map's own value.
-        unsafe { *word = hash & !STATE_BITS | old as u64 };
-    }
-}
-
-/// The state from which the socket went to CLOSE, if it did so lately.
-#[inline(always)]
-pub(crate) fn state_before_close(sock: Socket, local_port: u16) -> Option<TcpState> {
-    let hash = sock.path(local_port).hash();
-    // SAFETY: the map's own value.
-    let word = unsafe { *closed_word(hash)? };
-    if word & !STATE_BITS == hash & !STATE_BITS {
-        TcpState::from_kernel((word & STATE_BITS) as u8)
-    } else {
-        None
-    }
-}
-
-#[inline(always)]
-fn closed_word(hash: u64) -> Option<*mut u64> {
-    let table = CLOSED.get_ptr_mut(0)?;
-    // SAFETY: the map's own value; the index is masked to lie within it.
-    Some(unsafe { (&raw mut (*table).words).cast::<u64>().add((hash >> 32) as usize & (CLOSED_WORDS - 1)) })
 }

@@ -1,6 +1,6 @@
 //! Every RST this host sends. Kernels before 6.12 report only those of full sockets and give no reason.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::programs::BtfTracePointContext;
 use tcp_monitor_common::{
     TcpState,
     counters::{PHASES, RESET_REASON_UNKNOWN, RESET_REASONS},
@@ -8,57 +8,56 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-    inet_sock_set_state::state_before_close,
-    instruction::{add, element},
-    kernel::{KernelPtr, layout, read},
-    orphans,
-    packet::Addresses,
-    ports::{self, Watched},
-    records::{self, Room},
-    socket::{FullSocket, Socket, namespace_wanted, start},
-    turn::{Tracepoint, Turn},
+    kernel::{
+        asm::{add, element},
+        layout::layout,
+        memory::{KernelPtr, read},
+        nesting::Nesting,
+        packet::Addresses,
+        socket::{FullSocket, Socket, is_wanted_netns, start},
+    },
+    output::{
+        ports::{self, Watched},
+        ring::{self, FillLimit},
+    },
+    state::{fin_wait2_timewait, last_state, socket_times},
 };
 
-#[btf_tracepoint(function = "tcp_send_reset")]
-pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    send_reset(&ctx, Turn::first(&ctx, Tracepoint::TcpSendReset))
-}
-
-#[btf_tracepoint(function = "tcp_send_reset")]
-pub(crate) fn tcp_send_reset_second(ctx: BtfTracePointContext) -> i32 {
-    send_reset(&ctx, Turn::second(&ctx, Tracepoint::TcpSendReset))
-}
+tracepoint!(tcp_send_reset, send_reset);
 
 #[inline(always)]
-fn send_reset(ctx: &BtfTracePointContext, turn: Turn<'_>) -> i32 {
+fn send_reset(ctx: &BtfTracePointContext, nesting: Nesting<'_>) {
     let sock = KernelPtr::new(ctx.arg::<*const u8>(0));
     let skb = KernelPtr::new(ctx.arg::<*const u8>(1));
     // Older kernels have no third argument: the verifier drops the branch before it looks at the load.
     let reason = if layout!(send_reset_has_reason) != 0 { ctx.arg::<u32>(2) as u8 } else { UNKNOWN_REASON };
-    reset(turn, sock, skb, reason);
-    0
+    reset(nesting, sock, skb, reason);
 }
 
 #[inline(always)]
-fn reset(turn: Turn<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<()> {
+fn reset(nesting: Nesting<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<()> {
     if sock.is_null() {
-        return from_packet(turn, skb, None, ResetPhase::NoSocket, reason);
+        return from_packet(nesting, skb, None, ResetPhase::NoSocket, reason);
     }
     let sock = Socket(sock);
     let state = TcpState::from_kernel(sock.state())?;
     match state {
         // The listener stands for many peers: this one is in the packet.
-        TcpState::Listen => from_packet(turn, skb, Some(sock), ResetPhase::Handshake, reason),
+        TcpState::Listen => from_packet(nesting, skb, Some(sock), ResetPhase::Handshake, reason),
         TcpState::TimeWait => {
-            // It stands in for a socket in FIN_WAIT2, too.
+            // A timewait socket may be in FIN_WAIT2.
             let state = TcpState::from_kernel(sock.substate())?;
             if matches!(state, TcpState::FinWait2) {
-                // There it goes with its RST.
-                orphans::end(sock.path(sock.local_port()), sock.minisocket_ack_of_fin(), TcpState::Close);
+                // The RST ends it.
+                fin_wait2_timewait::end(
+                    sock.path(sock.local_port()),
+                    sock.timewait_ack_of_fin(),
+                    TcpState::Close,
+                );
             }
-            from_socket(turn, sock, None, state, ResetPhase::of_socket_in(state), reason)
+            from_socket(nesting, sock, None, state, ResetPhase::of_socket_in(state), reason)
         }
-        TcpState::NewSynRecv => from_socket(turn, sock, None, state, ResetPhase::Handshake, reason),
+        TcpState::NewSynRecv => from_socket(nesting, sock, None, state, ResetPhase::Handshake, reason),
         TcpState::Established
         | TcpState::Close
         | TcpState::SynSent
@@ -67,31 +66,31 @@ fn reset(turn: Turn<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<
         | TcpState::FinWait2
         | TcpState::CloseWait
         | TcpState::LastAck
-        | TcpState::Closing => from_full(turn, sock, state, reason),
+        | TcpState::Closing => from_full(nesting, sock, state, reason),
     }
 }
 
 #[inline(always)]
-fn from_full(turn: Turn<'_>, sock: Socket, state: TcpState, reason: u8) -> Option<()> {
+fn from_full(nesting: Nesting<'_>, sock: Socket, state: TcpState, reason: u8) -> Option<()> {
     let full = FullSocket::of(sock)?;
     // An aborted socket is set to CLOSE first and its RST sent after.
     let state = if matches!(state, TcpState::Close) {
         let local_port = full.local_port();
-        let before = state_before_close(sock, local_port).unwrap_or(state);
+        let before = last_state::before_close(sock, local_port).unwrap_or(state);
         if matches!(before, TcpState::FinWait2) {
-            // What looked like the birth of a minisocket was none.
-            orphans::end(sock.path(local_port), full.ack_of_fin(), TcpState::Close);
+            // No timewait socket took over.
+            fin_wait2_timewait::end(sock.path(local_port), full.ack_of_fin(), TcpState::Close);
         }
         before
     } else {
         state
     };
-    from_socket(turn, sock, Some(full), state, ResetPhase::of_socket_in(state), reason)
+    from_socket(nesting, sock, Some(full), state, ResetPhase::of_socket_in(state), reason)
 }
 
 #[inline(always)]
 fn from_socket(
-    turn: Turn<'_>,
+    nesting: Nesting<'_>,
     sock: Socket,
     full: Option<FullSocket>,
     state: TcpState,
@@ -101,17 +100,17 @@ fn from_socket(
     let local_port = full.map_or_else(|| sock.local_port(), FullSocket::local_port);
     let watched = ports::watched(local_port, sock.remote_port())?;
     let netns = sock.netns();
-    if !namespace_wanted(netns) || !turn.is_ours() {
+    if !is_wanted_netns(netns) || !nesting.should_handle() {
         return None;
     }
-    let role = full.map(FullSocket::role);
+    let role = full.map(socket_times::role);
     count(watched, role, phase, reason);
-    if !records::wanted() {
+    if !ring::wanted() {
         return None;
     }
-    let room = if full.is_some() { Room::Whole } else { Room::Half };
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, room)?;
-    let record = records::fields(&mut entry);
+    let limit = if full.is_some() { FillLimit::Whole } else { FillLimit::Half };
+    let mut entry = ring::reserve::<SocketRecord>(Kind::Reset, limit)?;
+    let record = ring::fields(&mut entry);
     match full {
         Some(full) => full.describe(record, Kind::Reset, netns),
         None => sock.describe(record, Kind::Reset, netns),
@@ -123,14 +122,14 @@ fn from_socket(
     record.reason = reason;
     record.phase = phase as u8;
     record.flags |= flags::SENT;
-    records::submit(entry);
+    ring::submit(entry);
     Some(())
 }
 
 /// A RST that answers a packet for which there is no socket, or only a listener.
 #[inline(always)]
 fn from_packet(
-    turn: Turn<'_>,
+    nesting: Nesting<'_>,
     skb: KernelPtr,
     listener: Option<Socket>,
     phase: ResetPhase,
@@ -150,16 +149,16 @@ fn from_packet(
         Some(listener) => listener.netns(),
         None => skb.follow(layout!(skb_dev)).follow(layout!(dev_net)).load::<u32>(layout!(net_inum)),
     };
-    if !namespace_wanted(netns) || !turn.is_ours() {
+    if !is_wanted_netns(netns) || !nesting.should_handle() {
         return None;
     }
     count(watched, listener.map(|_| Role::Server), phase, reason);
-    if !records::wanted() {
+    if !ring::wanted() {
         return None;
     }
     let addresses = addresses(network);
-    let mut entry = records::reserve::<SocketRecord>(Kind::Reset, Room::Half)?;
-    let record = records::fields(&mut entry);
+    let mut entry = ring::reserve::<SocketRecord>(Kind::Reset, FillLimit::Half)?;
+    let record = ring::fields(&mut entry);
     start(&mut record.header, Kind::Reset, netns, addresses.ip_version);
     record.local_port = local_port;
     record.remote_port = remote_port;
@@ -168,7 +167,7 @@ fn from_packet(
     record.phase = phase as u8;
     record.flags = flags::SENT;
     addresses.store(&mut record.local_addr, &mut record.remote_addr);
-    records::submit(entry);
+    ring::submit(entry);
     Some(())
 }
 
