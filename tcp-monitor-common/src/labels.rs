@@ -161,8 +161,8 @@ impl Table {
     }
 }
 
-/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`) in snake case, or
-/// `unknown`.
+/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`)
+/// in snake case, or `unknown`.
 #[must_use]
 pub const fn reset_reason_label(reason: u8) -> &'static str {
     if (reason as usize) < RESET_REASON_LABELS.len() {

@@ -1,8 +1,9 @@
-//! Counters as words: the agent adds them up without naming their fields, so that no counter can be forgotten.
+//! Counters as words: the agent adds them up without naming their fields, so that no counter can be
+//! forgotten.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::abi::counters::{InterfaceCounters, PortCounters, RecordCounters, TableCounters};
+use crate::abi::counters::{Histogram, InterfaceCounters, PortCounters, RecordCounters, TableCounters};
 
 /// A layout of `u64` counters and nothing else.
 pub trait Words: Sized + FromBytes + IntoBytes + Immutable + KnownLayout {
@@ -33,6 +34,7 @@ pub trait Words: Sized + FromBytes + IntoBytes + Immutable + KnownLayout {
 }
 
 impl Words for PortCounters {}
+impl Words for Histogram {}
 impl Words for InterfaceCounters {}
 impl Words for RecordCounters {}
 impl Words for TableCounters {}

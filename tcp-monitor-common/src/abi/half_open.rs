@@ -1,8 +1,10 @@
-//! The server's side of a handshake before its ACK, of which the kernel's tracepoints report nothing.
+//! The server's side of a handshake before its ACK, of which the kernel's tracepoints report
+//! nothing.
 
 use crate::rules::segment_outcome::SegmentOutcome;
 
-/// A half-open request, whose SYN-ACK awaits the handshake ACK. By its cookie, which the child socket takes over.
+/// A half-open request, whose SYN-ACK awaits the handshake ACK. By its cookie, which the child
+/// socket takes over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct HalfOpen {
@@ -24,22 +26,24 @@ pub struct HalfOpen {
     pub port: u16,
     /// How often its timer had expired when the SYN-ACK was last sent.
     pub timeouts: u8,
-    /// How often its timer expires before the SYN-ACK is retransmitted, since the handshake ACK came without data and the
-    /// listener defers (TCP_DEFER_ACCEPT); 0 if it is retransmitted each time.
+    /// How often its timer expires before the SYN-ACK is retransmitted, since the handshake ACK
+    /// came without data and the listener defers (TCP_DEFER_ACCEPT); 0 if it is retransmitted each
+    /// time.
     pub deferral: u8,
 }
 
-/// How many half-open requests are followed. The reset or timeout of any more is not counted. Listeners hold 4096 by
-/// default (`net.core.somaxconn`).
+/// How many half-open requests are followed. The reset or timeout of any more is not counted.
+/// Listeners hold 4096 by default (`net.core.somaxconn`).
 pub const HALF_OPEN_LIMIT: u32 = 32_768;
 
-/// How many closed listeners are kept, to tell requests that ended with them from those that timed out.
+/// How many closed listeners are kept, to tell requests that ended with them from those that timed
+/// out.
 pub const CLOSED_LISTENERS_LIMIT: u32 = 1024;
 
 /// Ingress segments on this CPU to which the kernel has not reacted yet.
 ///
-/// The kernel reacts to a SYN, or to a handshake ACK, soon and on the same CPU: it sends a SYN-ACK, or creates a child
-/// socket. If neither happens within [`REACTION_TIME`], the segment was dropped.
+/// The kernel reacts to a SYN, or to a handshake ACK, soon and on the same CPU: it sends a SYN-ACK,
+/// or creates a child socket. If neither happens within [`REACTION_TIME`], the segment was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PendingSegments {
@@ -57,12 +61,13 @@ pub struct PendingSegments {
     pub ports_recorded: u64,
 }
 
-/// Segments to a port that have not taken effect: network drivers hand the kernel several at a time, and each passes the
-/// classifier before the first takes effect.
+/// Segments to a port that have not taken effect: network drivers hand the kernel several at a
+/// time, and each passes the classifier before the first takes effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct PendingPort {
-    /// When the first of them was received, `CLOCK_MONOTONIC`, nanoseconds. They are awaited for [`REACTION_TIME`].
+    /// When the first of them was received, `CLOCK_MONOTONIC`, nanoseconds. They are awaited for
+    /// [`REACTION_TIME`].
     pub time: u64,
     /// Their destination.
     pub port: u32,
@@ -74,13 +79,16 @@ pub struct PendingPort {
     pub cookies: u32,
 }
 
-/// Of how many ports that is known: what the kernel takes from a driver at a time may be for as many.
+/// Of how many ports that is known: what the kernel takes from a driver at a time may be for as
+/// many.
 pub const PENDING_PORTS: usize = 8;
 
-/// How many pending segments are kept: twice what the kernel takes from a driver at a time (`net.core.gro_normal_batch`).
+/// How many pending segments are kept: twice what the kernel takes from a driver at a time
+/// (`net.core.gro_normal_batch`).
 pub const PENDING_SEGMENTS: usize = 16;
 
-/// How long the kernel may take to react to a segment, nanoseconds. Most often it is some microseconds.
+/// How long the kernel may take to react to a segment, nanoseconds. Most often it is some
+/// microseconds.
 pub const REACTION_TIME: u64 = 10_000_000;
 
 /// An ingress segment to which the kernel has not reacted yet.

@@ -1,12 +1,15 @@
-//! What the agent tells the programs before it loads them: where the running kernel keeps its fields, and the settings.
+//! What the agent sets in the programs before it loads them: where the running kernel keeps its
+//! fields, and the settings.
 
-/// Where a value of [`KernelLayout`] comes from. Structures and paths are the kernel's, as its BTF names them.
+/// Where a value of [`KernelLayout`] comes from. Structures and paths are the kernel's, as its BTF
+/// names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Byte offset of a field: structure and path.
     Offset(&'static str, &'static str),
-    /// As before, and 0 where the kernel has no such field: before 5.15 the pointer to the cgroup shares a word with the data
-    /// of cgroup v1; a kernel may have no cgroups. Sockets' cgroups are unknown then.
+    /// As before, and 0 where the kernel has no such field: before 5.15 the pointer to the cgroup
+    /// shares a word with the data of cgroup v1; a kernel may have no cgroups. Sockets' cgroups are
+    /// unknown then.
     OffsetIfAny(&'static str, &'static str),
     /// Byte offset in `sk_buff.cb` of a field of `tcp_skb_cb`.
     ControlBlock(&'static str),
@@ -25,15 +28,16 @@ pub enum Source {
 pub enum Feature {
     /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
     SocketCookie,
-    /// The kernel skips a tracing program that is already running on the CPU, so that each is attached twice. The running task
-    /// can be read (`bpf_get_current_task_btf`).
+    /// The kernel skips a tracing program that is already running on the CPU, so that each is
+    /// attached twice. The running task can be read (`bpf_get_current_task_btf`).
     SkipsNestedRuns,
 }
 
 /// Makes [`KernelLayout`] from one table: each field with its source.
 macro_rules! kernel_layout {
     ($($(#[$doc:meta])* $field:ident = $source:expr;)*) => {
-        /// Byte offsets of kernel struct fields and the shapes of its tracepoints, all from the running kernel's BTF.
+        /// Byte offsets of kernel struct fields and the shapes of its tracepoints, all from the
+        /// running kernel's BTF.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[repr(C)]
         pub struct KernelLayout {
@@ -120,7 +124,8 @@ kernel_layout! {
     /// `sk_buff.cb` + `tcp_skb_cb.tcp_gso_segs`.
     skb_gso_segs = Source::ControlBlock("tcp_gso_segs");
     dev_net = Source::Offset("net_device", "nd_net.net");
-    /// `tcp_send_reset` has a third argument, the reason (6.12 and later), and `sk` may be NULL or no full socket.
+    /// `tcp_send_reset` has a third argument, the reason (6.12 and later), and `sk` may be NULL or
+    /// no full socket.
     send_reset_has_reason = Source::HasArguments("tcp_send_reset", 3);
     /// `tcp_retransmit_skb` has a third argument, the error of the attempt (6.18 and later).
     retransmit_skb_has_err = Source::HasArguments("tcp_retransmit_skb", 3);

@@ -6,7 +6,8 @@
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PortTable {
-    /// [`slot::UNWATCHED`], [`slot::OTHER`], [`slot::UNCLAIMED`] or an index into the counters, by port number.
+    /// [`slot::UNWATCHED`], [`slot::OTHER`], [`slot::UNCLAIMED`] or an index into the counters, by
+    /// port number.
     pub slots: [u16; 65536],
 }
 
@@ -18,7 +19,8 @@ pub mod slot {
     pub const OTHER: u16 = 1;
     /// The first slot of a port of its own.
     pub const FIRST: u16 = 2;
-    /// Watched: gets the next free slot when it is first seen as a service port, or [`OTHER`] when all are taken.
+    /// Watched: gets the next free slot when it is first seen as a service port, or [`OTHER`] when
+    /// all are taken.
     pub const UNCLAIMED: u16 = u16::MAX;
 }
 
@@ -54,16 +56,19 @@ pub struct FinWait2Table {
 pub struct FinWait2Bucket {
     /// A word each; 0 is free.
     pub words: [u64; FIN_WAIT2_WAYS],
-    /// Since when each connection is in FIN_WAIT2, `CLOCK_MONOTONIC`, nanoseconds; 0 if that is unknown.
+    /// Since when each connection is in FIN_WAIT2, `CLOCK_MONOTONIC`, nanoseconds; 0 if that is
+    /// unknown.
     pub since: [u64; FIN_WAIT2_WAYS],
 }
 
 /// Words in [`LastStateTable`], a power of two.
 pub const LAST_STATE_WORDS: usize = 1 << 14;
 
-/// The state that sockets recently left for CLOSE: a hash of the connection, with the state's number in its low four bits.
+/// The state that sockets recently left for CLOSE: a hash of the connection, with the state's
+/// number in its low four bits.
 ///
-/// The kernel sets an aborted socket to CLOSE before it sends the RST. This table has the state before that.
+/// The kernel sets an aborted socket to CLOSE before it sends the RST. This table has the state
+/// before that.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct LastStateTable {
@@ -88,7 +93,8 @@ pub struct SocketTimesTable {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct SocketTimesBucket {
-    /// The address of the socket whose times follow, and in its lowest bit whether it was accepted; 0 is free.
+    /// The address of the socket whose times follow, and in its lowest bit whether it was accepted;
+    /// 0 is free.
     pub sockets: [u64; SOCKET_TIMES_WAYS],
     /// Its times.
     pub times: [SocketTimes; SOCKET_TIMES_WAYS],
@@ -106,7 +112,8 @@ pub struct SocketTimes {
     pub state_since: u64,
 }
 
-/// Names of maps.
+/// The names of maps.
+///
 pub mod map {
     /// Ring buffer of records.
     pub const RECORDS: &str = "RECORDS";
@@ -126,7 +133,8 @@ pub mod map {
     pub const TABLE_COUNTERS: &str = "TABLE_COUNTERS";
     /// `HashMap<u64, HalfOpen>`, by cookie.
     pub const HALF_OPEN: &str = "HALF_OPEN";
-    /// `LruHashMap<u64, u64>`: when listeners closed, `CLOCK_MONOTONIC`, nanoseconds, by their address.
+    /// `LruHashMap<u64, u64>`: when listeners closed, `CLOCK_MONOTONIC`, nanoseconds, by their
+    /// address.
     pub const CLOSED_LISTENERS: &str = "CLOSED_LISTENERS";
     /// `PerCpuArray<PendingSegments>`, one entry.
     pub const PENDING_SEGMENTS: &str = "PENDING_SEGMENTS";
@@ -152,7 +160,8 @@ pub mod program {
         "tcp_retransmit_skb",
         "tcp_retransmit_synack",
     ];
-    /// Ends the name of a tracepoint's second copy, which handles the events that the kernel left the first one out of.
+    /// Ends the name of a tracepoint's second copy, which handles the events that the kernel left
+    /// the first one out of.
     pub const SECOND: &str = "_second";
     /// The classifier for segments coming in.
     pub const INGRESS: &str = "tcp_monitor_ingress";
@@ -163,7 +172,8 @@ pub mod program {
     /// A classifier that does nothing, for the benchmark.
     pub const BASELINE_CLASSIFIER: &str = "baseline_classifier";
 
-    /// The place of a tracepoint in [`TRACEPOINTS`]. Evaluated at compile time: an unknown name is no program.
+    /// The place of a tracepoint in [`TRACEPOINTS`]. Evaluated at compile time: an unknown name is
+    /// no program.
     ///
     /// # Panics
     /// If the name is not among them.

@@ -1,4 +1,5 @@
-//! Programs that do nothing. The agent never loads them; the benchmark does, to know what measuring itself costs.
+//! Programs that do nothing. The agent never loads them; the benchmark does, to know what measuring
+//! itself costs.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, classifier},

@@ -39,7 +39,7 @@ fn set_state(ctx: &BtfTracePointContext, nesting: Nesting<'_>) {
         return;
     }
     let (Some(old_state), Some(new_state)) = (state(old), state(new)) else {
-        log::unknown_state(old as u32, new as u32);
+        log::unknown_state(old, new);
         return;
     };
     transition(nesting, sock, old_state, new_state);
@@ -61,7 +61,8 @@ fn transition(nesting: Nesting<'_>, sock: Socket, old: TcpState, new: TcpState) 
     let role = role(full, old, new);
     // A record gives the socket a cookie if it has none.
     let cookie = sock.known_cookie();
-    // The record first: the verifier follows each way through the counting to the end of the program.
+    // The record first: the verifier follows each way through the counting to the end of the
+    // program.
     if ring::wanted() {
         record(full, role, netns, old, new);
     }
@@ -121,15 +122,17 @@ fn state(number: i32) -> Option<TcpState> {
 fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
     match role_in_transition(old, new) {
         Some(role) => role,
-        // A passive open has no file descriptor before accept(); a simultaneous open, or fast open, has.
+        // A passive open has no file descriptor before accept(); a simultaneous open, or fast open,
+        // has.
         None if matches!(old, TcpState::SynRecv) && full.is_orphan() => Role::Server,
         None => socket_times::role(full),
     }
 }
 
-/// What becomes of the half-open request of a child socket. Returns when its SYN was received, 0 if that is unknown, or, when
-/// the child is created, [`SYN_COOKIE`] if it comes of one. A number only: the compiler reads what lies in an `Option`
-/// before it checks that there is something, and kernels before 6.3 refuse that.
+/// What becomes of the half-open request of a child socket. Returns when its SYN was received, 0 if
+/// that is unknown, or, when the child is created, [`SYN_COOKIE`] if it comes of one. A number
+/// only: the compiler reads what lies in an `Option` before it checks that there is something, and
+/// kernels before 6.3 refuse that.
 #[inline(always)]
 fn follow_request(cookie: u64, local_port: u16, role: Role, old: TcpState, new: TcpState) -> u64 {
     match (role, old) {
@@ -141,8 +144,8 @@ fn follow_request(cookie: u64, local_port: u16, role: Role, old: TcpState, new: 
     }
 }
 
-/// What a transition means, in numbers: an [`Outcome`] without fields that hold nothing, which the compiler reads all the
-/// same and the verifier refuses.
+/// What a transition means, in numbers: an [`Outcome`] without fields that hold nothing, which the
+/// compiler reads all the same and the verifier refuses.
 #[derive(Clone, Copy)]
 struct Meaning {
     effect: Effect,

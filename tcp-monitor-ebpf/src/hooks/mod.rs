@@ -1,7 +1,8 @@
 //! The hooks: one file each, named after it.
 
-/// Makes the two programs of a tracepoint, which is one of `program::TRACEPOINTS`, and why there are two:
-/// [`nesting`](crate::kernel::nesting). `$handle` gets the context, and what says which of them handles the event.
+/// Makes the two programs of a tracepoint, which is one of `program::TRACEPOINTS`, and why there
+/// are two: [`nesting`](crate::kernel::nesting). `$handle` gets the context, and what says which of
+/// them handles the event.
 macro_rules! tracepoint {
     ($name:ident, $handle:path) => {
         #[unsafe(link_section = concat!("tp_btf/", stringify!($name)))]

@@ -25,8 +25,8 @@ tracepoint!(tcp_retransmit_skb, retransmit_skb);
 
 #[inline(always)]
 fn retransmit_skb(ctx: &BtfTracePointContext, nesting: Nesting<'_>) {
-    // Since 6.18 failed attempts are reported too. Older kernels have no third argument: the verifier drops the branch
-    // before it looks at the load.
+    // Since 6.18 failed attempts are reported too. Older kernels have no third argument: the
+    // verifier drops the branch before it looks at the load.
     if layout!(retransmit_skb_has_err) == 0 || ctx.arg::<i32>(2) == 0 {
         let sock = Socket(KernelPtr::new(ctx.arg::<*const u8>(0)));
         retransmit(nesting, sock, KernelPtr::new(ctx.arg::<*const u8>(1)));

@@ -1,4 +1,5 @@
-//! Every RST this host sends. Kernels before 6.12 report only those of full sockets and give no reason.
+//! Every RST this host sends. Kernels before 6.12 report only those of full sockets and give no
+//! reason.
 
 use aya_ebpf::programs::BtfTracePointContext;
 use tcp_monitor_common::{
@@ -29,7 +30,8 @@ tracepoint!(tcp_send_reset, send_reset);
 fn send_reset(ctx: &BtfTracePointContext, nesting: Nesting<'_>) {
     let sock = KernelPtr::new(ctx.arg::<*const u8>(0));
     let skb = KernelPtr::new(ctx.arg::<*const u8>(1));
-    // Older kernels have no third argument: the verifier drops the branch before it looks at the load.
+    // Older kernels have no third argument: the verifier drops the branch before it looks at the
+    // load.
     let reason = if layout!(send_reset_has_reason) != 0 { ctx.arg::<u32>(2) as u8 } else { UNKNOWN_REASON };
     reset(nesting, sock, skb, reason);
 }

@@ -1,6 +1,7 @@
 //! Single instructions that the compiler would not write, or would write and then optimise away.
 
-/// Adds to a counter of this CPU. Atomic, since an interrupt may run another program in the middle of it.
+/// Adds to a counter of this CPU. Atomic, since an interrupt may run another program in the middle
+/// of it.
 ///
 /// # Safety
 ///
@@ -8,12 +9,14 @@
 #[inline(always)]
 pub(crate) unsafe fn add(counter: *mut u64, by: u64) {
     #[cfg(target_arch = "bpf")]
-    // SAFETY: the verifier checks the address; the caller vouches for the rest. In every BPF instruction set.
+    // SAFETY: the verifier checks the address; the caller vouches for the rest. In every BPF
+    // instruction set.
     unsafe {
         core::arch::asm!("lock *(u64 *)({} + 0) += {}", in(reg) counter, in(reg) by, options(nostack));
     }
     #[cfg(not(target_arch = "bpf"))]
-    // SAFETY: by the caller's word. Never run: the crate is built for another target only to be checked.
+    // SAFETY: by the caller's word. Never run: the crate is built for another target only to be
+    // checked.
     unsafe {
         *counter += by;
     }
@@ -21,8 +24,8 @@ pub(crate) unsafe fn add(counter: *mut u64, by: u64) {
 
 /// Keeps the low bits of an index: `MASK` + 1 must be a power of two.
 ///
-/// The compiler often knows that an index is in range and drops a mask or a comparison; the verifier does not, and asks
-/// for it.
+/// The compiler often knows that an index is in range and drops a mask or a comparison; the
+/// verifier does not, and asks for it.
 #[inline(always)]
 pub(crate) fn masked<const MASK: i32>(index: usize) -> usize {
     #[cfg(target_arch = "bpf")]
@@ -40,8 +43,8 @@ pub(crate) fn masked<const MASK: i32>(index: usize) -> usize {
     }
 }
 
-/// `a` - `b`, calculated from these very values: the compiler may not put in another that it finds equal to `a` later,
-/// such as a pointer.
+/// `a` - `b`, calculated from these very values: the compiler may not put in another that it finds
+/// equal to `a` later, such as a pointer.
 #[inline(always)]
 pub(crate) fn difference(a: u64, b: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
@@ -59,7 +62,8 @@ pub(crate) fn difference(a: u64, b: u64) -> u64 {
     }
 }
 
-/// The low half of a pointer, as a number. Calculating with a whole one is refused, and the compiler would do so to get the half.
+/// The low half of a pointer, as a number. Calculating with a whole one is refused, and the
+/// compiler would do so to get the half.
 #[inline(always)]
 pub(crate) fn low_half(pointer: u64) -> u32 {
     #[cfg(target_arch = "bpf")]

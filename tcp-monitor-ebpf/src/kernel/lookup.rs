@@ -30,8 +30,8 @@ pub(crate) enum Receiver {
     Listener(Listener),
     /// A half-open request.
     Request(Request),
-    /// A half-open request whose listener has closed: it ends now, and the segment is for another listener of the port, if
-    /// there is one. Or it moves to that (`net.ipv4.tcp_migrate_req`).
+    /// A half-open request whose listener has closed: it ends now, and the segment is for another
+    /// listener of the port, if there is one. Or it moves to that (`net.ipv4.tcp_migrate_req`).
     RequestWithoutListener,
     /// A timewait socket in FIN_WAIT2, and the next sequence number that it expects.
     FinWait2Timewait(u32),
@@ -54,8 +54,8 @@ pub(crate) struct Listener {
 pub(crate) enum Requests {
     /// Few enough to accept another, or SYN cookies help.
     Few,
-    /// As many as its backlog: it accepts another since Linux 6.14, and the stable kernels of that time. Or so many that
-    /// only peers with a proven path are accepted.
+    /// As many as its backlog: it accepts another since Linux 6.14, and the stable kernels of that
+    /// time. Or so many that only peers with a proven path are accepted.
     PerhapsTooMany,
     /// It accepts no other.
     TooMany,
@@ -85,7 +85,8 @@ pub(crate) struct Request {
     pub(crate) full: bool,
     /// The kernel then answers the handshake ACK with a RST (`net.ipv4.tcp_abort_on_overflow`).
     pub(crate) aborts: bool,
-    /// How often its timer expires before the listener stops deferring to data; 0 if it does not defer, or not any more.
+    /// How often its timer expires before the listener stops deferring to data; 0 if it does not
+    /// defer, or not any more.
     pub(crate) deferral: u8,
 }
 
@@ -119,8 +120,8 @@ pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, pending: Pend
     receiver.unwrap_or(Receiver::Other)
 }
 
-/// The listener of a segment that no connection accepts. Of several that share the port, it may be another than the
-/// kernel's choice.
+/// The listener of a segment that no connection accepts. Of several that share the port, it may be
+/// another than the kernel's choice.
 #[inline(always)]
 pub(crate) fn listener(skb: *mut __sk_buff, segment: &Segment<'_>, pending: Pending) -> Option<Listener> {
     // From port 0 there are no connections.
@@ -236,7 +237,8 @@ pub(crate) fn request_of(sk: *mut bpf_sock) -> KernelPtr {
     KernelPtr::new(unsafe { bpf_skc_to_tcp_request_sock(sk.cast()) }.cast_const().cast())
 }
 
-/// Whether a request's timer has expired, so that it retransmits its SYN-ACK now: until then the timer runs.
+/// Whether a request's timer has expired, so that it retransmits its SYN-ACK now: until then the
+/// timer runs.
 #[inline(always)]
 pub(crate) fn timer_has_expired(request: KernelPtr) -> bool {
     request.load::<u64>(layout!(request_timer_pprev)) == 0

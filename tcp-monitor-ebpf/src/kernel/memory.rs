@@ -35,7 +35,8 @@ impl KernelPtr {
     /// Reads the field at `offset`; it must have the size of `T`.
     #[inline(always)]
     pub(crate) fn load<T: Copy>(self, offset: u32) -> T {
-        // SAFETY: the verifier checks offset and size against the type's BTF, and the load cannot fault.
+        // SAFETY: the verifier checks offset and size against the type's BTF, and the load cannot
+        // fault.
         unsafe { ptr::read_volatile(self.0.add(offset as usize).cast::<T>()) }
     }
 

@@ -1,14 +1,15 @@
 //! Handling each event of a tracepoint exactly once.
 //!
-//! The kernel does not start a tracing program on a CPU that is already running it: when a softirq interrupts the program
-//! for one socket, what happens to other sockets in that softirq would be lost (`__bpf_trace_run`, from 6.1 on). So each
-//! program is attached twice. For every event the kernel calls the first copy, then the second. The second has nothing to
-//! do, unless the first was skipped.
+//! The kernel does not start a tracing program on a CPU that is already running it: when a softirq
+//! interrupts the program for one socket, what happens to other sockets in that softirq would be
+//! lost (`__bpf_trace_run`, from 6.1 on). So each program is attached twice. For every event the
+//! kernel calls the first copy, then the second. The second has nothing to do, unless the first was
+//! skipped.
 //!
-//! How the second knows: the first records the address of its arguments. They lie on the kernel stack, at the same place
-//! for both copies, and elsewhere for an event nested in another. A CPU is in at most two events at once, one of them in
-//! a softirq that interrupted the other, so there are two records: one for the task's own stack, one for the interrupt
-//! stack.
+//! How the second knows: the first records the address of its arguments. They lie on the kernel
+//! stack, at the same place for both copies, and elsewhere for an event nested in another. A CPU is
+//! in at most two events at once, one of them in a softirq that interrupted the other, so there are
+//! two records: one for the task's own stack, one for the interrupt stack.
 
 use aya_ebpf::{
     EbpfContext, helpers::generated::bpf_get_current_task_btf, macros::map, maps::PerCpuArray,
@@ -65,8 +66,8 @@ impl<'a> Nesting<'a> {
             return true;
         }
         let Some(handled) = HANDLED.get_ptr_mut(self.tracepoint) else { return self.first };
-        // SAFETY: the map's own value, and only this CPU's. An interrupt in between leaves it as it found it, or with its
-        // own address left on the interrupt stack's, which nobody needs then.
+        // SAFETY: the map's own value, and only this CPU's. An interrupt in between leaves it as it
+        // found it, or with its own address left on the interrupt stack's, which nobody needs then.
         unsafe {
             let task = KernelPtr::new(bpf_get_current_task_btf().cast_const().cast());
             let stack = task.load::<u64>(stack_offset);
@@ -75,7 +76,8 @@ impl<'a> Nesting<'a> {
             let address = self.ctx.as_ptr() as u64;
             if self.first {
                 if on_task_stack {
-                    // What a second copy was interrupted in clearing. No event on the interrupt stack is under way here.
+                    // What a second copy was interrupted in clearing. No event on the interrupt
+                    // stack is under way here.
                     (&raw mut (*handled).interrupt).write_volatile(0);
                 }
                 last.write_volatile(address);

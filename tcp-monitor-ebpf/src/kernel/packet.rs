@@ -208,8 +208,8 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// Payload, bytes; `packet_len` is the length of the whole packet from its link-layer header on. `None` if the headers
-    /// contradict each other or the packet, as no TCP would take them.
+    /// Payload, bytes; `packet_len` is the length of the whole packet from its link-layer header
+    /// on. `None` if the headers contradict each other or the packet, as no TCP would take them.
     #[inline(always)]
     pub(crate) fn payload_len(&self, packet_len: u32) -> Option<u32> {
         // SAFETY: plain integers, and the version says which of the two they are.
@@ -233,8 +233,8 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// Whether a frame of type `protocol` is to hold a packet of type `ip`. Behind a VLAN tag that the device does not take
-/// off, the frame's type is the tag's.
+/// Whether a frame of type `protocol` is to hold a packet of type `ip`. Behind a VLAN tag that the
+/// device does not take off, the frame's type is the tag's.
 #[inline(always)]
 fn carries(protocol: u16, ip: u16) -> bool {
     protocol == ip || protocol == ETH_P_8021Q || protocol == ETH_P_8021AD
@@ -297,7 +297,8 @@ fn skip_extensions(skb: *mut __sk_buff, first: u8) -> Option<u32> {
 /// Copies the TCP header, options included, to `to`; `false` if the packet ends before it does.
 #[inline(always)]
 pub(crate) fn copy_header(skb: *mut __sk_buff, segment: &Segment<'_>, to: &mut [u8; 60]) -> bool {
-    // At most 60; the mask makes the comparison one of this very number, which the verifier can use.
+    // At most 60; the mask makes the comparison one of this very number, which the verifier can
+    // use.
     let len = masked::<63>(segment.tcp.header_len() as usize) as u32;
     if len < TCP_HEADER {
         return false;

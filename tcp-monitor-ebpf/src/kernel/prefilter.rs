@@ -1,8 +1,9 @@
 //! The prefilter: skips packets of no watched port at next to no cost. Most packets are.
 //!
-//! It reads the packet in place, where it can be sure of what it reads: IP without options in an Ethernet frame, as
-//! loopback and veth carry too. Everything else takes the slow path, [`Segment::find`](super::packet::Segment::find),
-//! which asks the kernel where the IP header is, and copies.
+//! It reads the packet in place, where it can be sure of what it reads: IP without options in an
+//! Ethernet frame, as loopback and veth carry too. Everything else takes the slow path,
+//! [`Segment::find`](super::packet::Segment::find), which asks the kernel where the IP header is,
+//! and copies.
 
 use aya_ebpf::bindings::__sk_buff;
 
@@ -18,7 +19,8 @@ const V4_PORTS: usize = IP + 20;
 const V6_NEXT_HEADER: usize = IP + 6;
 const V6_PORTS: usize = IP + 40;
 
-/// Whether the packet is certainly none of TCP, or of two ports that are not watched. If in doubt, it is not.
+/// Whether the packet is certainly none of TCP, or of two ports that are not watched. If in doubt,
+/// it is not.
 #[inline(always)]
 pub(crate) fn is_irrelevant(skb: *mut __sk_buff, is_watched: impl Fn(u16, u16) -> bool) -> bool {
     // SAFETY: the context of a classifier.
@@ -29,8 +31,8 @@ pub(crate) fn is_irrelevant(skb: *mut __sk_buff, is_watched: impl Fn(u16, u16) -
     // SAFETY: the packet is that long, by the comparison above.
     let (first, ethernet_type, version) =
         unsafe { (byte(start), u16::from_be(half(start + ETHERNET_TYPE)), byte(start + IP)) };
-    // A device without link-layer headers has the IP version in the first half of the first byte. An address that
-    // begins the same way takes the slow path.
+    // A device without link-layer headers has the IP version in the first half of the first byte.
+    // An address that begins the same way takes the slow path.
     let is_unwatched = |address| {
         // SAFETY: the packet is longer than that, by the comparisons here.
         let (source, destination) = unsafe { ports(address) };
@@ -74,7 +76,8 @@ unsafe fn byte(address: usize) -> u8 {
 
 /// # Safety
 ///
-/// `address` and the next must lie within the packet, which the verifier checks. Headers begin at even addresses.
+/// `address` and the next must lie within the packet, which the verifier checks. Headers begin at
+/// even addresses.
 #[inline(always)]
 unsafe fn half(address: usize) -> u16 {
     // SAFETY: by the caller's word.

@@ -27,7 +27,8 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// Bit of `sk_shutdown`.
 const RCV_SHUTDOWN: u8 = 1;
 
-/// A `struct sock`, or what begins with the same `struct sock_common`: a request or a timewait socket.
+/// A `struct sock`, or what begins with the same `struct sock_common`: a request or a timewait
+/// socket.
 #[derive(Clone, Copy)]
 pub(crate) struct Socket(pub(crate) KernelPtr);
 
@@ -93,7 +94,8 @@ impl Socket {
         addresses
     }
 
-    /// From this socket to its peer. The caller knows the local port: the socket may have released it.
+    /// From this socket to its peer. The caller knows the local port: the socket may have released
+    /// it.
     #[inline(always)]
     pub(crate) fn path(self, local_port: u16) -> Path {
         let (local, remote) = self.addresses().folded();
@@ -124,7 +126,8 @@ impl Socket {
         cookie
     }
 
-    /// Fills in who the socket is. Nothing past `sock_common` is read, so any kind of socket will do.
+    /// Fills in who the socket is. Nothing past `sock_common` is read, so any kind of socket will
+    /// do.
     #[inline(always)]
     pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
         let addresses = self.addresses();
@@ -180,7 +183,8 @@ impl FullSocket {
         self.sock.0.follow(layout!(sk_socket)).is_null()
     }
 
-    /// The socket's backlog limit is not 0. An accepted socket is a copy of its listener and keeps the limit of that.
+    /// The socket's backlog limit is not 0. An accepted socket is a copy of its listener and keeps
+    /// the limit of that.
     #[inline(always)]
     pub(crate) fn has_backlog_limit(self) -> bool {
         self.sock.0.load::<u32>(layout!(sk_max_ack_backlog)) > 0
@@ -220,7 +224,8 @@ impl FullSocket {
     #[inline(always)]
     pub(crate) fn describe(self, record: &mut SocketRecord, kind: Kind, netns: u32) {
         self.sock.describe(record, kind, netns);
-        // A child socket without a cookie comes of a SYN cookie, and is recognised by that until it is established.
+        // A child socket without a cookie comes of a SYN cookie, and is recognised by that until it
+        // is established.
         if !matches!(TcpState::from_kernel(self.sock.state()), Some(TcpState::Listen)) {
             record.cookie = self.sock.cookie();
         }
@@ -248,8 +253,8 @@ impl FullSocket {
 
     /// Whether the process running now is the one that caused the transition.
     ///
-    /// It is when a system call makes the transition. Elsewhere it is the process that a packet interrupted; on loopback
-    /// that is the peer's.
+    /// It is when a system call makes the transition. Elsewhere it is the process that a packet
+    /// interrupted; on loopback that is the peer's.
     #[inline(always)]
     pub(crate) fn caused_by_process(self, old: TcpState, new: TcpState) -> bool {
         match new {

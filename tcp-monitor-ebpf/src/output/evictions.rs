@@ -1,4 +1,5 @@
-//! Evictions: the tables of the programs are of fixed size, and what they have no room for is counted.
+//! Evictions: the tables of the programs are of fixed size, and what they have no room for is
+//! counted.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use tcp_monitor_common::counters::{Table, TableCounters};

@@ -28,7 +28,8 @@ static PORT_COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(
 #[map]
 static FREE_SLOT: Array<u32> = Array::with_max_entries(1, 0);
 
-/// How many slots are tried; the second and later only if another CPU claimed one at the same moment.
+/// How many slots are tried; the second and later only if another CPU claimed one at the same
+/// moment.
 const CLAIM_TRIES: usize = 8;
 
 /// The two ports of a socket or a segment, at least one of them watched.
@@ -56,8 +57,8 @@ pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
 impl Watched {
     /// The counters of the service port: the port of the end that listens.
     ///
-    /// If only one port is watched it is that one, else the role decides. Without a role it is the port with counters of
-    /// its own.
+    /// If only one port is watched it is that one, else the role decides. Without a role it is the
+    /// port with counters of its own.
     #[inline(always)]
     pub(crate) fn counters(self, role: Option<Role>) -> Option<*mut PortCounters> {
         counters_of(self.slot(role))
@@ -91,8 +92,8 @@ pub(crate) fn counters_of(slot: u32) -> Option<*mut PortCounters> {
 
 /// Where the table holds the slot of `port`.
 ///
-/// A `u16` is always within the table, but the verifiers of 6.1 and 6.12 lose the bounds of a number whose bytes were
-/// swapped.
+/// A `u16` is always within the table, but the verifiers of 6.1 and 6.12 lose the bounds of a
+/// number whose bytes were swapped.
 ///
 /// # Safety
 ///
@@ -105,8 +106,8 @@ unsafe fn slot_of(table: *mut PortTable, port: u16) -> *mut u16 {
 
 /// Gives `port` a slot of its own while there are any.
 ///
-/// Two CPUs may each claim one for the same port at the same moment: both slots then name the port and the agent adds
-/// them up.
+/// Two CPUs may each claim one for the same port at the same moment: both slots then name the port
+/// and the agent adds them up.
 #[inline(always)]
 fn claim(table: *mut PortTable, port: u16) -> u16 {
     let Some(claimed) = next_slot(port) else { return slot::OTHER };
@@ -115,10 +116,11 @@ fn claim(table: *mut PortTable, port: u16) -> u16 {
     claimed
 }
 
-/// The slot now named after `port`, [`slot::OTHER`] if all are taken, `None` if too many CPUs ask at once.
+/// The slot now named after `port`, [`slot::OTHER`] if all are taken, `None` if too many CPUs ask
+/// at once.
 ///
-/// Naming a slot that has no name yet is one atomic step, on every kernel: instructions that fetch and add are refused
-/// by those before 5.12, even where they are never reached.
+/// Naming a slot that has no name yet is one atomic step, on every kernel: instructions that fetch
+/// and add are refused by those before 5.12, even where they are never reached.
 #[inline(always)]
 fn next_slot(port: u16) -> Option<u16> {
     let hint = FREE_SLOT.get_ptr_mut(0)?;
@@ -130,7 +132,8 @@ fn next_slot(port: u16) -> Option<u16> {
             return Some(slot::OTHER);
         }
         let claimed = SLOT_PORTS.insert(slot, port, u64::from(BPF_NOEXIST));
-        // SAFETY: as above. Another CPU may write an older number: then a try is lost, nothing else.
+        // SAFETY: as above. Another CPU may write an older number: then a try is lost, nothing
+        // else.
         unsafe { hint.write_volatile((slot + 1).wrapping_sub(u32::from(slot::FIRST))) };
         if claimed.is_ok() {
             return Some(slot as u16);

@@ -28,12 +28,14 @@ pub(crate) fn wanted() -> bool {
     setting!(records) != 0
 }
 
-/// How far the ring buffer may be filled for a record. Kinds that can be frequent leave room for the others.
+/// How far the ring buffer may be filled for a record. Kinds that can be frequent leave room for
+/// the others.
 #[derive(Clone, Copy)]
 pub(crate) enum FillLimit {
     /// Half of it, for packets without a full socket: peers can send any number of them.
     Half,
-    /// Seven eighths, for state transitions: there are as many as the host opens or accepts connections.
+    /// Seven eighths, for state transitions: there are as many as the host opens or accepts
+    /// connections.
     Most,
     /// All of it, for what goes wrong with a connection: a RST, a retransmission.
     Whole,
@@ -46,8 +48,8 @@ pub(crate) struct Reserved<T: Record> {
     unread: u64,
 }
 
-/// Room for one record, zeroed, or `None`, which is counted: as lost if the ring buffer is full, as suppressed if what is
-/// left of it is for others.
+/// Room for one record, zeroed, or `None`, which is counted: as lost if the ring buffer is full, as
+/// suppressed if what is left of it is for others.
 #[inline(always)]
 pub(crate) fn reserve<T: Record>(kind: Kind, limit: FillLimit) -> Option<Reserved<T>> {
     let counters = RECORD_COUNTERS.get_ptr_mut(0)?;
@@ -111,8 +113,8 @@ pub(crate) fn fields<T: Record>(reserved: &mut Reserved<T>) -> &mut T {
 
 /// Hands a record to the agent.
 ///
-/// It is not woken for each: it polls every few milliseconds. Only the record that fills the buffer up to a quarter wakes
-/// it, so that a burst finds room.
+/// It is not woken for each: it polls every few milliseconds. Only the record that fills the buffer
+/// up to a quarter wakes it, so that a burst finds room.
 #[inline(always)]
 pub(crate) fn submit<T: Record>(reserved: Reserved<T>) {
     let past_mark = reserved.unread.wrapping_sub(u64::from(setting!(ring_size)) / 4);

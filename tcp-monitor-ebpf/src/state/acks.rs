@@ -1,9 +1,10 @@
 //! The acknowledgments that are awaited.
 //!
-//! When a SYN-ACK or a FIN passes, the acknowledgment of it is stored. The first segment that carries it becomes a record;
-//! every other plain ACK or data segment is skipped after one read of a bucket of four words. There is no key and no
-//! lock: a word is a 59-bit hash of who acknowledges and which number, so a match is not verified further. When a bucket
-//! is full of acknowledgments that never came, one of them is evicted.
+//! When a SYN-ACK or a FIN passes, the acknowledgment of it is stored. The first segment that
+//! carries it becomes a record; every other plain ACK or data segment is skipped after one read of
+//! a bucket of four words. There is no key and no lock: a word is a 59-bit hash of who acknowledges
+//! and which number, so a match is not verified further. When a bucket is full of acknowledgments
+//! that never came, one of them is evicted.
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
@@ -35,7 +36,8 @@ pub(crate) enum Awaited {
     Rst = 1 << 4,
 }
 
-/// Bit of what [`Path::consume`] returns, besides those of [`acks`]: a request of this host awaits it.
+/// Bit of what [`Path::consume`] returns, besides those of [`acks`]: a request of this host awaits
+/// it.
 pub(crate) const REQUEST: u8 = 1 << 2;
 /// Bit of the same: it returns a SYN cookie of this host.
 pub(crate) const COOKIE: u8 = 1 << 3;
@@ -94,7 +96,8 @@ impl Path {
         unsafe { *bucket.add(masked::<{ ACK_WAYS as i32 - 1 }>(place)) = word };
     }
 
-    /// What `number` on this path is the first to acknowledge: bits of [`acks`], [`REQUEST`] and [`COOKIE`]. Removes it.
+    /// What `number` on this path is the first to acknowledge: bits of [`acks`], [`REQUEST`] and
+    /// [`COOKIE`]. Removes it.
     #[inline(always)]
     pub(crate) fn consume(self, number: u32) -> u8 {
         let Some(bucket) = self.bucket() else { return 0 };

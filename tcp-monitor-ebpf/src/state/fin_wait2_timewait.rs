@@ -1,9 +1,11 @@
-//! Timewait sockets in FIN_WAIT2: connections that the application here has closed, and the peer has not yet.
+//! Timewait sockets in FIN_WAIT2: connections that the application here has closed, and the peer
+//! has not yet.
 //!
-//! The kernel reports CLOSE when a timewait socket takes over in FIN_WAIT2, and nothing of what follows. What follows shows
-//! on the wire: the timewait socket acknowledges the peer's FIN when it has entered TIME_WAIT, and a RST ends it. So the
-//! number of that acknowledgment is stored when the timewait socket takes over. As in [`acks`](super::acks) there is no key
-//! and no lock, but a table of its own, for most of those acknowledgments come late, and some never.
+//! The kernel reports CLOSE when a timewait socket takes over in FIN_WAIT2, and nothing of what
+//! follows. What follows shows on the wire: the timewait socket acknowledges the peer's FIN when it
+//! has entered TIME_WAIT, and a RST ends it. So the number of that acknowledgment is stored when
+//! the timewait socket takes over. As in [`acks`](super::acks) there is no key and no lock, but a
+//! table of its own, for most of those acknowledgments come late, and some never.
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
@@ -24,7 +26,8 @@ use crate::{
 #[map]
 static FIN_WAIT2_TIMEWAIT: Array<FinWait2Table> = Array::with_max_entries(1, 0);
 
-// A word: when it was stored in its low eight bits, the slot of its counters in the next 16, and a hash of path and number.
+// A word: when it was stored in its low eight bits, the slot of its counters in the next 16, and a
+// hash of path and number.
 
 const TIME_BITS: u64 = 0xff;
 const SLOT_SHIFT: u32 = 8;
@@ -32,11 +35,12 @@ const HASH_BITS: u64 = !0xff_ffff;
 
 /// A unit of time is 2³² ns, 4.3 s.
 const UNIT_SHIFT: u32 = 32;
-/// A timewait socket lasts 60 s at most (kernel: `TCP_TIMEWAIT_LEN`); its timer may be five seconds late.
+/// A timewait socket lasts 60 s at most (kernel: `TCP_TIMEWAIT_LEN`); its timer may be five seconds
+/// late.
 const LASTS: u64 = 16;
 
-/// A timewait socket takes over a connection that has been in FIN_WAIT2 since `since`, if that is not 0. It will
-/// acknowledge the peer's FIN on `path` with `number`.
+/// A timewait socket takes over a connection that has been in FIN_WAIT2 since `since`, if that is
+/// not 0. It will acknowledge the peer's FIN on `path` with `number`.
 #[inline(always)]
 pub(crate) fn begin(path: Path, number: u32, slot: u32, since: u64) {
     let Some(Bucket { words, since: begun }) = bucket(path) else { return };
@@ -64,8 +68,8 @@ pub(crate) fn begin(path: Path, number: u32, slot: u32, since: u64) {
     }
 }
 
-/// The timewait socket that would acknowledge `number` on `path`, if there is one, leaves FIN_WAIT2 for `to`: counts that,
-/// once.
+/// The timewait socket that would acknowledge `number` on `path`, if there is one, leaves FIN_WAIT2
+/// for `to`: counts that, once.
 #[inline(always)]
 pub(crate) fn end(path: Path, number: u32, to: TcpState) {
     let Some(Bucket { words, since: begun }) = bucket(path) else { return };

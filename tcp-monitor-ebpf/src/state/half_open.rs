@@ -62,8 +62,8 @@ pub(crate) fn insert(cookie: u64, half_open: HalfOpen) {
     }
 }
 
-/// The SYN-ACK of a request is retransmitted: its timer has expired, or the SYN was retransmitted. Returns whether the
-/// request is followed.
+/// The SYN-ACK of a request is retransmitted: its timer has expired, or the SYN was retransmitted.
+/// Returns whether the request is followed.
 #[inline(always)]
 pub(crate) fn syn_ack_retransmitted(cookie: u64, request: KernelPtr) -> bool {
     let Some(half_open) = HALF_OPEN.get_ptr_mut(cookie) else { return false };
@@ -78,14 +78,16 @@ pub(crate) fn syn_ack_retransmitted(cookie: u64, request: KernelPtr) -> bool {
     true
 }
 
-/// A listener closes. Its half-open requests stay until their timers expire; the agent compares the times then.
+/// A listener closes. Its half-open requests stay until their timers expire; the agent compares the
+/// times then.
 #[inline(always)]
 pub(crate) fn listener_closed(listener: KernelPtr) {
     // The map evicts the oldest.
     let _ = CLOSED_LISTENERS.insert(listener.address(), now(), 0);
 }
 
-/// A child socket of the listener on `port` is created. Returns [`SYN_COOKIE`] if it comes of a SYN cookie, else 0.
+/// A child socket of the listener on `port` is created. Returns [`SYN_COOKIE`] if it comes of a SYN
+/// cookie, else 0.
 #[inline(always)]
 pub(crate) fn child_created(port: u16) -> u64 {
     let Some(pending) = pending_segments::of_this_cpu() else { return 0 };
@@ -110,7 +112,8 @@ pub(crate) fn child_created(port: u16) -> u64 {
     }
 }
 
-/// The request with this cookie became a socket. Returns when its SYN was received, 0 if that is unknown.
+/// The request with this cookie became a socket. Returns when its SYN was received, 0 if that is
+/// unknown.
 #[inline(always)]
 pub(crate) fn complete(cookie: u64) -> u64 {
     let Some(half_open) = HALF_OPEN.get_ptr(cookie) else { return 0 };
@@ -121,7 +124,8 @@ pub(crate) fn complete(cookie: u64) -> u64 {
     syn_at
 }
 
-/// The request with this cookie failed. It is counted once, where it is removed. Returns the slot of its counters then.
+/// The request with this cookie failed. It is counted once, where it is removed. Returns the slot
+/// of its counters then.
 #[inline(always)]
 pub(crate) fn fail(cookie: u64, reason: HandshakeFailure) -> Option<u32> {
     let half_open = HALF_OPEN.get_ptr(cookie)?;

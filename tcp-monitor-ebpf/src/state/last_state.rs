@@ -1,4 +1,5 @@
-//! The state of a socket before CLOSE: the kernel sets an aborted socket to CLOSE and then sends its RST.
+//! The state of a socket before CLOSE: the kernel sets an aborted socket to CLOSE and then sends
+//! its RST.
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{

@@ -1,5 +1,5 @@
-//! Ingress segments that have not taken effect, by port: a driver may hand the kernel several at a time, and each passes
-//! the classifier before the first takes effect.
+//! Ingress segments that have not taken effect, by port: a driver may hand the kernel several at a
+//! time, and each passes the classifier before the first takes effect.
 
 use core::ptr;
 

@@ -1,7 +1,9 @@
-//! Ingress segments to which the kernel has not reacted yet, and what they come to without a reaction.
+//! Ingress segments to which the kernel has not reacted yet, and what they come to without a
+//! reaction.
 //!
-//! The classifier records what a segment will have come to. A reaction cancels that. Without one it is committed, that is
-//! counted, when the next segment needs its place, or by the agent when it reads the counters before that.
+//! The classifier records what a segment will have come to. A reaction cancels that. Without one it
+//! is committed, that is counted, when the next segment needs its place, or by the agent when it
+//! reads the counters before that.
 
 use core::ptr;
 
@@ -28,7 +30,8 @@ use crate::{
 #[map]
 static PENDING_SEGMENTS: PerCpuArray<PendingSegments> = PerCpuArray::with_max_entries(1, 0);
 
-/// Within this time, nanoseconds, a packet gets from a member of a bond to the bond, or from a vlan's parent to the vlan.
+/// Within this time, nanoseconds, a packet gets from a member of a bond to the bond, or from a
+/// vlan's parent to the vlan.
 const PASSAGE: u64 = 1_000_000;
 /// No place among the segments.
 pub(super) const NOWHERE: u64 = u64::MAX;
@@ -52,8 +55,8 @@ pub(crate) unsafe fn record(pending: *mut PendingSegments, segment: PendingSegme
     }
 }
 
-/// Stores a segment and returns the one whose place it takes: no reaction followed that. The outcome of that is 0 if there
-/// was none, or if it was the same packet on another interface.
+/// Stores a segment and returns the one whose place it takes: no reaction followed that. The
+/// outcome of that is 0 if there was none, or if it was the same packet on another interface.
 ///
 /// # Safety
 ///
@@ -91,9 +94,8 @@ unsafe fn replace(pending: *mut PendingSegments, segment: PendingSegment) -> Pen
 #[inline(always)]
 fn commit(segment: PendingSegment) {
     let Some(counters) = counters_of(segment.slot) else { return };
-    // An arm each, with the outcome as a constant: of a variable, the compiler makes a table of what it counts as, and the
-    // verifier refuses that.
-    // SAFETY: the map's own value.
+    // An arm each, with the outcome as a constant: of a variable, the compiler makes a table of
+    // what it counts as, and the verifier refuses that. SAFETY: the map's own value.
     unsafe {
         match Outcome::from_number(segment.outcome) {
             Some(Outcome::SynOverflow) => count(counters, Outcome::SynOverflow, segment.cookie),
@@ -136,8 +138,8 @@ unsafe fn count(counters: *mut PortCounters, outcome: Outcome, cookie: u64) {
     }
 }
 
-/// A SYN or a RST that was received on `ingress_ifindex` is forwarded: it was not for this namespace. Its sequence number
-/// stays the same, its addresses may have been translated.
+/// A SYN or a RST that was received on `ingress_ifindex` is forwarded: it was not for this
+/// namespace. Its sequence number stays the same, its addresses may have been translated.
 #[inline(always)]
 pub(crate) fn was_forwarded(seq: u32, ingress_ifindex: u32) {
     let Some(pending) = of_this_cpu() else { return };
@@ -153,7 +155,8 @@ pub(crate) fn was_forwarded(seq: u32, ingress_ifindex: u32) {
     }
 }
 
-/// A RST that was received has ended a socket. If there was none when it was received, a SYN cookie has created it since.
+/// A RST that was received has ended a socket. If there was none when it was received, a SYN cookie
+/// has created it since.
 #[inline(always)]
 pub(crate) fn cancel_rst(path: Path) {
     let Some(pending) = of_this_cpu() else { return };

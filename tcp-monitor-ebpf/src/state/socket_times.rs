@@ -1,6 +1,6 @@
-//! The times of sockets, and the durations that follow from them. They lie in a table by the socket's address, in buckets
-//! of four without a lock: a lookup reads one or two cache lines. When a bucket is full, one of its sockets is evicted, and
-//! its durations are not counted.
+//! The times of sockets, and the durations that follow from them. They lie in a table by the
+//! socket's address, in buckets of four without a lock: a lookup reads one or two cache lines. When
+//! a bucket is full, one of its sockets is evicted, and its durations are not counted.
 
 use core::mem::MaybeUninit;
 
@@ -76,8 +76,8 @@ impl Transition {
         }
     }
 
-    /// The same, hidden from the verifier, which would follow each case to the end of the program: it does not track what is
-    /// written in small pieces.
+    /// The same, hidden from the verifier, which would follow each case to the end of the program:
+    /// it does not track what is written in small pieces.
     #[inline(always)]
     fn hide(self) -> [u8; 8] {
         let mut place = MaybeUninit::<u64>::uninit();
@@ -97,8 +97,8 @@ impl Transition {
     }
 }
 
-/// Identifies a socket while it lives: the low half of its address, which the verifier allows as a number, and its peer's
-/// port.
+/// Identifies a socket while it lives: the low half of its address, which the verifier allows as a
+/// number, and its peer's port.
 #[inline(always)]
 fn tag(sock: Socket) -> u64 {
     u64::from(low_half(sock.0.address())) << 32 | u64::from(sock.remote_port())
@@ -107,8 +107,8 @@ fn tag(sock: Socket) -> u64 {
 /// A bit that is 0 in every tag: whether the socket was accepted.
 const ACCEPTED: u64 = 1 << 16;
 
-/// Counts the durations that end when a socket changes its state. `syn_at` is when the first SYN of a server's connection
-/// was received: 0, or later than now, if that is unknown.
+/// Counts the durations that end when a socket changes its state. `syn_at` is when the first SYN of
+/// a server's connection was received: 0, or later than now, if that is unknown.
 ///
 /// # Safety
 ///
@@ -192,7 +192,8 @@ pub(crate) fn since(sock: Socket) -> u64 {
 
 /// Which end a socket is, where the transition does not prove it.
 ///
-/// Behind `listen(fd, 0)` the backlog limit that an accepted socket has of its listener is 0: then this table says.
+/// Behind `listen(fd, 0)` the backlog limit that an accepted socket has of its listener is 0: then
+/// this table says.
 #[inline(always)]
 pub(crate) fn role(full: FullSocket) -> Role {
     if full.has_backlog_limit() || was_accepted(full.common()) { Role::Server } else { Role::Client }

@@ -1,5 +1,5 @@
-//! Where the running kernel keeps the fields that the programs read, and how many arguments its tracepoints have: from
-//! its BTF.
+//! Where the running kernel keeps the fields that the programs read, and how many arguments its
+//! tracepoints have: from its BTF.
 
 use std::{fs, io, path::Path};
 
@@ -104,7 +104,8 @@ impl KernelTypes {
         }
     }
 
-    /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs and unions.
+    /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs
+    /// and unions.
     fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
         match self.0.field(structure, path) {
             Some(Field { bits, bit_len }) if bits % 8 == 0 && bit_len % 8 == 0 => Ok(bits / 8),
@@ -124,7 +125,8 @@ impl KernelTypes {
 
     /// How many arguments `tracepoint` has.
     ///
-    /// The kernel describes it as a typedef of a pointer to a function that takes a `void *` before them.
+    /// The kernel describes it as a typedef of a pointer to a function that takes a `void *` before
+    /// them.
     fn arguments(&self, tracepoint: &str) -> Result<usize, BtfError> {
         let parameters = self.0.parameters(&format!("btf_trace_{tracepoint}"));
         let parameters = parameters.ok_or_else(|| BtfError::NoTracepoint(tracepoint.to_owned()))?;

@@ -43,7 +43,8 @@ pub struct CounterError {
 }
 
 impl Counters {
-    /// The counters now. Those of ports, interfaces and records are read one after the other, not at one instant.
+    /// The counters now. Those of ports, interfaces and records are read one after the other, not
+    /// at one instant.
     ///
     /// # Errors
     /// If a map cannot be read.

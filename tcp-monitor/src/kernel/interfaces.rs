@@ -21,9 +21,11 @@ pub struct InterfaceTable(RwLock<Table>);
 struct Table {
     counters: PerCpuHashMap<MapData, InterfaceKey, InterfaceCounters>,
     names: HashMap<InterfaceKey, String>,
-    /// What interfaces that went had counted, by name, while another of that name is left: the sum must not fall.
+    /// What interfaces that went had counted, by name, while another of that name is left: the sum
+    /// must not fall.
     gone: HashMap<String, InterfaceCounters>,
-    /// Names of interfaces that went a moment ago, newest last: their last records are still on the way.
+    /// Names of interfaces that went a moment ago, newest last: their last records are still on the
+    /// way.
     last_names: VecDeque<(InterfaceKey, String)>,
 }
 
@@ -37,8 +39,8 @@ impl InterfaceTable {
         }))
     }
 
-    /// The name of the interface with index `ifindex` in the network namespace with inode number `netns`, if it is
-    /// watched or was until lately.
+    /// The name of the interface with index `ifindex` in the network namespace with inode number
+    /// `netns`, if it is watched or was until lately.
     #[must_use]
     pub fn interface_name(&self, netns: u32, ifindex: u32) -> Option<String> {
         let key = InterfaceKey { netns, ifindex };
@@ -133,7 +135,8 @@ impl Table {
         Ok(Some(total))
     }
 
-    /// Forgets what interfaces called `name` had counted once none is left: the series ends, and memory is bounded.
+    /// Forgets what interfaces called `name` had counted once none is left: the series ends, and
+    /// memory is bounded.
     fn forget_unused(&mut self, name: &str) {
         if !self.names.values().any(|other| other == name) {
             self.gone.remove(name);

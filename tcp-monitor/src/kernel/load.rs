@@ -166,7 +166,8 @@ fn last_lines(log: &str) -> String {
 
 /// Lines of the verifier's log that are shown.
 const LOG_LINES: usize = 12;
-/// Entries of the map of interface counters: more than are ever watched at once, since old ones go after new ones come.
+/// Entries of the map of interface counters: more than are ever watched at once, since old ones go
+/// after new ones come.
 const INTERFACES: u32 = 1024;
 /// aya-log's levels.
 const LOG_OFF: u8 = 0;

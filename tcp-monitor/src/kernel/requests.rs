@@ -1,5 +1,5 @@
-//! Handshakes that fail at a server before there is a socket: pending segments of the kernel programs that no reaction
-//! followed, and half-open requests that time out.
+//! Handshakes that fail at a server before there is a socket: pending segments of the kernel
+//! programs that no reaction followed, and half-open requests that time out.
 
 use std::{
     collections::BTreeMap,
@@ -48,8 +48,8 @@ impl Requests {
         Self { half_open: Mutex::new(half_open), closed_listeners, pending, given_up: Mutex::default() }
     }
 
-    /// Counts, and removes, the requests that the kernel has given up by now. It reports none of them; but a request whose
-    /// SYN-ACK was not retransmitted when it should have been is gone.
+    /// Counts, and removes, the requests that the kernel has given up by now. It reports none of
+    /// them; but a request whose SYN-ACK was not retransmitted when it should have been is gone.
     pub(super) fn expire(&self) -> Result<(), MapError> {
         let now = now();
         let pending = self.without_reaction()?;
@@ -80,7 +80,8 @@ impl Requests {
         Ok(())
     }
 
-    /// Reads the counters with `read` and adds what is not in them: to those of each slot, by `add`.
+    /// Reads the counters with `read` and adds what is not in them: to those of each slot, by
+    /// `add`.
     pub(super) fn complete<T>(
         &self,
         read: impl Fn() -> Result<T, MapError>,
@@ -97,8 +98,8 @@ impl Requests {
         Ok(counters)
     }
 
-    /// The counters, and the segments that are not in them. A CPU commits a segment to them at any time: what is read must
-    /// not miss it in both, or a counter would go down.
+    /// The counters, and the segments that are not in them. A CPU commits a segment to them at any
+    /// time: what is read must not miss it in both, or a counter would go down.
     fn read_with_pending<T>(
         &self,
         read: impl Fn() -> Result<T, MapError>,
@@ -156,7 +157,8 @@ impl GivenUp {
     }
 }
 
-/// What an outcome that no reaction cancelled counts as; the programs add the same when they commit it.
+/// What an outcome that no reaction cancelled counts as; the programs add the same when they commit
+/// it.
 fn counters_of(outcome: SegmentOutcome) -> PortCounters {
     let mut counters = PortCounters::ZERO;
     counters.accept_queue_overflows = outcome.overflows_accept_queue().into();
@@ -172,7 +174,8 @@ fn counters_of(outcome: SegmentOutcome) -> PortCounters {
     counters
 }
 
-/// When a request is certainly gone: its SYN-ACK should have been retransmitted by then, however late the timers were.
+/// When a request is certainly gone: its SYN-ACK should have been retransmitted by then, however
+/// late the timers were.
 fn deadline(request: &HalfOpen) -> u64 {
     let pause = pause(request);
     request.syn_ack_at.saturating_add(nanoseconds(pause + pause / TIMER_SLACK + PATIENCE))
@@ -183,8 +186,9 @@ fn due(request: &HalfOpen) -> u64 {
     request.syn_ack_at.saturating_add(nanoseconds(pause(request)))
 }
 
-/// How long a request's SYN-ACK is not retransmitted: until its timer expires, which takes twice as long each time, and once
-/// more as often as the listener defers (kernel: `reqsk_timer_handler`, `syn_ack_recalc`).
+/// How long a request's SYN-ACK is not retransmitted: until its timer expires, which takes twice as
+/// long each time, and once more as often as the listener defers (kernel: `reqsk_timer_handler`,
+/// `syn_ack_recalc`).
 fn pause(request: &HalfOpen) -> Duration {
     let last = request.deferral.saturating_sub(1).max(request.timeouts);
     (request.timeouts..=last)

@@ -19,9 +19,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// The ports in `watched`, or all if that is empty. At most `max_ports` have counters of their own: the lowest of
-    /// those that were named; of all, the first that are seen as a service port and not in `ephemeral`, beginning with those
-    /// that have been `seen`.
+    /// The ports in `watched`, or all if that is empty. At most `max_ports` have counters of their
+    /// own: the lowest of those that were named; of all, the first that are seen as a service port
+    /// and not in `ephemeral`, beginning with those that have been `seen`.
     pub(super) fn new(
         watched: &PortSet,
         max_ports: u16,
@@ -60,7 +60,8 @@ impl Slots {
     }
 }
 
-/// The ports that this host gives to sockets that connect without one (ip(7), `ip_local_port_range`).
+/// The ports that this host gives to sockets that connect without one (ip(7),
+/// `ip_local_port_range`).
 pub(crate) fn ephemeral_ports() -> RangeInclusive<u16> {
     let range = fs::read_to_string(PORT_RANGE_FILE).ok().as_deref().and_then(parse_range);
     range.unwrap_or_else(|| {

@@ -1,8 +1,9 @@
-//! A server's handshakes before there is a socket, as segments show them: requests that half open, and SYNs that fail.
+//! A server's handshakes before there is a socket, as segments show them: requests that half open,
+//! and SYNs that fail.
 //!
-//! The tracepoints begin at the handshake ACK. Before it the kernel reacts at once when a segment is received, on the same
-//! CPU. So the classifier looks up what will receive the segment and records what the segment will have come to without a
-//! reaction; a reaction cancels that.
+//! The tracepoints begin at the handshake ACK. Before it the kernel reacts at once when a segment
+//! is received, on the same CPU. So the classifier looks up what will receive the segment and
+//! records what the segment will have come to without a reaction; a reaction cancels that.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_socket_cookie};
 use tcp_monitor_common::{
@@ -55,7 +56,8 @@ pub(super) fn receive_syn(segment: Ingress<'_>, watched: Watched) {
             return;
         }
         Receiver::FinWait2Timewait(rcv_nxt) | Receiver::TimeWait(rcv_nxt) => {
-            // A SYN that is newer than the connection begins another, and the request queue has room for it.
+            // A SYN that is newer than the connection begins another, and the request queue has
+            // room for it.
             let is_new = segment.tcp().sequence().wrapping_sub(rcv_nxt) as i32 > 0;
             match listener(segment.skb, segment.segment, effects) {
                 Some(listener) if is_new && listener.full => SegmentOutcome::SynOverflow,
@@ -231,8 +233,8 @@ pub(super) fn send_syn_ack(
     if request.is_null() {
         return None;
     }
-    // Retransmitted, or on a second interface. If the timer has expired, the request is older than the agent, or the table
-    // had no room for it.
+    // Retransmitted, or on a second interface. If the timer has expired, the request is older than
+    // the agent, or the table had no room for it.
     if half_open::syn_ack_retransmitted(cookie, request) || answered.time == 0 && timer_has_expired(request) {
         return Some(Awaited::Request);
     }

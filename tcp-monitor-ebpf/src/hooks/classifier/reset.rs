@@ -52,10 +52,10 @@ pub(super) fn receive_rst(segment: Ingress<'_>, watched: Watched) {
 
 /// A RST was received for a half-open request.
 ///
-/// All kernels accept one that has exactly the expected sequence number, and no acknowledgment or the right one. Some accept
-/// what lies within the window, some ignore the acknowledgment: whether the request is gone then shows when its SYN-ACK
-/// should be retransmitted. The same holds if the handshake ACK comes right before, and the request is none when the RST
-/// takes effect.
+/// All kernels accept one that has exactly the expected sequence number, and no acknowledgment or
+/// the right one. Some accept what lies within the window, some ignore the acknowledgment: whether
+/// the request is gone then shows when its SYN-ACK should be retransmitted. The same holds if the
+/// handshake ACK comes right before, and the request is none when the RST takes effect.
 #[inline(always)]
 fn receive_rst_of_request(request: Request, segment: Ingress<'_>) {
     let tcp = segment.tcp();
