@@ -219,8 +219,74 @@ const TRIES: usize = 4;
 
 #[cfg(test)]
 mod tests {
-    use super::{GivenUp, deadline, due};
-    use tcp_monitor_common::abi::half_open::HalfOpen;
+    use tcp_monitor_common::{
+        TcpState,
+        abi::half_open::HalfOpen,
+        counters::{HandshakeFailure, PortCounters},
+        record::{ResetPhase, Role},
+        rules::segment_outcome::SegmentOutcome,
+        words::Words as _,
+    };
+
+    use super::{GivenUp, counters_of, deadline, due};
+
+    const CLOSED: (usize, usize) = (TcpState::NewSynRecv as usize, TcpState::Close as usize);
+
+    /// What was counted: overflows, failures of servers, received RSTs, ends of requests; and how
+    /// much in all.
+    fn counted(counters: &PortCounters) -> (u64, [u64; 5], [u64; 4], u64, u64) {
+        let failures = [
+            HandshakeFailure::AcceptQueueFull,
+            HandshakeFailure::SynDropped,
+            HandshakeFailure::TimedOut,
+            HandshakeFailure::Reset,
+            HandshakeFailure::Aborted,
+        ];
+        let phases = [ResetPhase::Handshake, ResetPhase::Closing, ResetPhase::TimeWait, ResetPhase::NoSocket];
+        (
+            counters.accept_queue_overflows,
+            failures.map(|reason| counters.handshake_failures[Role::Server as usize][reason as usize]),
+            phases.map(|phase| counters.resets_received[phase as usize]),
+            counters.transitions[CLOSED.0][CLOSED.1],
+            counters.words().iter().sum(),
+        )
+    }
+
+    #[test]
+    fn each_outcome_is_added_to_its_counters_and_to_no_other() {
+        let none = ([0; 5], [0; 4]);
+        let table = [
+            (SegmentOutcome::SynOverflow, (1, [1, 0, 0, 0, 0], none.1, 0, 2)),
+            (SegmentOutcome::SynDropped, (0, [0, 1, 0, 0, 0], none.1, 0, 1)),
+            (SegmentOutcome::AckOverflow, (1, none.0, none.1, 0, 1)),
+            (SegmentOutcome::AckRefused, (1, [1, 0, 0, 0, 0], none.1, 1, 3)),
+            (SegmentOutcome::NoListener, (0, none.0, none.1, 0, 0)),
+            (SegmentOutcome::SynAccepted, (0, none.0, none.1, 0, 0)),
+            (SegmentOutcome::RstInFinWait2, (0, none.0, [0, 1, 0, 0], 0, 1)),
+            (SegmentOutcome::RstInTimeWait, (0, none.0, [0, 0, 1, 0], 0, 1)),
+            (SegmentOutcome::RstNoSocket, (0, none.0, [0, 0, 0, 1], 0, 1)),
+        ];
+        assert_eq!(table.map(|(outcome, _)| outcome), SegmentOutcome::ALL);
+        for (outcome, expected) in table {
+            assert_eq!(counted(&counters_of(outcome)), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn each_request_that_was_given_up_is_counted_once_by_its_reason() {
+        let mut given_up = GivenUp::default();
+        let overflowed = HalfOpen { overflowed: 1, ..request(0, 0) };
+        let reset = HalfOpen { rst_at: 5_000_000_001, ..request(0, 0) };
+        for (times, request, listener_closed) in [
+            (1, overflowed, None),
+            (2, reset, None),
+            (3, request(0, 0), Some(5_500_000_000)),
+            (4, request(0, 0), None),
+        ] {
+            (0..times).for_each(|_| given_up.add(&request, listener_closed));
+        }
+        assert_eq!(counted(&given_up.counters()), (0, [1, 0, 4, 2, 3], [2, 0, 0, 0], 10, 22));
+    }
 
     #[test]
     fn a_request_is_gone_when_its_syn_ack_should_have_been_retransmitted() {
