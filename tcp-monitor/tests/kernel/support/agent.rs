@@ -32,8 +32,8 @@ pub(crate) enum Watch<'a> {
     Inside(&'a Namespace),
     /// Runs in the host's namespace and watches the named one.
     Named(&'a Namespace),
-    /// Runs in the host's namespace and watches all. Events of other namespaces than these are dropped
-    /// when they are read.
+    /// Runs in the host's namespace and watches all. Events of other namespaces than these are
+    /// dropped when they are read.
     AllOf(&'a [&'a Namespace]),
 }
 

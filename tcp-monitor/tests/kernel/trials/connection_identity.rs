@@ -1,5 +1,6 @@
-//! Each event carries the number of its connection and the namespace where it happened. Both ends of a connection have
-//! one number, and connections with equal addresses in different namespaces have different ones.
+//! Each event carries the number of its connection and the namespace where it happened. Both ends
+//! of a connection have one number, and connections with equal addresses in different namespaces
+//! have different ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,7 +34,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The connections are open at the same time, and differ only in their namespace, their payload and who closes first.
+/// The connections are open at the same time, and differ only in their namespace, their payload and
+/// who closes first.
 fn equal_addresses() -> Result<()> {
     let namespaces = [Namespace::new()?, Namespace::new()?];
     let agent = Agent::start(Watch::AllOf(&[&namespaces[0], &namespaces[1]]), &format!("--port {PORT}"))?;
@@ -150,7 +152,8 @@ fn numbers_by_namespace(events: &[&Event]) -> Result<BTreeMap<u64, BTreeSet<u64>
     Ok(numbers)
 }
 
-/// In this namespace, the socket of this role has one `handshake` and one `closed`, with these bytes sent and received.
+/// In this namespace, the socket of this role has one `handshake` and one `closed`, with these
+/// bytes sent and received.
 fn check_life(
     events: &[&Event],
     namespace: &Namespace,

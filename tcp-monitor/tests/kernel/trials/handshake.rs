@@ -1,4 +1,5 @@
-//! A completed handshake is reported once by each end. CONTRIBUTING.md explains this file line by line.
+//! A completed handshake is reported once by each end. CONTRIBUTING.md explains this file line by
+//! line.
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
