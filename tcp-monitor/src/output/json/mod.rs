@@ -1,7 +1,7 @@
-//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning within a version.
+//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning within
+//! a version.
 
-use std::fmt;
-use std::io;
+use std::num::NonZeroU64;
 
 use body::{ClosedBody, HandshakeBody, LostBody, ResetBody, RetransmitBody, StateBody, StuckBody};
 use jiff::Timestamp;
@@ -9,50 +9,38 @@ use segment::SegmentBody;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::Sink;
-use crate::lifecycle::{Event, Time};
+use super::{Context, Destination, EventSink};
+use crate::clock::WallTime;
+use crate::lifecycle::event::EventKind;
+use crate::lifecycle::Event;
 
 mod body;
 mod segment;
 
-/// Writes one JSON object a line.
+/// Emits one JSON object a line.
+#[derive(Debug, Default)]
 pub struct Json {
-    interface_name: Box<dyn Fn(u32, u32) -> Option<String> + Send>,
     line: Vec<u8>,
 }
 
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Json").finish_non_exhaustive()
-    }
-}
-
-impl Json {
-    /// A sink that asks `interface_name` for the name of the interface with an index (the second argument) in a network
-    /// namespace (the first), and leaves it out where there is none.
-    pub fn new(interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static) -> Self {
-        Self { interface_name: Box::new(interface_name), line: Vec::new() }
-    }
-}
-
-impl Sink for Json {
-    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
-        let body = match event {
-            Event::Segment(segment) => {
-                Body::Segment(SegmentBody::of(segment, (self.interface_name)(segment.netns, segment.ifindex)))
-            }
-            Event::State(change) => Body::State(StateBody::of(change)),
-            Event::Handshake(handshake) => Body::Handshake(HandshakeBody::of(handshake)),
-            Event::Reset(reset) => Body::Reset(ResetBody::of(reset)),
-            Event::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
-            Event::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
-            Event::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
-            Event::Lost(lost) => Body::Lost(LostBody::of(lost)),
+impl EventSink for Json {
+    fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
+        let line = Line {
+            v: VERSION,
+            time: Rfc3339(context.wall_time(event.time)),
+            event: event.kind.label(),
+            conn: event.connection.map(u64::from),
+            netns: event.netns,
+            cookie: event.cookie,
+            frame: event.frame,
+            body: Body::of(event, context),
         };
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &Line { v: VERSION, time: Rfc3339(event.time()), body })?;
-        self.line.push(b'\n');
-        out.write_all(&self.line)
+        // Fails only for a map whose keys are not strings, which there is none of here.
+        if serde_json::to_writer(&mut self.line, &line).is_ok() {
+            self.line.push(b'\n');
+            to.take(&mut |out| out.extend_from_slice(&self.line));
+        }
     }
 }
 
@@ -60,12 +48,21 @@ impl Sink for Json {
 struct Line<'a> {
     v: u8,
     time: Rfc3339,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    netns: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    cookie: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame: Option<NonZeroU64>,
     #[serde(flatten)]
     body: Body<'a>,
 }
 
 #[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(untagged)]
 enum Body<'a> {
     Segment(SegmentBody),
     State(StateBody<'a>),
@@ -77,7 +74,24 @@ enum Body<'a> {
     Lost(LostBody),
 }
 
-struct Rfc3339(Time);
+impl<'a> Body<'a> {
+    fn of(event: &'a Event, context: &Context<'_>) -> Self {
+        match &event.kind {
+            EventKind::Segment(segment) => {
+                Self::Segment(SegmentBody::of(segment, context.interface(event.netns, segment.ifindex)))
+            }
+            EventKind::State(change) => Self::State(StateBody::of(change)),
+            EventKind::Handshake(handshake) => Self::Handshake(HandshakeBody::of(handshake)),
+            EventKind::Reset(reset) => Self::Reset(ResetBody::of(reset)),
+            EventKind::Retransmit(retransmit) => Self::Retransmit(RetransmitBody::of(retransmit)),
+            EventKind::Closed(closed) => Self::Closed(ClosedBody::of(closed)),
+            EventKind::Stuck(stuck) => Self::Stuck(StuckBody::of(stuck)),
+            EventKind::Lost(lost) => Self::Lost(LostBody::of(lost)),
+        }
+    }
+}
+
+struct Rfc3339(WallTime);
 
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -85,6 +99,10 @@ impl Serialize for Rfc3339 {
         let timestamp = Timestamp::from_nanosecond(self.0.as_unix_nanos().into()).unwrap_or(Timestamp::MAX);
         serializer.collect_str(&format_args!("{timestamp:.9}"))
     }
+}
+
+fn is_zero<N: Copy + Into<u64>>(number: &N) -> bool {
+    (*number).into() == 0
 }
 
 /// Of the event contract.
