@@ -236,7 +236,7 @@ impl Load {
         // What is in TIME_WAIT, and what churns, has room too.
         let max_connections = (open + open / 2 + 2 * AT_ONCE) as usize;
         let tracker = Tracker::with(Options { infer_from: row.infer_from, max_connections });
-        let now = Time::from_unix_nanos(1_767_268_801_000_000_000);
+        let now = Time::from_nanos(1_767_268_801_000_000_000);
         Self { tracker, events: Vec::new(), now, tick: Duration::ZERO, inputs: 0 }
     }
 
@@ -283,6 +283,7 @@ fn segment(time: Time, id: u32, way: Way, flags: Flags, [seq, ack, payload_len]:
         acks_syn_ack: is_bare_ack && seq == 1 && ack == 1,
         acks_fin: is_bare_ack && seq == 2,
         syn_cookie: false,
+        frame: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tcp_monitor::capture::{Capture, Packet};
 use tcp_monitor::lifecycle::event::{Check, Step};
-use tcp_monitor::lifecycle::{Event, InferFrom, Input, Options, SegmentInput, Tracker};
+use tcp_monitor::lifecycle::{EventKind, InferFrom, Input, Options, SegmentInput, Tracker};
 
 #[test]
 fn no_number_in_the_recorded_captures_is_wrong() {
@@ -38,15 +38,15 @@ fn steps(file: &Path) -> Vec<(Step, Check)> {
     for packet in Capture::open(file).expect("a capture").map_while(Result::ok) {
         tracker.handle(Input::Segment(segment(&packet)), &mut events);
     }
-    let steps = events.iter().filter_map(|event| match event {
-        Event::Segment(segment) => Some((segment.step, segment.check)),
-        Event::State(_)
-        | Event::Handshake(_)
-        | Event::Reset(_)
-        | Event::Retransmit(_)
-        | Event::Closed(_)
-        | Event::Stuck(_)
-        | Event::Lost(_) => None,
+    let steps = events.iter().filter_map(|event| match &event.kind {
+        EventKind::Segment(segment) => Some((segment.step, segment.check)),
+        EventKind::State(_)
+        | EventKind::Handshake(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Closed(_)
+        | EventKind::Stuck(_)
+        | EventKind::Lost(_) => None,
     });
     steps.collect()
 }
@@ -64,5 +64,6 @@ fn segment(packet: &Packet) -> SegmentInput {
         acks_syn_ack: false,
         acks_fin: false,
         syn_cookie: false,
+        frame: None,
     }
 }

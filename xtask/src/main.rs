@@ -10,6 +10,7 @@ mod bench;
 mod build_ebpf;
 mod debug_info;
 mod fuzz;
+mod lint_text;
 mod process;
 mod setup;
 mod test;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Looks for inputs that break a rule, with libFuzzer.
     Fuzz(fuzz::Arguments),
+    /// Checks how documents and comments are written.
+    LintText(lint_text::Arguments),
     /// Tries the agent under other kernels, in virtual machines.
     VmTest(vm_test::Arguments),
     /// Makes the connections of `vm-test`, inside the machine.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Test(_) => test::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::LintText(arguments) => lint_text::run(&arguments),
         Command::VmTest(arguments) => vm_test::run(&arguments),
         Command::VmTraffic(arguments) => vm_test::traffic::run(&arguments),
         Command::RunTest(arguments) => test::run_binary(&arguments),

@@ -14,8 +14,7 @@ use super::recording::{Recorded, Recording};
 use super::report::Report;
 use crate::kernel::decode::{Clock, decode};
 use crate::kernel::{Batch, ReadError, RecordReader};
-use crate::lifecycle::event::Stuck;
-use crate::lifecycle::{Event, InferFrom, Input, Options, Time, Tracker};
+use crate::lifecycle::{Event, InferFrom, Input, Options, StuckSocket, Time, Tracker};
 use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::sockets::Found;
 
@@ -28,7 +27,7 @@ pub(super) struct Log {
     /// The sockets that were there before, latest first, as far as they are not handed to the tracker yet.
     found: Vec<Found>,
     /// Sockets that are found to be stuck.
-    stuck: Receiver<Stuck>,
+    stuck: Receiver<StuckSocket>,
     report: Report,
     recording: Option<Recording>,
     clock: Clock,
@@ -71,7 +70,7 @@ impl Log {
         recording: Option<Recording>,
         max_connections: usize,
         mut found: Vec<Found>,
-        stuck: Receiver<Stuck>,
+        stuck: Receiver<StuckSocket>,
     ) -> Self {
         found.reverse();
         Self {
@@ -156,7 +155,7 @@ impl Log {
         self.tracker.expire(time, events);
         for stuck in self.stuck.try_iter() {
             // It was found so a moment later, of which not all is known yet.
-            self.tracker.handle(Input::Stuck(Stuck { time, ..stuck }), events);
+            self.tracker.handle(Input::Stuck(StuckSocket { time, ..stuck }), events);
         }
         for &(kind, count) in batch.lost {
             self.written.lost += count;
@@ -227,9 +226,9 @@ impl Queue {
     /// Takes out, in order of time, all events before `untold`, the first birth that is still to be told. Of one moment,
     /// they stay in the order in which they were told.
     fn take(&mut self, untold: Option<Time>) -> Drain<'_, Event> {
-        self.events.sort_by_key(Event::time);
+        self.events.sort_by_key(|event| event.time);
         let ready = match untold {
-            Some(untold) => self.events.partition_point(|event| event.time() < untold),
+            Some(untold) => self.events.partition_point(|event| event.time < untold),
             None => self.events.len(),
         };
         self.events.drain(..ready)
@@ -262,10 +261,10 @@ mod tests {
     use tcp_monitor_common::record::Kind;
 
     use super::{Event, Queue, Time};
-    use crate::lifecycle::event::Lost;
+    use crate::lifecycle::event::{EventKind, Lost};
 
     fn event(time: u64, count: u64) -> Event {
-        Event::Lost(Lost { time: Time::from_unix_nanos(time), kind: Kind::State, count })
+        Event::new(Time::from_nanos(time), EventKind::Lost(Lost { kind: Kind::State, count }))
     }
 
     #[test]
@@ -279,7 +278,7 @@ mod tests {
     #[test]
     fn a_birth_told_with_the_next_batch_still_gets_to_its_place() {
         let mut queue = Queue { events: [(1, 1), (3, 2), (4, 3)].map(|(t, n)| event(t, n)).into() };
-        let untold = Some(Time::from_unix_nanos(2));
+        let untold = Some(Time::from_nanos(2));
         assert_eq!(queue.take(untold).collect::<Vec<_>>(), [event(1, 1)]);
         queue.events.extend([event(5, 4), event(2, 5)]);
         let taken: Vec<_> = queue.take(None).collect();

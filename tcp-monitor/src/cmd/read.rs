@@ -265,6 +265,7 @@ fn segment(packet: &Packet) -> SegmentInput {
         acks_syn_ack: false,
         acks_fin: false,
         syn_cookie: false,
+        frame: None,
     }
 }
 

@@ -185,7 +185,7 @@ impl Recording {
     pub(super) fn take(&mut self, event: &Event) {
         if self.blocks.is_some() {
             self.packets.take(event);
-            self.collect(event.time());
+            self.collect(event.time);
         }
     }
 
@@ -205,7 +205,7 @@ impl Recording {
     /// Hands on what is left and awaits that it is written.
     pub(super) fn finish(mut self) -> Recorded {
         if self.blocks.is_some() {
-            self.collect(Time::from_unix_nanos(u64::MAX));
+            self.collect(Time::from_nanos(u64::MAX));
         }
         if let Some(blocks) = self.blocks.take() {
             // An error is the thread's to tell.
@@ -261,7 +261,7 @@ mod tests {
             let [.., a, b, c] = number.to_be_bytes();
             tracker.handle(
                 Input::Segment(SegmentInput {
-                    time: Time::from_unix_nanos((number + 1) * 1_000_000),
+                    time: Time::from_nanos((number + 1) * 1_000_000),
                     netns: 1,
                     ifindex: 1,
                     direction: None,
@@ -272,6 +272,7 @@ mod tests {
                     acks_syn_ack: false,
                     acks_fin: false,
                     syn_cookie: false,
+                    frame: None,
                 }),
                 &mut events,
             );
@@ -308,7 +309,7 @@ mod tests {
         for event in &events {
             recording.take(event);
         }
-        recording.flush(Time::from_unix_nanos(u64::MAX));
+        recording.flush(Time::from_nanos(u64::MAX));
         let read = Capture::read(reader).expect("a capture").take(3);
         assert_eq!(read.flatten().count(), 3);
         recording.finish();
@@ -333,7 +334,7 @@ mod tests {
         let mut recording = record(Destination::open(&path).expect("a reader is there"));
         for event in syns(5_000) {
             recording.take(&event);
-            recording.flush(event.time());
+            recording.flush(event.time);
         }
         assert!(recording.outcome.dropped > 0, "{:?}", recording.outcome);
         drop(reader);

@@ -74,7 +74,7 @@ impl Report {
         out: &mut dyn Write,
     ) -> io::Result<ControlFlow<()>> {
         for event in events {
-            if self.advance(event.time(), out)?.is_break()
+            if self.advance(event.time, out)?.is_break()
                 || self.say(out, |sink, lines| sink.write(&event, lines))? == Said::Last
             {
                 return Ok(ControlFlow::Break(()));

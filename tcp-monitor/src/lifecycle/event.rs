@@ -1,6 +1,8 @@
 //! What the tracker tells: the events of the contract, as plain values. Sinks write them.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
@@ -16,9 +18,83 @@ mod check;
 
 pub use check::{AckCheck, Acknowledged, Check, SeqCheck};
 
-/// One thing to tell the user.
+/// The number of a connection: from 1, in the order in which connections are first met. No number is
+/// used twice within a run: not for another network namespace, nor when addresses are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(NonZeroU64);
+
+impl ConnectionId {
+    /// The connection with this number.
+    #[must_use]
+    pub const fn new(number: NonZeroU64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One of the two ends of a connection, the same for as long as the connection lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The one that opened the connection, where that is known.
+    First,
+    /// The other one.
+    Second,
+}
+
+impl End {
+    /// The end on the other side.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
+}
+
+/// One thing that happened, and where.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Event {
+pub struct Event {
+    /// When.
+    pub time: Time,
+    /// Of which connection. `None` for a listener, for lost records, and for a RST of no known connection.
+    pub connection: Option<ConnectionId>,
+    /// At which end of it. Of a segment, the end that sent it.
+    pub end: Option<End>,
+    /// Inode number of the network namespace; 0 if unknown. Of a segment, that of the interface that
+    /// saw it first.
+    pub netns: u32,
+    /// The socket's cookie; 0 if unknown, or where there is no socket.
+    pub cookie: u64,
+    /// The number of the packet that caused it, as Wireshark counts. `None` on a running agent, and for
+    /// what no packet caused.
+    pub frame: Option<NonZeroU64>,
+    /// What.
+    pub kind: EventKind,
+}
+
+impl Event {
+    /// Something of which no more is known than when it happened.
+    #[must_use]
+    pub const fn new(time: Time, kind: EventKind) -> Self {
+        Self { time, connection: None, end: None, netns: 0, cookie: 0, frame: None, kind }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EventKind {
     /// A segment of a handshake or a teardown, once however many interfaces saw it.
     Segment(Segment),
     /// A socket changed its state.
@@ -27,7 +103,7 @@ pub enum Event {
     Handshake(Handshake),
     /// A RST was sent or received.
     Reset(Reset),
-    /// A segment was sent again.
+    /// A segment was retransmitted.
     Retransmit(Retransmit),
     /// A connection is over.
     Closed(Closed),
@@ -37,28 +113,9 @@ pub enum Event {
     Lost(Lost),
 }
 
-impl Event {
-    /// When it happened.
-    #[must_use]
-    pub const fn time(&self) -> Time {
-        match self {
-            Self::Segment(event) => event.time,
-            Self::State(event) => event.time,
-            Self::Handshake(event) => event.time,
-            Self::Reset(event) => event.time,
-            Self::Retransmit(event) => event.time,
-            Self::Closed(event) => event.time,
-            Self::Stuck(event) => event.time,
-            Self::Lost(event) => event.time,
-        }
-    }
-}
-
 /// A segment of a handshake or a teardown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// When it was first seen.
-    pub time: Time,
     /// Source.
     pub src: SocketAddr,
     /// Destination.
@@ -71,9 +128,7 @@ pub struct Segment {
     pub seq_rel: Option<u32>,
     /// Acknowledgment number counted from the receiver's initial sequence number, where that was seen.
     pub ack_rel: Option<u32>,
-    /// Inode number of the network namespace of the interface that saw it first.
-    pub netns: u32,
-    /// Index of that interface.
+    /// Index of the interface that saw it first, in the event's network namespace or the capture.
     pub ifindex: u32,
     /// Which way it crossed that interface, if that is known.
     pub direction: Option<Direction>,
@@ -149,8 +204,6 @@ impl Step {
 /// A transition of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateChange {
-    /// When.
-    pub time: Time,
     /// Local address; its port is 0 if the connection failed before one was chosen.
     pub local: SocketAddr,
     /// Remote address; none for a listener.
@@ -167,10 +220,6 @@ pub struct StateChange {
     pub ack: Option<u32>,
     /// How the transition is known.
     pub evidence: Evidence,
-    /// The socket's cookie; 0 if unknown.
-    pub cookie: u64,
-    /// Inode number of the socket's network namespace; 0 if unknown.
-    pub netns: u32,
     /// The process whose system call this was, if it was one.
     pub process: Option<Process>,
     /// Time spent in the state that was left, if its beginning was seen.
@@ -203,8 +252,6 @@ impl Evidence {
 /// The end of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handshake {
-    /// When.
-    pub time: Time,
     /// Local address.
     pub local: SocketAddr,
     /// Remote address.
@@ -233,8 +280,6 @@ impl Handshake {
 /// A RST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reset {
-    /// When.
-    pub time: Time,
     /// Local address.
     pub local: SocketAddr,
     /// Remote address, if known.
@@ -254,8 +299,6 @@ pub struct Reset {
 /// A segment sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retransmit {
-    /// When.
-    pub time: Time,
     /// Local address.
     pub local: SocketAddr,
     /// Remote address.
@@ -269,8 +312,6 @@ pub struct Retransmit {
 /// The summary of a connection that is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// When: on entry to TIME_WAIT or CLOSE.
-    pub time: Time,
     /// Local address.
     pub local: SocketAddr,
     /// Remote address.
@@ -300,8 +341,6 @@ pub struct Closed {
 /// A connection that the peer has closed, and the process here has not, for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck {
-    /// When it was found so.
-    pub time: Time,
     /// Local address.
     pub local: SocketAddr,
     /// Remote address.
@@ -348,8 +387,6 @@ impl Neglect {
 /// Records that the ring buffer could not take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// When the loss was noticed.
-    pub time: Time,
     /// What the records told of.
     pub kind: Kind,
     /// How many there were since the last such event.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
@@ -21,7 +22,7 @@ pub enum Input {
     /// A socket is there, from before anything was told of it.
     Present(PresentSocket),
     /// A socket was found that its process neglects.
-    Stuck(Stuck),
+    Stuck(StuckSocket),
     /// The kernel programs could not hand over `count` records of this kind since the last such input.
     Lost {
         /// When the loss was noticed.
@@ -223,6 +224,21 @@ pub struct SegmentInput {
     pub acks_fin: bool,
     /// It is a SYN-ACK with a SYN cookie of this host, which keeps nothing of it. Only the kernel programs know.
     pub syn_cookie: bool,
+    /// The number of its packet in a capture, as Wireshark counts; `None` on a running agent.
+    pub frame: Option<NonZeroU64>,
+}
+
+/// A socket that its process neglects (sock_diag).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StuckSocket {
+    /// When it was found so.
+    pub time: Time,
+    /// Inode number of the socket's network namespace.
+    pub netns: u32,
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// What was found.
+    pub stuck: Stuck,
 }
 
 /// A socket as it was found (sock_diag).

@@ -17,9 +17,9 @@ mod time;
 mod tracker;
 mod waiting;
 
-pub use event::Event;
+pub use event::{ConnectionId, End, Event, EventKind};
 pub use inference::Unfinished;
-pub use input::{Input, PresentSocket, SegmentInput, SocketInput};
+pub use input::{Input, PresentSocket, SegmentInput, SocketInput, StuckSocket};
 pub use segment::TcpHeader;
 pub use time::Time;
 pub use tracker::{InferFrom, Options, Tracker};

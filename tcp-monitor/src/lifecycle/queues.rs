@@ -252,7 +252,7 @@ mod tests {
     use super::{Duration, Queues, Time};
 
     const fn at(seconds: u64) -> Time {
-        Time::from_unix_nanos(seconds * 1_000_000_000)
+        Time::from_nanos(seconds * 1_000_000_000)
     }
 
     fn front<const N: usize>(queues: &Queues<char, u8, N>, class: usize) -> Option<(Time, char)> {

@@ -7,7 +7,7 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::address::Address;
-use super::event::{Closed, ClosedBy, Evidence, Handshake, StateChange};
+use super::event::{Closed, ClosedBy, Event, EventKind, Evidence, Handshake, StateChange};
 use super::input::{PresentSocket, Process, SocketInput, TcpSock};
 use super::spent::Spent;
 use super::time::Time;
@@ -119,13 +119,7 @@ impl Socket {
     }
 
     /// Changes the state and returns the event that tells it. The one place where a state changes.
-    pub(super) fn enter(
-        &mut self,
-        from: TcpState,
-        to: TcpState,
-        time: Time,
-        evidence: Evidence,
-    ) -> StateChange {
+    pub(super) fn enter(&mut self, from: TcpState, to: TcpState, time: Time, evidence: Evidence) -> Event {
         // Where a record was lost, `from` is not the state known here, and the time spent in it neither.
         let spent = self.since.filter(|_| self.state == from).map(|since| time.since(since));
         if let Some(spent) = spent {
@@ -145,8 +139,7 @@ impl Socket {
             Evidence::Kernel => self.sequence_numbers(from, to),
             Evidence::Segment | Evidence::Timer => (None, None),
         };
-        StateChange {
-            time,
+        let change = StateChange {
             local: self.local.into(),
             remote: (self.remote.port() != 0).then(|| self.remote.into()),
             role: self.role,
@@ -155,11 +148,14 @@ impl Socket {
             seq,
             ack,
             evidence,
-            cookie: self.cookie,
-            netns: self.netns,
             process: self.caller.take(),
             spent,
-        }
+        };
+        self.event(time, EventKind::State(change))
+    }
+
+    fn event(&self, time: Time, kind: EventKind) -> Event {
+        Event { netns: self.netns, cookie: self.cookie, ..Event::new(time, kind) }
     }
 
     /// It is told already to be in SYN_RECV, since then.
@@ -207,14 +203,13 @@ impl Socket {
         time: Time,
         result: Result<(), HandshakeFailure>,
         syn_seen: Option<Time>,
-    ) -> Handshake {
+    ) -> Event {
         let begun = match self.role {
             // A SYN older than the socket's own is of an earlier connection.
             Role::Client => syn_seen.filter(|seen| Some(*seen) >= self.syn_sent).or(self.syn_sent),
             Role::Server => syn_seen,
         };
-        Handshake {
-            time,
+        let handshake = Handshake {
             local: self.local.into(),
             remote: self.remote.into(),
             role: self.role,
@@ -222,13 +217,13 @@ impl Socket {
             duration: begun.map(|begun| time.since(begun)),
             // No other segment was sent yet. A child takes over the count of its half-open request.
             syn_retransmits: self.tcp.map(|tcp| tcp.total_retrans),
-        }
+        };
+        self.event(time, EventKind::Handshake(handshake))
     }
 
     /// The end of its connection.
-    pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
-        Closed {
-            time,
+    pub(super) fn closed(&self, time: Time, closed_by: ClosedBy) -> Event {
+        let closed = Closed {
             local: self.local.into(),
             remote: self.remote.into(),
             role: self.role,
@@ -241,7 +236,8 @@ impl Socket {
             process: self.process,
             partial: self.partial,
             states: self.spent.states(),
-        }
+        };
+        self.event(time, EventKind::Closed(closed))
     }
 
     /// `bytes_acked` grows with SND.UNA (kernel: `tcp_snd_una_update`), which passes our FIN and, unless the socket was

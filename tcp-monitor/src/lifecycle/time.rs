@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Nanoseconds since the Unix epoch, UTC, up to the year 2554. Arithmetic saturates.
+/// Nanoseconds of a clock that is never set: CLOCK_MONOTONIC on a running agent, and in a capture the
+/// time of its packets. Arithmetic saturates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Time {
     /// One more than the nanoseconds, so that an `Option<Time>` takes no more memory. There are many.
@@ -12,15 +13,15 @@ pub struct Time {
 }
 
 impl Time {
-    /// The point `nanos` nanoseconds after the Unix epoch.
+    /// The point `nanos` nanoseconds after the start of the clock.
     #[must_use]
-    pub const fn from_unix_nanos(nanos: u64) -> Self {
+    pub const fn from_nanos(nanos: u64) -> Self {
         Self { successor: NonZeroU64::MIN.saturating_add(nanos) }
     }
 
-    /// Nanoseconds since the Unix epoch.
+    /// Nanoseconds since the start of the clock.
     #[must_use]
-    pub const fn as_unix_nanos(self) -> u64 {
+    pub const fn as_nanos(self) -> u64 {
         self.successor.get() - 1
     }
 
@@ -32,9 +33,9 @@ impl Time {
 }
 
 impl Default for Time {
-    /// The Unix epoch.
+    /// The start of the clock.
     fn default() -> Self {
-        Self::from_unix_nanos(0)
+        Self::from_nanos(0)
     }
 }
 
@@ -50,7 +51,7 @@ impl Sub<Duration> for Time {
     type Output = Self;
 
     fn sub(self, duration: Duration) -> Self {
-        Self::from_unix_nanos(self.as_unix_nanos().saturating_sub(nanos(duration)))
+        Self::from_nanos(self.as_nanos().saturating_sub(nanos(duration)))
     }
 }
 
@@ -64,12 +65,12 @@ mod tests {
 
     #[test]
     fn times_end_where_they_cannot_be_counted_any_more() {
-        let (first, last) = (Time::default(), Time::from_unix_nanos(u64::MAX));
-        assert_eq!((first.as_unix_nanos(), last.as_unix_nanos()), (0, u64::MAX - 1));
+        let (first, last) = (Time::default(), Time::from_nanos(u64::MAX));
+        assert_eq!((first.as_nanos(), last.as_nanos()), (0, u64::MAX - 1));
         assert_eq!((first - Duration::from_secs(1), last + Duration::from_secs(1)), (first, last));
         let later = first + Duration::from_nanos(7);
         assert_eq!(
-            (later.as_unix_nanos(), later.since(first), first.since(later)),
+            (later.as_nanos(), later.since(first), first.since(later)),
             (7, Duration::from_nanos(7), Duration::ZERO)
         );
         assert_eq!(size_of::<Option<Time>>(), size_of::<Time>());

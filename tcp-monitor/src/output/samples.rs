@@ -8,8 +8,8 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
 use crate::lifecycle::event::{
-    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, Evidence, Handshake, Lost, Neglect, Reset,
-    Retransmit, Segment, SeqCheck, StateChange, Step, Stuck,
+    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, EventKind, Evidence, Handshake, Lost, Neglect,
+    Reset, Retransmit, Segment, SeqCheck, StateChange, Step, Stuck,
 };
 use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
 use crate::lifecycle::segment::{Flags, Options, Timestamps};
@@ -18,99 +18,104 @@ use crate::lifecycle::{TcpHeader, Time};
 /// One of each kind, of a connection that a server closed.
 pub(super) fn connection() -> Vec<Event> {
     let ack = Flags::ACK;
+    let syn_ack = Segment {
+        src: server(),
+        dst: client(),
+        header: header(Flags::SYN.union(ack), 3_214_115_980, 303_234_859),
+        ack_rel: Some(1),
+        direction: Some(Direction::Egress),
+        retransmission: true,
+        check: Check { ack: Some(acked(Acknowledged::Syn, 303_234_858, true)), seq: None },
+        ..segment(Step::SynAck)
+    };
+    let handshake_ack = Segment {
+        header: bare_header(ack, 303_234_859, 3_214_115_981),
+        seq_rel: Some(1),
+        ack_rel: Some(1),
+        check: Check {
+            ack: Some(acked(Acknowledged::Syn, 3_214_115_980, true)),
+            seq: Some(SeqCheck { expected: 303_234_859, holds: true }),
+        },
+        ..segment(Step::HandshakeAck)
+    };
+    let established = StateChange {
+        seq: Some(3_214_115_981),
+        ack: Some(303_234_859),
+        ..change(TcpState::SynRecv, TcpState::Established)
+    };
+    let handshake = Handshake {
+        local: server(),
+        remote: client(),
+        role: Role::Server,
+        result: Ok(()),
+        duration: Some(Duration::from_micros(505)),
+        syn_retransmits: Some(1),
+    };
+    let retransmit = Retransmit {
+        local: server(),
+        remote: client(),
+        kind: RetransmitKind::Data,
+        state: TcpState::Established,
+    };
+    let fin_wait1 = StateChange {
+        process: Some(nginx()),
+        spent: Some(Duration::from_micros(7_976_000)),
+        ..change(TcpState::Established, TcpState::FinWait1)
+    };
+    let fin = Segment {
+        src: server(),
+        dst: client(),
+        header: bare_header(Flags::FIN.union(ack), 3_214_115_994, 303_234_859),
+        payload_len: 13,
+        seq_rel: Some(14),
+        ack_rel: Some(1),
+        ..segment(Step::Fin)
+    };
+    let time_wait = StateChange {
+        evidence: Evidence::Segment,
+        spent: Some(Duration::from_micros(40)),
+        ..change(TcpState::FinWait2, TcpState::TimeWait)
+    };
+    let closed = Closed {
+        local: server(),
+        remote: client(),
+        role: Role::Server,
+        closed_by: ClosedBy::Local,
+        duration: Some(Duration::from_micros(7_976_247)),
+        bytes_sent: Some(13),
+        bytes_received: Some(0),
+        retransmits: Some(1),
+        rtt_us: Some(480),
+        process: Some(nginx()),
+        partial: false,
+        states: vec![
+            (TcpState::Established, Duration::from_micros(7_976_000)),
+            (TcpState::FinWait1, Duration::from_micros(207)),
+        ],
+    };
     vec![
-        Event::Segment(syn()),
-        Event::Segment(Segment {
-            src: server(),
-            dst: client(),
-            header: header(Flags::SYN.union(ack), 3_214_115_980, 303_234_859),
-            ack_rel: Some(1),
-            direction: Some(Direction::Egress),
-            retransmission: true,
-            check: Check { ack: Some(acked(Acknowledged::Syn, 303_234_858, true)), seq: None },
-            ..segment(123_470, Step::SynAck)
-        }),
-        Event::Segment(Segment {
-            header: bare_header(ack, 303_234_859, 3_214_115_981),
-            seq_rel: Some(1),
-            ack_rel: Some(1),
-            check: Check {
-                ack: Some(acked(Acknowledged::Syn, 3_214_115_980, true)),
-                seq: Some(SeqCheck { expected: 303_234_859, holds: true }),
-            },
-            ..segment(123_961, Step::HandshakeAck)
-        }),
-        Event::State(StateChange {
-            seq: Some(3_214_115_981),
-            ack: Some(303_234_859),
-            ..change(123_963, TcpState::SynRecv, TcpState::Established)
-        }),
-        Event::Handshake(Handshake {
-            time: at(123_963),
-            local: server(),
-            remote: client(),
-            role: Role::Server,
-            result: Ok(()),
-            duration: Some(Duration::from_micros(505)),
-            syn_retransmits: Some(1),
-        }),
-        Event::Retransmit(Retransmit {
-            time: at(200_000),
-            local: server(),
-            remote: client(),
-            kind: RetransmitKind::Data,
-            state: TcpState::Established,
-        }),
-        Event::State(StateChange {
-            process: Some(nginx()),
-            spent: Some(Duration::from_micros(7_976_000)),
-            ..change(8_099_963, TcpState::Established, TcpState::FinWait1)
-        }),
-        Event::Segment(Segment {
-            src: server(),
-            dst: client(),
-            header: bare_header(Flags::FIN.union(ack), 3_214_115_994, 303_234_859),
-            payload_len: 13,
-            seq_rel: Some(14),
-            ack_rel: Some(1),
-            ..segment(8_099_970, Step::Fin)
-        }),
-        Event::State(StateChange {
-            evidence: Evidence::Segment,
-            spent: Some(Duration::from_micros(40)),
-            ..change(8_100_210, TcpState::FinWait2, TcpState::TimeWait)
-        }),
-        Event::Closed(Closed {
-            time: at(8_100_210),
-            local: server(),
-            remote: client(),
-            role: Role::Server,
-            closed_by: ClosedBy::Local,
-            duration: Some(Duration::from_micros(7_976_247)),
-            bytes_sent: Some(13),
-            bytes_received: Some(0),
-            retransmits: Some(1),
-            rtt_us: Some(480),
-            process: Some(nginx()),
-            partial: false,
-            states: vec![
-                (TcpState::Established, Duration::from_micros(7_976_000)),
-                (TcpState::FinWait1, Duration::from_micros(207)),
-            ],
-        }),
-        Event::Lost(Lost { time: at(9_000_000), kind: Kind::Segment, count: 12 }),
+        seen(123_456, syn()),
+        seen(123_470, syn_ack),
+        seen(123_961, handshake_ack),
+        changed(123_963, EventKind::State(established)),
+        changed(123_963, EventKind::Handshake(handshake)),
+        changed(200_000, EventKind::Retransmit(retransmit)),
+        changed(8_099_963, EventKind::State(fin_wait1)),
+        seen(8_099_970, fin),
+        changed(8_100_210, EventKind::State(time_wait)),
+        changed(8_100_210, EventKind::Closed(closed)),
+        Event::new(at(9_000_000), EventKind::Lost(Lost { kind: Kind::Segment, count: 12 })),
     ]
 }
 
 /// The segment that the connection begins with.
 pub(super) fn syn() -> Segment {
-    Segment { header: header(Flags::SYN, 303_234_858, 0), ..segment(123_456, Step::Syn) }
+    Segment { header: header(Flags::SYN, 303_234_858, 0), ..segment(Step::Syn) }
 }
 
 /// Of a connection that was open before the monitor.
 pub(super) fn partial() -> Event {
-    Event::Closed(Closed {
-        time: at(1),
+    let closed = Closed {
         local: "[::1]:8899".parse().expect("an address"),
         remote: "[2001:db8::5]:51920".parse().expect("an address"),
         role: Role::Client,
@@ -123,35 +128,32 @@ pub(super) fn partial() -> Event {
         process: None,
         partial: true,
         states: vec![],
-    })
+    };
+    Event::new(at(1), EventKind::Closed(closed))
 }
 
 pub(super) fn listening() -> Event {
-    Event::State(StateChange {
-        remote: None,
-        cookie: 0,
-        netns: 0,
-        ..change(0, TcpState::Close, TcpState::Listen)
-    })
+    let change = StateChange { remote: None, ..change(TcpState::Close, TcpState::Listen) };
+    Event::new(at(0), EventKind::State(change))
 }
 
 /// The RST of a process that closes with data unread.
 pub(super) fn aborted() -> Event {
-    Event::Reset(Reset {
+    let reset = Reset {
         remote: Some(client()),
         phase: ResetPhase::Established,
         reason: "tcp_abort_on_close",
         ..sent_reset()
-    })
+    };
+    Event::new(at(2), EventKind::Reset(reset))
 }
 
 pub(super) fn reset_of_nobody() -> Event {
-    Event::Reset(sent_reset())
+    Event::new(at(2), EventKind::Reset(sent_reset()))
 }
 
 fn sent_reset() -> Reset {
     Reset {
-        time: at(2),
         local: server(),
         remote: None,
         direction: ResetDirection::Sent,
@@ -164,8 +166,7 @@ fn sent_reset() -> Reset {
 
 /// A socket that its process has read to the end and not closed.
 pub(super) fn stuck() -> Event {
-    Event::Stuck(Stuck {
-        time: at(70_000_000),
+    let stuck = Stuck {
         local: server(),
         remote: client(),
         role: Role::Server,
@@ -174,13 +175,13 @@ pub(super) fn stuck() -> Event {
         unread_bytes: 0,
         process: Some(nginx()),
         neglect: Neglect::Close,
-    })
+    };
+    changed(70_000_000, EventKind::Stuck(stuck))
 }
 
 /// A connection that waits to be accepted, with data to be read; nobody's process can be named.
 pub(super) fn stuck_unaccepted() -> Event {
-    Event::Stuck(Stuck {
-        time: at(70_000_000),
+    let stuck = Stuck {
         local: server(),
         remote: client(),
         role: Role::Server,
@@ -189,7 +190,8 @@ pub(super) fn stuck_unaccepted() -> Event {
         unread_bytes: 2000,
         process: None,
         neglect: Neglect::Accept,
-    })
+    };
+    changed(70_000_000, EventKind::Stuck(stuck))
 }
 
 /// The two events of a connection that was refused.
@@ -204,24 +206,22 @@ pub(super) fn held_back() -> [Event; 2] {
 
 fn refused_at(us: u64, spent: Option<Duration>, duration: Duration, syn_retransmits: u32) -> [Event; 2] {
     let (local, remote, role) = (client(), server(), Role::Client);
-    [
-        Event::State(StateChange {
-            local,
-            remote: Some(remote),
-            role,
-            spent,
-            ..change(us, TcpState::SynSent, TcpState::Close)
-        }),
-        Event::Handshake(Handshake {
-            time: at(us),
-            local,
-            remote,
-            role,
-            result: Err(HandshakeFailure::Refused),
-            duration: Some(duration),
-            syn_retransmits: Some(syn_retransmits),
-        }),
-    ]
+    let change = StateChange {
+        local,
+        remote: Some(remote),
+        role,
+        spent,
+        ..change(TcpState::SynSent, TcpState::Close)
+    };
+    let handshake = Handshake {
+        local,
+        remote,
+        role,
+        result: Err(HandshakeFailure::Refused),
+        duration: Some(duration),
+        syn_retransmits: Some(syn_retransmits),
+    };
+    [changed(us, EventKind::State(change)), changed(us, EventKind::Handshake(handshake))]
 }
 
 /// An ACK of a FIN with five bytes, whose numbers are both wrong; and another, of which only that is known that was seen.
@@ -229,22 +229,30 @@ pub(super) fn wrong() -> [Event; 2] {
     let fin = AckCheck { len: 5, ..acked(Acknowledged::Fin, 3_214_115_994, false) };
     let check = Check { ack: Some(fin), seq: Some(SeqCheck { expected: 303_234_859, holds: false }) };
     let header = bare_header(Flags::ACK, 303_234_862, 3_214_116_001);
-    let of_known = Segment { header, seq_rel: Some(4), ack_rel: Some(21), check, ..segment(0, Step::FinAck) };
+    let of_known = Segment { header, seq_rel: Some(4), ack_rel: Some(21), check, ..segment(Step::FinAck) };
     let of_unknown = Segment { seq_rel: None, ack_rel: None, ..of_known };
-    [of_known, of_unknown].map(Event::Segment)
+    [of_known, of_unknown].map(|segment| seen(0, segment))
 }
 
 /// By a process that chose its name to hurt.
 pub(super) fn hostile() -> Event {
     let process = Process { pid: 1, comm: Comm(*b"a\"\n\x1b[31m\xff\0\0\0\0\0\0\0") };
-    Event::State(StateChange {
-        process: Some(process),
-        ..change(5, TcpState::Established, TcpState::FinWait1)
-    })
+    let change = StateChange { process: Some(process), ..change(TcpState::Established, TcpState::FinWait1) };
+    changed(5, EventKind::State(change))
+}
+
+/// A segment that passed an interface.
+fn seen(us: u64, segment: Segment) -> Event {
+    Event { netns: 4_026_531_840, ..Event::new(at(us), EventKind::Segment(segment)) }
+}
+
+/// What happened to the socket.
+fn changed(us: u64, kind: EventKind) -> Event {
+    Event { netns: 4_026_531_840, cookie: 71, ..Event::new(at(us), kind) }
 }
 
 fn at(us: u64) -> Time {
-    Time::from_unix_nanos((1_767_268_801_000_000 + us) * 1000 + 7)
+    Time::from_nanos((1_767_268_801_000_000 + us) * 1000 + 7)
 }
 
 fn client() -> SocketAddr {
@@ -263,16 +271,14 @@ fn acked(of: Acknowledged, seq: u32, holds: bool) -> AckCheck {
     AckCheck { of, seq, len: 0, holds }
 }
 
-fn segment(us: u64, step: Step) -> Segment {
+fn segment(step: Step) -> Segment {
     Segment {
-        time: at(us),
         src: client(),
         dst: server(),
         header: TcpHeader::default(),
         payload_len: 0,
         seq_rel: Some(0),
         ack_rel: None,
-        netns: 4_026_531_840,
         ifindex: 0,
         direction: Some(Direction::Ingress),
         step,
@@ -311,9 +317,8 @@ fn bare_header(flags: Flags, seq: u32, ack: u32) -> TcpHeader {
     }
 }
 
-fn change(us: u64, from: TcpState, to: TcpState) -> StateChange {
+fn change(from: TcpState, to: TcpState) -> StateChange {
     StateChange {
-        time: at(us),
         local: server(),
         remote: Some(client()),
         role: Role::Server,
@@ -322,8 +327,6 @@ fn change(us: u64, from: TcpState, to: TcpState) -> StateChange {
         seq: None,
         ack: None,
         evidence: Evidence::Kernel,
-        cookie: 71,
-        netns: 4_026_531_840,
         process: None,
         spent: None,
     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use self::survey::Found;
 use self::watch::Watch;
-use crate::lifecycle::event::Stuck;
+use crate::lifecycle::StuckSocket;
 use crate::metrics::{Flows, PortSockets};
 use crate::netns::NetnsSelection;
 use crate::ports::PortSet;
@@ -77,7 +77,7 @@ impl SocketDiag {
     ///
     /// # Errors
     /// If there is no thread to be had, or no network namespace to return to.
-    pub fn start(options: Options, stuck: SyncSender<Stuck>) -> io::Result<Self> {
+    pub fn start(options: Options, stuck: SyncSender<StuckSocket>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel();
         let latest = Arc::new(Latest::default());
         let watch = Watch::new(options, Arc::clone(&latest), stuck)?;

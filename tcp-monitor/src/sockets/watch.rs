@@ -16,6 +16,7 @@ use super::{Count, Latest, Look, Options, Request, SocketsByPort};
 use crate::clock::monotonic_now;
 use crate::kernel::decode::Clock;
 use crate::kernel::ephemeral_ports;
+use crate::lifecycle::StuckSocket;
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
 use crate::metrics::Flows;
@@ -25,7 +26,7 @@ use crate::sockets::owners::Owners;
 pub(super) struct Watch {
     surveyor: Surveyor,
     latest: Arc<Latest>,
-    stuck: SyncSender<Stuck>,
+    stuck: SyncSender<StuckSocket>,
     stuck_after: Duration,
     count: Option<Count>,
     close_waits: CloseWaits,
@@ -40,7 +41,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(options: Options, latest: Arc<Latest>, stuck: SyncSender<Stuck>) -> io::Result<Self> {
+    pub(super) fn new(
+        options: Options,
+        latest: Arc<Latest>,
+        stuck: SyncSender<StuckSocket>,
+    ) -> io::Result<Self> {
         let Options { netns, ports: watched, stuck_after } = options;
         let ports = ServicePorts { watched, ephemeral: ephemeral_ports() };
         let now = Instant::now();
@@ -145,14 +150,14 @@ impl Watch {
     }
 }
 
-fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> Stuck {
+fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
     let neglect = match socket.receive_queue {
         _ if !socket.accepted => Neglect::Accept,
         0 => Neglect::Close,
         _ => Neglect::Read,
     };
-    Stuck {
-        time: Clock::now().time(monotonic_now()),
+    let (netns, cookie) = socket.id;
+    let stuck = Stuck {
         local: socket.local,
         remote: socket.remote,
         role: socket.service.role,
@@ -162,7 +167,8 @@ fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> Stuck {
         unread_bytes: socket.receive_queue.saturating_sub(1),
         process,
         neglect,
-    }
+    };
+    StuckSocket { time: Clock::now().time(monotonic_now()), netns, cookie, stuck }
 }
 
 /// The values of the label `process`.

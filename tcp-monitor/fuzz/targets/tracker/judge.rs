@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use tcp_monitor::lifecycle::event::{Evidence, Handshake, StateChange};
-use tcp_monitor::lifecycle::{Event, InferFrom, Time, Tracker};
+use tcp_monitor::lifecycle::{Event, EventKind, InferFrom, Time, Tracker};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 
@@ -52,24 +52,26 @@ impl Judge {
         // What was forgotten is met again, anywhere.
         let forgets = tracker.evicted() > 0 || self.may_be_forgotten(scene);
         for event in events {
-            match event {
-                Event::State(change) if self.is_followed(change.local.ip(), scene) && !forgets => {
+            match &event.kind {
+                EventKind::State(change) if self.is_followed(change.local.ip(), scene) && !forgets => {
                     self.change(change);
                 }
-                Event::Handshake(handshake) if self.is_followed(handshake.local.ip(), scene) && !forgets => {
+                EventKind::Handshake(handshake)
+                    if self.is_followed(handshake.local.ip(), scene) && !forgets =>
+                {
                     self.end_handshake(handshake);
                 }
-                Event::Closed(closed) if self.is_followed(closed.local.ip(), scene) && !forgets => {
+                EventKind::Closed(closed) if self.is_followed(closed.local.ip(), scene) && !forgets => {
                     self.end(closed.local);
                 }
-                Event::State(_)
-                | Event::Handshake(_)
-                | Event::Closed(_)
-                | Event::Segment(_)
-                | Event::Reset(_)
-                | Event::Retransmit(_)
-                | Event::Lost(_)
-                | Event::Stuck(_) => {}
+                EventKind::State(_)
+                | EventKind::Handshake(_)
+                | EventKind::Closed(_)
+                | EventKind::Segment(_)
+                | EventKind::Reset(_)
+                | EventKind::Retransmit(_)
+                | EventKind::Lost(_)
+                | EventKind::Stuck(_) => {}
             }
         }
     }
@@ -112,7 +114,7 @@ impl Judge {
         if self.rules.time_goes_back {
             return;
         }
-        let time = event.time();
+        let time = event.time;
         assert!(time <= span.end, "not yet: {event:?}");
         let was_announced = untold.is_some_and(|untold| untold <= time);
         let is_unusually_late = time + UNUSUALLY_LATE < span.start;

@@ -103,7 +103,7 @@ impl Scene {
     }
 }
 
-const START: Time = Time::from_unix_nanos(1_767_268_801_000_000_000);
+const START: Time = Time::from_nanos(1_767_268_801_000_000_000);
 /// Around everything that times out.
 const PAUSES: [Duration; 10] = [
     Duration::ZERO,

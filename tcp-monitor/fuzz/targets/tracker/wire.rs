@@ -80,6 +80,7 @@ impl Connection {
             acks_syn_ack: scene & 64 != 0,
             acks_fin: scene & 128 != 0,
             syn_cookie: numbers & 64 != 0,
+            frame: None,
         }
     }
 }

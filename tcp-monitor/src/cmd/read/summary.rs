@@ -5,7 +5,7 @@ use std::fmt;
 use tcp_monitor_common::record::Role;
 
 use crate::capture::{Capture, Statistics};
-use crate::lifecycle::event::ClosedBy;
+use crate::lifecycle::event::{ClosedBy, EventKind};
 use crate::lifecycle::{Event, Time, Tracker};
 use crate::output::Timestamps;
 
@@ -48,25 +48,27 @@ impl Summary {
 
     /// Adds what an event says of a connection.
     pub(super) fn add_event(&mut self, event: &Event) {
-        let count = match event {
-            Event::Handshake(handshake) if handshake.role == Role::Client && handshake.result.is_err() => {
+        let count = match &event.kind {
+            EventKind::Handshake(handshake)
+                if handshake.role == Role::Client && handshake.result.is_err() =>
+            {
                 &mut self.connections.failed
             }
-            Event::Closed(closed) if closed.role == Role::Client => match closed.closed_by {
+            EventKind::Closed(closed) if closed.role == Role::Client => match closed.closed_by {
                 ClosedBy::Local | ClosedBy::Remote | ClosedBy::Both => &mut self.connections.closed,
                 ClosedBy::LocalReset | ClosedBy::RemoteReset | ClosedBy::Killed => {
                     &mut self.connections.reset
                 }
                 ClosedBy::TimedOut => &mut self.connections.timed_out,
             },
-            Event::Handshake(_)
-            | Event::Closed(_)
-            | Event::Segment(_)
-            | Event::State(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Stuck(_)
-            | Event::Lost(_) => return,
+            EventKind::Handshake(_)
+            | EventKind::Closed(_)
+            | EventKind::Segment(_)
+            | EventKind::State(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Stuck(_)
+            | EventKind::Lost(_) => return,
         };
         *count += 1;
     }

@@ -11,7 +11,7 @@ use super::sign::{Sign, Way, next, signs};
 use super::stream::Novelty;
 use super::telling::{Cause, is_handshake};
 use crate::lifecycle::check::check;
-use crate::lifecycle::event::{Check, Event, Retransmit, Step, Unexpected};
+use crate::lifecycle::event::{Check, Event, EventKind, Retransmit, Step, Unexpected};
 use crate::lifecycle::flow::{FlowKey, Relative};
 use crate::lifecycle::input::{RetransmitKind, SegmentInput};
 use crate::lifecycle::segment::Flags;
@@ -214,13 +214,13 @@ impl Connection {
             (false, false) => RetransmitKind::Data,
         };
         if self.is_told_alone(passage.from) {
-            passage.out.push(Event::Retransmit(Retransmit {
-                time: segment.time,
+            let retransmit = EventKind::Retransmit(Retransmit {
                 local: segment.src,
                 remote: segment.dst,
                 kind,
                 state: self.ends[passage.from].state,
-            }));
+            });
+            passage.out.push(self.event(passage.from, segment.time, retransmit, &passage.key));
         }
     }
 

@@ -9,7 +9,7 @@ use super::connection::{Connection, Passage};
 use super::endpoint::Endpoint;
 use super::sign::{Sign, Way, next};
 use super::telling::Cause;
-use crate::lifecycle::event::{Event, Reset, Unexpected};
+use crate::lifecycle::event::{EventKind, Reset, Unexpected};
 use crate::lifecycle::input::{ResetDirection, SegmentInput};
 use crate::lifecycle::segment::Flags;
 
@@ -69,8 +69,7 @@ impl Connection {
             return;
         }
         let (local, remote) = passage.key.addresses(end);
-        passage.out.push(Event::Reset(Reset {
-            time: passage.segment.time,
+        let reset = EventKind::Reset(Reset {
             local,
             remote: Some(remote),
             direction,
@@ -78,7 +77,8 @@ impl Connection {
             reason: reset_reason_label(UNKNOWN_REASON),
             seq: endpoint.stream.next_seq().filter(|_| self.sight.is_whole),
             ack: endpoint.expects.filter(|_| self.sight.is_whole),
-        }));
+        });
+        passage.out.push(self.event(end, passage.segment.time, reset, &passage.key));
     }
 
     /// The end that a SYN went to answers with a RST: there is no socket.
@@ -87,7 +87,7 @@ impl Connection {
         if !self.ends[end].told_by_kernel {
             let result = Err(HandshakeFailure::NoListener);
             let handshake = self.handshake(end, result, passage.segment.time, &passage.key);
-            passage.out.push(Event::Handshake(handshake));
+            passage.out.push(handshake);
         }
     }
 }

@@ -10,7 +10,7 @@ use tcp_monitor_common::record::Role;
 use super::connection::{Connection, Passage};
 use super::endpoint::Endpoint;
 use super::sign::{Sign, Way};
-use crate::lifecycle::event::{Closed, ClosedBy, Event, Evidence, Handshake, StateChange};
+use crate::lifecycle::event::{Closed, ClosedBy, Event, EventKind, Evidence, Handshake, StateChange};
 use crate::lifecycle::flow::FlowKey;
 use crate::lifecycle::time::Time;
 use tcp_monitor_common::transition::is_synchronized;
@@ -60,11 +60,11 @@ impl Connection {
         let mine = &self.ends[end];
         if is_handshake(from) && (to == TcpState::Close || is_synchronized(to)) {
             let result = if to == TcpState::Close { Err(failure(mine, cause)) } else { Ok(()) };
-            out.push(Event::Handshake(self.handshake(end, result, time, key)));
+            out.push(self.handshake(end, result, time, key));
         }
         let ends = matches!(to, TcpState::Close | TcpState::TimeWait);
         if is_synchronized(from) && from != TcpState::TimeWait && ends {
-            out.push(Event::Closed(self.closed(end, cause, time, key)));
+            out.push(self.closed(end, cause, time, key));
         }
     }
 
@@ -102,12 +102,10 @@ impl Connection {
         out: &mut Vec<Event>,
     ) {
         let is_whole = self.sight.is_whole;
-        let netns = self.sight.netns(end).unwrap_or(key.netns());
         let mine = &mut self.ends[end];
         mine.was_told = true;
         let (local, remote) = key.addresses(end);
-        out.push(Event::State(StateChange {
-            time,
+        let change = StateChange {
             local,
             remote: Some(remote),
             role: mine.role,
@@ -116,11 +114,15 @@ impl Connection {
             seq: mine.stream.next_seq().filter(|_| is_whole),
             ack: mine.expects.filter(|_| is_whole),
             evidence,
-            cookie: 0,
-            netns,
             process: None,
             spent,
-        }));
+        };
+        out.push(self.event(end, time, EventKind::State(change), key));
+    }
+
+    /// What happened at an end.
+    pub(super) fn event(&self, end: usize, time: Time, kind: EventKind, key: &FlowKey) -> Event {
+        Event { netns: self.sight.netns(end).unwrap_or(key.netns()), ..Event::new(time, kind) }
     }
 
     pub(super) fn handshake(
@@ -129,7 +131,7 @@ impl Connection {
         result: Result<(), HandshakeFailure>,
         time: Time,
         key: &FlowKey,
-    ) -> Handshake {
+    ) -> Event {
         let (mine, peer) = (&self.ends[end], &self.ends[1 - end]);
         let opened = match mine.role {
             Role::Client => mine.opened,
@@ -138,8 +140,7 @@ impl Connection {
         let (local, remote) = key.addresses(end);
         // The answer may have been taken before that showed.
         let ended = mine.answered.filter(|_| result.is_ok()).unwrap_or(time);
-        Handshake {
-            time,
+        let handshake = Handshake {
             local,
             remote,
             role: mine.role,
@@ -147,15 +148,15 @@ impl Connection {
             duration: opened.map(|opened| ended.since(opened)),
             // It has sent nothing else yet.
             syn_retransmits: Some(mine.retransmits),
-        }
+        };
+        self.event(end, time, EventKind::Handshake(handshake), key)
     }
 
-    fn closed(&self, end: usize, cause: Cause, time: Time, key: &FlowKey) -> Closed {
+    fn closed(&self, end: usize, cause: Cause, time: Time, key: &FlowKey) -> Event {
         let (local, remote) = key.addresses(end);
         let (mine, is_whole) = (&self.ends[end], self.sight.is_whole);
         let peer = if local == remote { mine } else { &self.ends[1 - end] };
-        Closed {
-            time,
+        let closed = Closed {
             local,
             remote,
             role: mine.role,
@@ -168,7 +169,8 @@ impl Connection {
             process: None,
             partial: mine.partial,
             states: mine.spent.states(),
-        }
+        };
+        self.event(end, time, EventKind::Closed(closed), key)
     }
 }
 

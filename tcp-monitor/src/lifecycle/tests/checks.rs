@@ -3,7 +3,7 @@
 use super::inference::wire::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Wire};
 use super::script::{CLIENT_ISN, SERVER_ISN, Script, from_client, from_server, handshake_ack, syn, syn_ack};
 use crate::lifecycle::event::{AckCheck, Acknowledged, Check, SeqCheck};
-use crate::lifecycle::{Event, SegmentInput};
+use crate::lifecycle::{Event, EventKind, SegmentInput};
 
 /// The checks of the segments told, the latest last.
 fn checks(events: &[Event]) -> Vec<String> {
@@ -11,15 +11,15 @@ fn checks(events: &[Event]) -> Vec<String> {
 }
 
 fn segment_of(event: &Event) -> Option<&crate::lifecycle::event::Segment> {
-    match event {
-        Event::Segment(segment) => Some(segment),
-        Event::State(_)
-        | Event::Handshake(_)
-        | Event::Reset(_)
-        | Event::Retransmit(_)
-        | Event::Closed(_)
-        | Event::Stuck(_)
-        | Event::Lost(_) => None,
+    match &event.kind {
+        EventKind::Segment(segment) => Some(segment),
+        EventKind::State(_)
+        | EventKind::Handshake(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Closed(_)
+        | EventKind::Stuck(_)
+        | EventKind::Lost(_) => None,
     }
 }
 

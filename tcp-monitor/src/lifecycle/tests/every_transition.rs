@@ -8,7 +8,7 @@ use tcp_monitor_common::TcpState::{
 use tcp_monitor_common::record::Role;
 
 use super::script::{Script, client, server};
-use crate::lifecycle::{Event, SocketInput};
+use crate::lifecycle::{Event, EventKind, SocketInput};
 
 /// What each transition is: nothing (`-`), a change of `state`, a handshake that is `done` or `failed`, a connection that
 /// is `closed`, or in its first or second half of closing, according to the error (`ends`).
@@ -93,16 +93,22 @@ fn meaning(from: TcpState, to: &str) -> &'static str {
 }
 
 fn told(script: &mut Script) -> Vec<String> {
-    let tell = |event| match event {
-        Event::State(change) => {
+    let tell = |event: Event| match &event.kind {
+        EventKind::State(change) => {
             let (from, to) = (change.from.label(), change.to.label());
             format!("{} {from}>{to} {}", change.role.label(), change.evidence.label())
         }
-        Event::Handshake(handshake) => {
+        EventKind::Handshake(handshake) => {
             format!("{} handshake {}", handshake.role.label(), handshake.result_label())
         }
-        Event::Closed(closed) => format!("{} closed by {}", closed.role.label(), closed.closed_by.label()),
-        Event::Segment(_) | Event::Reset(_) | Event::Retransmit(_) | Event::Lost(_) | Event::Stuck(_) => {
+        EventKind::Closed(closed) => {
+            format!("{} closed by {}", closed.role.label(), closed.closed_by.label())
+        }
+        EventKind::Segment(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Lost(_)
+        | EventKind::Stuck(_) => {
             format!("{event:?}")
         }
     };

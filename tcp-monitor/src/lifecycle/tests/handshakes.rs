@@ -5,7 +5,7 @@ use tcp_monitor_common::record::{Kind, ResetPhase};
 
 use super::script::{Script, at, client, client_addr, describe, no_addr, server, syn};
 use crate::lifecycle::input::{ResetDirection, RetransmitKind, SocketEvent};
-use crate::lifecycle::{Event, Input, SocketInput, Tracker};
+use crate::lifecycle::{Event, EventKind, Input, SocketInput, Tracker};
 
 #[test]
 fn a_server_handshake_lasts_from_the_first_syn() {
@@ -46,15 +46,15 @@ fn a_child_born_with_its_listeners_identity_is_told_with_its_own() {
         ..listener()
     });
     let events = script.events();
-    let cookies = events.iter().filter_map(|event| match event {
-        Event::State(change) => Some(change.cookie),
-        Event::Handshake(_) => None,
-        Event::Segment(_)
-        | Event::Reset(_)
-        | Event::Retransmit(_)
-        | Event::Closed(_)
-        | Event::Lost(_)
-        | Event::Stuck(_) => {
+    let cookies = events.iter().filter_map(|event| match &event.kind {
+        EventKind::State(_) => Some(event.cookie),
+        EventKind::Handshake(_) => None,
+        EventKind::Segment(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Closed(_)
+        | EventKind::Lost(_)
+        | EventKind::Stuck(_) => {
             panic!("{event:?}")
         }
     });
@@ -228,7 +228,7 @@ fn a_reset_tells_only_numbers_that_are_set() {
         let input = client(1, SynSent, Close).with(|tcp| (tcp.snd_nxt, tcp.rcv_nxt) = (7, 8));
         script.socket(SocketInput { kind, ..input });
         let events = script.events();
-        let [Event::Reset(reset)] = events.as_slice() else { panic!("{events:?}") };
+        let [Event { kind: EventKind::Reset(reset), .. }] = events.as_slice() else { panic!("{events:?}") };
         (reset.seq, reset.ack)
     };
     assert_eq!(numbers(Some(SynSent)), (Some(7), None), "nothing was received yet");
@@ -243,7 +243,9 @@ fn an_unanswered_connection_timed_out_with_its_retransmissions_counted() {
     let mut script = Script::new();
     script.socket(client(1, Close, SynSent));
     script.socket(client(127_001, SynSent, Close).with_err(110).with(|tcp| tcp.total_retrans = 6));
-    let Some(Event::Handshake(handshake)) = script.events().pop() else { panic!("no handshake is told") };
+    let Some(Event { kind: EventKind::Handshake(handshake), .. }) = script.events().pop() else {
+        panic!("no handshake is told")
+    };
     assert_eq!((handshake.result_label(), handshake.syn_retransmits), ("timed_out", Some(6)));
 }
 
@@ -308,6 +310,6 @@ fn both_ends_of_a_loopback_connection_are_followed() {
 fn lost_records_are_told() {
     let (mut tracker, mut events) = (Tracker::new(), Vec::new());
     tracker.handle(Input::Lost { time: at(5), kind: Kind::Segment, count: 12 }, &mut events);
-    let [Event::Lost(lost)] = events[..] else { panic!("{events:?}") };
-    assert_eq!((lost.time, lost.kind, lost.count), (at(5), Kind::Segment, 12));
+    let [Event { time, kind: EventKind::Lost(lost), .. }] = events[..] else { panic!("{events:?}") };
+    assert_eq!((time, lost.kind, lost.count), (at(5), Kind::Segment, 12));
 }

@@ -6,7 +6,7 @@ use super::inference::wire::{ACK, FIN, SYN, SYN_ACK};
 use super::random::Random;
 use super::script::{Script, client, from_client, from_server};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, InferFrom, Options, SegmentInput, SocketInput};
+use crate::lifecycle::{EventKind, InferFrom, Options, SegmentInput, SocketInput};
 
 const SECOND: u64 = 1_000;
 
@@ -32,15 +32,15 @@ fn connect(script: &mut Script, id: u16, ms: u64) {
 fn is_remembered(script: &mut Script, id: u16, ms: u64) -> bool {
     script.events();
     script.socket(socket(id, ms, Established, Close));
-    let closed = script.events().into_iter().find_map(|event| match event {
-        Event::Closed(closed) => Some(closed),
-        Event::Segment(_)
-        | Event::State(_)
-        | Event::Handshake(_)
-        | Event::Reset(_)
-        | Event::Retransmit(_)
-        | Event::Stuck(_)
-        | Event::Lost(_) => None,
+    let closed = script.events().into_iter().find_map(|event| match event.kind {
+        EventKind::Closed(closed) => Some(closed),
+        EventKind::Segment(_)
+        | EventKind::State(_)
+        | EventKind::Handshake(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Stuck(_)
+        | EventKind::Lost(_) => None,
     });
     closed.is_some_and(|closed| !closed.partial && closed.duration.is_some())
 }

@@ -8,10 +8,10 @@ use tcp_monitor_common::TcpState::{
 use tcp_monitor_common::record::Role;
 
 use super::script::{Script, at, client_addr, from_client, from_server, server, server_addr};
-use crate::lifecycle::event::{Closed, Event, Neglect, Stuck};
+use crate::lifecycle::event::{Closed, Event, EventKind, Neglect, Stuck};
 use crate::lifecycle::input::{Input, Presence, PresentSocket};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{InferFrom, Options, SocketInput};
+use crate::lifecycle::{InferFrom, Options, SocketInput, StuckSocket};
 
 #[test]
 fn a_connection_found_open_is_followed_to_its_end_and_partial() {
@@ -145,7 +145,7 @@ fn minisockets_found_in_any_order_end_in_order_of_time_among_others() {
     script.socket(server(20_000, FinWait2, Close).fin_acked().fin_received());
     script.events();
     script.wait_until(200_000);
-    let ends: Vec<_> = script.events().iter().map(|event| event.time()).collect();
+    let ends: Vec<_> = script.events().iter().map(|event| event.time).collect();
     assert_eq!(ends, [at(50_000), at(60_000), at(80_000)], "the first was due before the transition");
 }
 
@@ -243,7 +243,6 @@ fn both_ends_of_a_connection_may_be_found() {
 #[test]
 fn a_stuck_socket_is_told_as_it_was_found() {
     let stuck = Stuck {
-        time: at(7),
         local: server_addr(),
         remote: client_addr(),
         role: Role::Server,
@@ -254,8 +253,9 @@ fn a_stuck_socket_is_told_as_it_was_found() {
         neglect: Neglect::Read,
     };
     let mut script = Script::new();
-    script.handle(Input::Stuck(stuck));
-    assert_eq!(script.events(), [Event::Stuck(stuck)]);
+    script.handle(Input::Stuck(StuckSocket { time: at(7), netns: 1, cookie: 71, stuck }));
+    let event = Event { netns: 1, cookie: 71, ..Event::new(at(7), EventKind::Stuck(stuck)) };
+    assert_eq!(script.events(), [event]);
 }
 
 impl Script {
@@ -288,7 +288,9 @@ fn found(ms: u64, presence: Presence) -> PresentSocket {
 
 fn told_and_closed(script: &mut Script) -> (Vec<String>, Closed) {
     let events = script.events();
-    let Some(Event::Closed(closed)) = events.last().cloned() else { panic!("{events:#?}") };
-    let told = events.iter().filter(|event| !matches!(event, Event::Segment(_)));
+    let Some(Event { kind: EventKind::Closed(closed), .. }) = events.last().cloned() else {
+        panic!("{events:#?}")
+    };
+    let told = events.iter().filter(|event| !matches!(event.kind, EventKind::Segment(_)));
     (told.map(super::script::describe).collect(), closed)
 }

@@ -6,7 +6,7 @@ use tcp_monitor_common::record::ResetPhase;
 use super::script::{Script, at, client, from_client, from_server, no_addr, server};
 use crate::lifecycle::input::{ResetDirection, SocketEvent};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, SegmentInput, SocketInput};
+use crate::lifecycle::{Event, EventKind, SegmentInput, SocketInput};
 
 /// xorshift64
 pub(super) struct Random(u64);
@@ -88,7 +88,7 @@ fn every_time_wait_is_entered_once_and_left_once() {
     let mut waits = 0;
     let mut count = |events: Vec<Event>| {
         for event in events {
-            if let Event::State(change) = event {
+            if let EventKind::State(change) = event.kind {
                 waits += i32::from(change.to == TcpState::TimeWait);
                 waits -= i32::from(change.from == TcpState::TimeWait);
                 // Two networks, two ends: no more can wait at once.

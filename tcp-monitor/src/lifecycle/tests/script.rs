@@ -9,7 +9,7 @@ use tcp_monitor_common::record::{Direction, Role};
 use crate::lifecycle::input::{Comm, Process, SocketEvent, TcpSock};
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::{
-    Event, InferFrom, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker,
+    Event, EventKind, InferFrom, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker,
 };
 
 /// A tracker, and the events it told that were not looked at yet.
@@ -59,13 +59,13 @@ impl Script {
     /// The events told since the last call, segments left out.
     pub(super) fn told(&mut self) -> Vec<String> {
         let events = self.events();
-        events.iter().filter(|event| !matches!(event, Event::Segment(_))).map(describe).collect()
+        events.iter().filter(|event| !matches!(event.kind, EventKind::Segment(_))).map(describe).collect()
     }
 
     /// The segments told since the last call.
     pub(super) fn segments(&mut self) -> Vec<String> {
         let events = self.events();
-        events.iter().filter(|event| matches!(event, Event::Segment(_))).map(describe).collect()
+        events.iter().filter(|event| matches!(event.kind, EventKind::Segment(_))).map(describe).collect()
     }
 
     /// The server's side of a handshake that begins at `ms`, with its segments and 1 ms between steps.
@@ -83,7 +83,7 @@ pub(super) fn at(ms: u64) -> Time {
     START + Duration::from_millis(ms)
 }
 
-const START: Time = Time::from_unix_nanos(1_767_268_801_000_000_000);
+const START: Time = Time::from_nanos(1_767_268_801_000_000_000);
 
 pub(super) fn client_addr() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 5], 51920))
@@ -204,6 +204,7 @@ pub(super) fn from_client(ms: u64, flags: Flags, seq_rel: u32, ack_rel: u32) -> 
         acks_syn_ack: false,
         acks_fin: false,
         syn_cookie: false,
+        frame: None,
     }
 }
 
@@ -230,38 +231,38 @@ pub(super) fn handshake_ack(ms: u64) -> SegmentInput {
 }
 
 pub(super) fn describe(event: &Event) -> String {
-    let ms = event.time().since(START).as_millis();
-    match event {
-        Event::Segment(segment) => {
+    let ms = event.time.since(START).as_millis();
+    match &event.kind {
+        EventKind::Segment(segment) => {
             let relative = |number: Option<u32>| number.map_or("?".into(), |n| format!("+{n}"));
             let (seq, ack) = (relative(segment.seq_rel), relative(segment.ack_rel));
             let again = if segment.retransmission { " again" } else { "" };
             format!("{ms} {} {} {seq} {ack}{again}", segment.src, segment.step.label())
         }
-        Event::State(change) => {
+        EventKind::State(change) => {
             let spent = change.spent.map_or(String::new(), |spent| format!(" after {}", millis(spent)));
             let (from, to) = (change.from.label(), change.to.label());
             let remote = change.remote.map_or("*".into(), |remote| remote.to_string());
             format!("{ms} {} {remote} {from}>{to} {}{spent}", change.local, change.evidence.label())
         }
-        Event::Handshake(handshake) => {
+        EventKind::Handshake(handshake) => {
             let duration = handshake.duration.map_or("?".into(), millis);
             let (role, result) = (handshake.role.label(), handshake.result_label());
             format!("{ms} {role} handshake {result} in {duration}")
         }
-        Event::Reset(reset) => format!("{ms} reset {} {}", reset.direction.label(), reset.reason),
-        Event::Retransmit(retransmit) => {
+        EventKind::Reset(reset) => format!("{ms} reset {} {}", reset.direction.label(), reset.reason),
+        EventKind::Retransmit(retransmit) => {
             format!("{ms} retransmit {} in {}", retransmit.kind.label(), retransmit.state.label())
         }
-        Event::Closed(closed) => {
+        EventKind::Closed(closed) => {
             let duration = closed.duration.map_or("?".into(), millis);
             let bytes = |bytes: Option<u64>| bytes.map_or("?".into(), |n| n.to_string());
             let (sent, received) = (bytes(closed.bytes_sent), bytes(closed.bytes_received));
             let (role, by) = (closed.role.label(), closed.closed_by.label());
             format!("{ms} {role} closed by {by} after {duration}, {sent} out {received} in")
         }
-        Event::Stuck(stuck) => format!("{ms} stuck in {} for {}", stuck.state.label(), millis(stuck.age)),
-        Event::Lost(lost) => format!("{ms} lost {} {}", lost.count, lost.kind.label()),
+        EventKind::Stuck(stuck) => format!("{ms} stuck in {} for {}", stuck.state.label(), millis(stuck.age)),
+        EventKind::Lost(lost) => format!("{ms} lost {} {}", lost.count, lost.kind.label()),
     }
 }
 

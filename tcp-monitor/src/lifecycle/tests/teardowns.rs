@@ -8,7 +8,7 @@ use tcp_monitor_common::record::ResetPhase;
 use super::script::{Script, at, client, from_client, from_server, no_addr, server, syn, syn_ack};
 use crate::lifecycle::input::{ResetDirection, SocketEvent};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, SegmentInput, SocketInput, TcpHeader};
+use crate::lifecycle::{Event, EventKind, SegmentInput, SocketInput, TcpHeader};
 
 /// A server that is in ESTABLISHED since 4 ms, of which everything is told.
 fn established() -> Script {
@@ -35,7 +35,7 @@ fn closed_by_the_client_first() {
     script.socket(server(15, CloseWait, LastAck).fin_received().by(812));
     script.socket(server(16, LastAck, Close).fin_received().fin_acked());
     let events = script.events();
-    let Some(Event::Closed(closed)) = events.last() else { panic!("{events:?}") };
+    let Some(Event { kind: EventKind::Closed(closed), .. }) = events.last() else { panic!("{events:?}") };
     assert_eq!(closed.process.map(|process| process.pid), Some(812));
     assert_eq!(closed.rtt_us, Some(480));
     let states: Vec<_> = closed.states.iter().map(|(state, spent)| (*state, spent.as_millis())).collect();
@@ -200,9 +200,12 @@ fn a_new_connection_from_the_same_addresses_ends_time_wait() {
     (answer.header.seq, answer.header.ack) = (7, again.header.seq + 1);
     script.segment(answer);
     let events = script.events();
-    let [Event::Segment(segment), Event::State(change)] = &events[..] else { panic!("{events:?}") };
+    let [first, last] = &events[..] else { panic!("{events:?}") };
+    let (EventKind::Segment(segment), EventKind::State(change)) = (&first.kind, &last.kind) else {
+        panic!("{events:?}")
+    };
     assert_eq!((segment.seq_rel, segment.ack_rel), (Some(0), Some(1)), "counted from the new start");
-    assert_eq!((change.from.label(), change.to.label(), change.time), ("time_wait", "close", at(1001)));
+    assert_eq!((change.from.label(), change.to.label(), last.time), ("time_wait", "close", at(1001)));
     script.socket(server(1003, Listen, SynRecv));
     script.socket(server(1004, SynRecv, Established));
     assert_eq!(script.told()[2], "1004 server handshake completed in 4 ms");
@@ -310,7 +313,7 @@ fn a_connection_first_met_midway_is_partial() {
     script.socket(server(10, CloseWait, LastAck).fin_received());
     script.socket(server(12, LastAck, Close).fin_received().fin_acked());
     let events = script.events();
-    let Some(Event::Closed(closed)) = events.last() else { panic!("{events:?}") };
+    let Some(Event { kind: EventKind::Closed(closed), .. }) = events.last() else { panic!("{events:?}") };
     assert!(closed.partial);
     assert_eq!((closed.duration, closed.bytes_sent, closed.bytes_received), (None, Some(100), Some(50)));
     let states: Vec<_> = closed.states.iter().map(|(state, spent)| (*state, spent.as_millis())).collect();

@@ -6,10 +6,10 @@ use tcp_monitor_common::record::Role;
 
 use super::address::Address;
 use super::connecting::Connecting;
-use super::event::{ClosedBy, Event, Evidence, Lost, Reset, Retransmit};
+use super::event::{ClosedBy, Event, EventKind, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
 use super::inference::{Class, Inference, Unfinished};
-use super::input::{Input, ResetDirection, SocketEvent, SocketInput};
+use super::input::{Input, ResetDirection, SocketEvent, SocketInput, StuckSocket};
 use super::newborn::Newborn;
 use super::queues::Queues;
 use super::sighting::Sightings;
@@ -105,8 +105,7 @@ impl Tracker {
                 SocketEvent::Reset { direction, phase, reason, state } => {
                     self.hear_of(&input, out);
                     let (seq, ack) = state.map_or((None, None), |state| numbers_set_in(state, input.tcp));
-                    out.push(Event::Reset(Reset {
-                        time: input.time,
+                    let reset = EventKind::Reset(Reset {
                         local: input.local,
                         remote: Some(input.remote).filter(|remote| remote.port() != 0),
                         direction,
@@ -114,26 +113,31 @@ impl Tracker {
                         reason: reset_reason_label(reason),
                         seq,
                         ack,
-                    }));
+                    });
+                    out.push(event_of(&input, reset));
                     if direction == ResetDirection::Sent {
                         self.abort_waiting(addresses_of(&input), input.time, Evidence::Kernel, out);
                     }
                 }
                 SocketEvent::Retransmit { kind, state } => {
                     self.hear_of(&input, out);
-                    out.push(Event::Retransmit(Retransmit {
-                        time: input.time,
+                    let retransmit = EventKind::Retransmit(Retransmit {
                         local: input.local,
                         remote: input.remote,
                         kind,
                         state,
-                    }));
+                    });
+                    out.push(event_of(&input, retransmit));
                 }
             },
             Input::Segment(segment) => self.handle_segment(&segment, out),
             Input::Present(present) => self.find(&present),
-            Input::Stuck(stuck) => out.push(Event::Stuck(stuck)),
-            Input::Lost { time, kind, count } => out.push(Event::Lost(Lost { time, kind, count })),
+            Input::Stuck(StuckSocket { time, netns, cookie, stuck }) => {
+                out.push(Event { netns, cookie, ..Event::new(time, EventKind::Stuck(stuck)) });
+            }
+            Input::Lost { time, kind, count } => {
+                out.push(Event::new(time, EventKind::Lost(Lost { kind, count })));
+            }
         }
     }
 
@@ -240,22 +244,22 @@ impl Tracker {
             Outcome::Established => {
                 self.enter(&mut socket, from, to, input.time, out);
                 let handshake = socket.handshake(input.time, Ok(()), self.syn_seen(&socket));
-                out.push(Event::Handshake(handshake));
+                out.push(handshake);
                 self.keep(SocketKey::of(input), socket, input.time);
             }
             Outcome::HandshakeFailed(failure) => {
                 self.enter(&mut socket, from, to, input.time, out);
                 let handshake = socket.handshake(input.time, Err(failure), self.syn_seen(&socket));
-                out.push(Event::Handshake(handshake));
+                out.push(handshake);
             }
             Outcome::Closed(closed_by) => {
                 let closed_by = self.blame(&socket, from, closed_by);
                 self.enter(&mut socket, from, to, input.time, out);
-                out.push(Event::Closed(socket.closed(input.time, closed_by)));
+                out.push(socket.closed(input.time, closed_by));
             }
             Outcome::Waits(closed_by) => {
                 self.enter(&mut socket, from, TcpState::TimeWait, input.time, out);
-                out.push(Event::Closed(socket.closed(input.time, closed_by)));
+                out.push(socket.closed(input.time, closed_by));
                 self.add_waiting(Minisocket::new(socket, Substate::TimeWait), input.time);
             }
             Outcome::AwaitsFin => self.await_fin(socket, input.time, out),
@@ -269,7 +273,7 @@ impl Tracker {
         if socket.local.port() != 0 {
             self.flows.set_state(&socket.addresses(), to, time);
         }
-        out.push(Event::State(change));
+        out.push(change);
     }
 
     /// A socket not known before. If it is a listener's child, its birth is told first.
@@ -389,6 +393,10 @@ impl SocketKey {
         let id = if input.cookie == 0 { SocketId::Address(input.sk) } else { SocketId::Cookie(input.cookie) };
         Self { netns: input.netns, id }
     }
+}
+
+fn event_of(input: &SocketInput, kind: EventKind) -> Event {
+    Event { netns: input.netns, cookie: input.cookie, ..Event::new(input.time, kind) }
 }
 
 fn addresses_of(input: &SocketInput) -> Addresses {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tcp_monitor_common::TcpState;
 
 use super::Tracker;
-use crate::lifecycle::event::{ClosedBy, Event, Evidence, Segment, Step};
+use crate::lifecycle::event::{ClosedBy, Event, EventKind, Evidence, Segment, Step};
 use crate::lifecycle::flow::Numbers;
 use crate::lifecycle::inference::{Inference, Reading};
 use crate::lifecycle::input::SegmentInput;
@@ -15,6 +15,14 @@ use crate::lifecycle::waiting::Addresses;
 
 impl Tracker {
     pub(super) fn handle_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
+        let first = out.len();
+        self.take_segment(segment, out);
+        if segment.frame.is_some() {
+            out.iter_mut().skip(first).for_each(|event| event.frame = segment.frame);
+        }
+    }
+
+    fn take_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
         let inference = self.inference.as_ref().filter(|inference| inference.is_whole());
         let recognized = inference.map(|inference| inference.recognize(segment));
         let segment = recognized.as_ref().unwrap_or(segment);
@@ -37,14 +45,12 @@ impl Tracker {
             let reading =
                 self.infer(segment, Some(step), out).unwrap_or(Reading { numbers, unexpected: None });
             let told = Segment {
-                time: segment.time,
                 src: segment.src,
                 dst: segment.dst,
                 header: segment.header,
                 payload_len: segment.payload_len,
                 seq_rel: reading.numbers.relative.seq,
                 ack_rel: reading.numbers.relative.ack,
-                netns: segment.netns,
                 ifindex: segment.ifindex,
                 direction: segment.direction,
                 step,
@@ -53,7 +59,8 @@ impl Tracker {
                 unexpected: reading.unexpected,
                 check: reading.numbers.check,
             };
-            out.insert(place, Event::Segment(told));
+            let event = Event::new(segment.time, EventKind::Segment(told));
+            out.insert(place, Event { netns: segment.netns, ..event });
         }
         self.affect_waiting(segment, step, out);
         self.sight(segment, step, &seen, out);

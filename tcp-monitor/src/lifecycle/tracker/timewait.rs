@@ -25,8 +25,8 @@ impl Tracker {
         let rcv_nxt = minisocket.rcv_nxt.map(|next| next.wrapping_add(1));
         let mut socket = minisocket.socket;
         let (from, to) = (TcpState::FinWait2, TcpState::TimeWait);
-        out.push(Event::State(socket.enter(from, to, time, Evidence::Segment)));
-        out.push(Event::Closed(socket.closed(time, ClosedBy::Local)));
+        out.push(socket.enter(from, to, time, Evidence::Segment));
+        out.push(socket.closed(time, ClosedBy::Local));
         self.flows.set_state(&socket.addresses(), to, time);
         self.add_waiting(Minisocket { rcv_nxt, ..Minisocket::new(socket, Substate::TimeWait) }, time);
     }
@@ -70,12 +70,12 @@ impl Tracker {
         self.flows.set_state(&socket.addresses(), TcpState::Close, time);
         match minisocket.substate {
             Substate::FinWait2 => {
-                out.push(Event::State(socket.enter(TcpState::FinWait2, TcpState::Close, time, evidence)));
-                out.push(Event::Closed(socket.closed(time, closed_by)));
+                out.push(socket.enter(TcpState::FinWait2, TcpState::Close, time, evidence));
+                out.push(socket.closed(time, closed_by));
             }
             // It was told as closed when TIME_WAIT began.
             Substate::TimeWait => {
-                out.push(Event::State(socket.enter(TcpState::TimeWait, TcpState::Close, time, evidence)));
+                out.push(socket.enter(TcpState::TimeWait, TcpState::Close, time, evidence));
             }
         }
     }

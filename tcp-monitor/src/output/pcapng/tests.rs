@@ -16,7 +16,7 @@ use crate::lifecycle::event::{
     Closed, ClosedBy, Evidence, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Step, Unexpected,
 };
 use crate::lifecycle::input::{ResetDirection, RetransmitKind};
-use crate::lifecycle::{Event, Time};
+use crate::lifecycle::{Event, EventKind, Time};
 use crate::output::samples;
 
 /// Two ends of a connection and a time that each event moves on by a microsecond.
@@ -27,7 +27,7 @@ struct Story {
 
 impl Story {
     fn new() -> Self {
-        Self { sink: Pcapng::new(|_, _| None), now: Time::from_unix_nanos(1_000_000_000) }
+        Self { sink: Pcapng::new(|_, _| None), now: Time::from_nanos(1_000_000_000) }
     }
 
     fn tell(&mut self, event: impl FnOnce(Time) -> Event) -> &mut Self {
@@ -52,7 +52,7 @@ impl Story {
 
     /// Each packet's step, and the first word of each of its comments.
     fn packets(&mut self) -> Vec<(Step, String)> {
-        let end = Time::from_unix_nanos(u64::MAX);
+        let end = Time::from_nanos(u64::MAX);
         std::iter::from_fn(|| self.sink.pop(end))
             .map(|packet| (packet.segment.step, labels(&packet)))
             .collect()
@@ -74,7 +74,7 @@ fn server() -> SocketAddr {
 }
 
 fn segment(time: Time, src: SocketAddr, dst: SocketAddr, step: Step) -> Event {
-    Event::Segment(Segment { time, src, dst, step, ..samples::syn() })
+    Event::new(time, EventKind::Segment(Segment { src, dst, step, ..samples::syn() }))
 }
 
 fn ends(role: Role) -> (SocketAddr, SocketAddr) {
@@ -87,8 +87,7 @@ fn ends(role: Role) -> (SocketAddr, SocketAddr) {
 fn state(role: Role, from: TcpState, to: TcpState, evidence: Evidence) -> impl FnOnce(Time) -> Event {
     let (local, remote) = ends(role);
     move |time| {
-        Event::State(StateChange {
-            time,
+        let change = EventKind::State(StateChange {
             local,
             remote: Some(remote),
             role,
@@ -97,11 +96,10 @@ fn state(role: Role, from: TcpState, to: TcpState, evidence: Evidence) -> impl F
             seq: None,
             ack: None,
             evidence,
-            cookie: 0,
-            netns: 0,
             process: None,
             spent: None,
-        })
+        });
+        Event::new(time, change)
     }
 }
 
@@ -112,14 +110,16 @@ fn changes(role: Role, from: TcpState, to: TcpState) -> impl FnOnce(Time) -> Eve
 fn handshake(role: Role, result: Result<(), HandshakeFailure>) -> impl FnOnce(Time) -> Event {
     let (local, remote) = ends(role);
     let (duration, syn_retransmits) = (None, None);
-    move |time| Event::Handshake(Handshake { time, local, remote, role, result, duration, syn_retransmits })
+    move |time| {
+        let handshake = Handshake { local, remote, role, result, duration, syn_retransmits };
+        Event::new(time, EventKind::Handshake(handshake))
+    }
 }
 
 fn closed(role: Role, closed_by: ClosedBy) -> impl FnOnce(Time) -> Event {
     let (local, remote) = ends(role);
     move |time| {
-        Event::Closed(Closed {
-            time,
+        let closed = EventKind::Closed(Closed {
             local,
             remote,
             role,
@@ -132,61 +132,62 @@ fn closed(role: Role, closed_by: ClosedBy) -> impl FnOnce(Time) -> Event {
             process: None,
             partial: false,
             states: Vec::new(),
-        })
+        });
+        Event::new(time, closed)
     }
 }
 
 fn reset(role: Role, direction: ResetDirection) -> impl FnOnce(Time) -> Event {
     let (local, remote) = ends(role);
     let (remote, phase, reason, seq, ack) = (Some(remote), ResetPhase::Established, "unknown", None, None);
-    move |time| Event::Reset(Reset { time, local, remote, direction, phase, reason, seq, ack })
+    let reset = Reset { local, remote, direction, phase, reason, seq, ack };
+    move |time| Event::new(time, EventKind::Reset(reset))
 }
 
 fn again(role: Role, kind: RetransmitKind) -> impl FnOnce(Time) -> Event {
     let (local, remote) = ends(role);
-    move |time| Event::Retransmit(Retransmit { time, local, remote, kind, state: TcpState::SynSent })
+    let again = Retransmit { local, remote, kind, state: TcpState::SynSent };
+    move |time| Event::new(time, EventKind::Retransmit(again))
 }
 
 #[test]
 fn the_reader_of_captures_finds_what_was_recorded() {
-    let v6 = |time| Segment {
-        time,
+    let v6 = Segment {
         src: "[fd00::5]:51920".parse().expect("an address"),
         dst: "[fd00::9]:8899".parse().expect("an address"),
-        netns: 2,
         ifindex: 7,
         direction: None,
         ..samples::syn()
     };
-    let mut recorded: Vec<Segment> = samples::connection()
+    let mut recorded: Vec<(Time, Segment)> = samples::connection()
         .iter()
-        .filter_map(|event| match event {
-            Event::Segment(segment) => Some(*segment),
-            Event::State(_)
-            | Event::Handshake(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Closed(_)
-            | Event::Lost(_)
-            | Event::Stuck(_) => None,
+        .filter_map(|event| match &event.kind {
+            EventKind::Segment(segment) => Some((event.time, *segment)),
+            EventKind::State(_)
+            | EventKind::Handshake(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Closed(_)
+            | EventKind::Lost(_)
+            | EventKind::Stuck(_) => None,
         })
         .collect();
-    recorded.push(v6(Time::from_unix_nanos(u64::MAX)));
+    recorded.push((Time::from_nanos(u64::MAX), v6));
 
     let mut sink = Pcapng::new(|_, ifindex| (ifindex == 7).then(|| "eth0".to_owned()));
     let mut file = Vec::new();
     Pcapng::begin(&mut file);
-    for segment in &recorded {
+    for &(time, segment) in &recorded {
         let comments = vec!["Grüße".to_owned(), String::new()];
-        sink.write(&Annotated { segment: *segment, comments }, &mut file);
+        sink.write(&Annotated { time, netns: 2, segment, comments }, &mut file);
     }
     let read: Vec<_> =
         Capture::read(Cursor::new(file)).expect("a capture").map(|packet| packet.expect("whole")).collect();
     assert_eq!(read.len(), recorded.len());
-    for (packet, segment) in read.iter().zip(&recorded) {
+    for (packet, (time, segment)) in read.iter().zip(&recorded) {
         // The ports of the samples' headers are not always those of their addresses; a packet has only the header's.
         assert_eq!((packet.src.ip(), packet.dst.ip()), (segment.src.ip(), segment.dst.ip()));
-        assert_eq!((packet.time, packet.direction), (segment.time, segment.direction));
+        assert_eq!((packet.time, packet.direction), (*time, segment.direction));
         assert_eq!((packet.header, packet.payload_len), (segment.header, segment.payload_len));
         assert_eq!(packet.interface, u32::from(segment.ifindex == 7));
     }
@@ -280,12 +281,13 @@ fn a_refusal_is_noted_on_the_rst() {
 #[test]
 fn a_segment_sent_again_or_unexpected_says_so() {
     let mut story = Story::new();
-    story
-        .client_sends(Step::Syn)
-        .tell(|time| Event::Segment(Segment { time, retransmission: true, ..samples::syn() }));
+    story.client_sends(Step::Syn).tell(|time| {
+        Event::new(time, EventKind::Segment(Segment { retransmission: true, ..samples::syn() }))
+    });
     story.tell(again(Role::Client, RetransmitKind::Syn)).tell(again(Role::Client, RetransmitKind::Data));
     story.tell(|time| {
-        Event::Segment(Segment { time, unexpected: Some(Unexpected::OutOfWindow), ..samples::syn() })
+        let unexpected = Some(Unexpected::OutOfWindow);
+        Event::new(time, EventKind::Segment(Segment { unexpected, ..samples::syn() }))
     });
     let packets = story.packets();
     // Data is not recorded, so of data sent again there is no packet.
@@ -308,7 +310,7 @@ fn inferred_transitions_are_noted_on_the_segment_and_those_of_the_clock_nowhere(
 
 #[test]
 fn lost_records_are_noted_on_the_last_packet() {
-    let lost = |time| Event::Lost(Lost { time, kind: Kind::Segment, count: 3 });
+    let lost = |time| Event::new(time, EventKind::Lost(Lost { kind: Kind::Segment, count: 3 }));
     let packets = Story::new().client_sends(Step::Syn).server_sends(Step::SynAck).tell(lost).packets();
     assert_eq!(packets, [(Step::Syn, String::new()), (Step::SynAck, "LOST".to_owned())]);
     assert_eq!(Story::new().tell(lost).packets(), []);
@@ -357,8 +359,9 @@ fn more_interfaces_than_a_section_has_begin_another() {
     Pcapng::begin(&mut file);
     let count = MAX_INTERFACES as u32 + 2;
     for netns in 0..count {
-        let segment = Segment { netns, direction: Some(Direction::Egress), ..samples::syn() };
-        sink.write(&Annotated { segment, comments: Vec::new() }, &mut file);
+        let segment = Segment { direction: Some(Direction::Egress), ..samples::syn() };
+        let time = Time::default();
+        sink.write(&Annotated { time, netns, segment, comments: Vec::new() }, &mut file);
     }
     let packets = Capture::read(Cursor::new(file)).expect("a capture");
     let interfaces: Vec<_> = packets.map(|packet| packet.expect("whole").interface).collect();

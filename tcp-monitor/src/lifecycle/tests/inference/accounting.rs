@@ -2,19 +2,19 @@
 
 use super::wire::{ACK, FIN, RST, SYN, SYN_ACK, Wire};
 use crate::lifecycle::tests::script::{from_client, from_server};
-use crate::lifecycle::{Event, InferFrom, Options, SegmentInput};
+use crate::lifecycle::{EventKind, InferFrom, Options, SegmentInput};
 
 fn closed(wire: &mut Wire) -> Vec<crate::lifecycle::event::Closed> {
     let events = wire.events();
-    let closed = events.into_iter().filter_map(|event| match event {
-        Event::Closed(closed) => Some(closed),
-        Event::Segment(_)
-        | Event::State(_)
-        | Event::Handshake(_)
-        | Event::Reset(_)
-        | Event::Retransmit(_)
-        | Event::Lost(_)
-        | Event::Stuck(_) => None,
+    let closed = events.into_iter().filter_map(|event| match event.kind {
+        EventKind::Closed(closed) => Some(closed),
+        EventKind::Segment(_)
+        | EventKind::State(_)
+        | EventKind::Handshake(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Lost(_)
+        | EventKind::Stuck(_) => None,
     });
     closed.collect()
 }
@@ -112,18 +112,18 @@ fn a_connection_met_midway_is_partial() {
     let events = wire.events();
     let [client, server] = &events
         .iter()
-        .filter_map(|event| match event {
-            Event::Closed(closed) => Some(closed.clone()),
-            Event::Segment(segment) => {
+        .filter_map(|event| match &event.kind {
+            EventKind::Closed(closed) => Some(closed.clone()),
+            EventKind::Segment(segment) => {
                 assert_eq!((segment.seq_rel, segment.ack_rel), (None, None));
                 None
             }
-            Event::State(_)
-            | Event::Handshake(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Lost(_)
-            | Event::Stuck(_) => None,
+            EventKind::State(_)
+            | EventKind::Handshake(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Lost(_)
+            | EventKind::Stuck(_) => None,
         })
         .collect::<Vec<_>>()[..]
     else {

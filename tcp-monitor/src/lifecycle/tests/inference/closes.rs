@@ -1,7 +1,7 @@
 //! How connections end with FINs, as their segments show it.
 
 use super::wire::{ACK, FIN, RST, SYN, SYN_ACK, Wire, ms};
-use crate::lifecycle::Event;
+use crate::lifecycle::EventKind;
 use crate::lifecycle::tests::script::at;
 use tcp_monitor_common::TcpState::{Established, FinWait1, FinWait2, SynSent};
 
@@ -61,15 +61,15 @@ fn three_segments_close_both_ends_through_the_same_states() {
 fn the_time_in_each_state_is_summed_up() {
     let mut wire = Wire::established();
     close(&mut wire);
-    let closed = wire.events().into_iter().find_map(|event| match event {
-        Event::Closed(closed) => Some(closed),
-        Event::Segment(_)
-        | Event::State(_)
-        | Event::Handshake(_)
-        | Event::Reset(_)
-        | Event::Retransmit(_)
-        | Event::Lost(_)
-        | Event::Stuck(_) => None,
+    let closed = wire.events().into_iter().find_map(|event| match event.kind {
+        EventKind::Closed(closed) => Some(closed),
+        EventKind::Segment(_)
+        | EventKind::State(_)
+        | EventKind::Handshake(_)
+        | EventKind::Reset(_)
+        | EventKind::Retransmit(_)
+        | EventKind::Lost(_)
+        | EventKind::Stuck(_) => None,
     });
     let expected = [(Established, ms(1)), (SynSent, ms(2)), (FinWait1, ms(1)), (FinWait2, ms(2))];
     assert_eq!(closed.map(|closed| closed.states), Some(expected.to_vec()));

@@ -13,7 +13,7 @@ use super::wire::Wire;
 use crate::lifecycle::event::Unexpected;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::tests::script::{client_addr, from_client, server_addr};
-use crate::lifecycle::{Event, SegmentInput};
+use crate::lifecycle::{EventKind, SegmentInput};
 
 /// An end in a state, and its peer in another, and the segments that brought them there: `>` what the end sent, `<` what
 /// its peer did, with the initials of the flags; `~` is sent before the other's FIN has come.
@@ -158,21 +158,21 @@ impl Ends {
     fn listen(&mut self) -> Option<Option<Unexpected>> {
         let mut verdict = None;
         for event in self.wire.events() {
-            match event {
-                Event::Segment(segment) => verdict = Some(segment.unexpected),
-                Event::State(change) => {
+            match &event.kind {
+                EventKind::Segment(segment) => verdict = Some(segment.unexpected),
+                EventKind::State(change) => {
                     let end = usize::from(change.local != self.addresses[0]);
                     let is_birth = matches!(self.told[end], None | Some(Close));
                     assert!(is_birth || self.told[end] == Some(change.from), "{change:?}");
                     assert!(is_legal(change.from, change.to), "{change:?}");
                     self.told[end] = Some(change.to);
                 }
-                Event::Handshake(_)
-                | Event::Reset(_)
-                | Event::Retransmit(_)
-                | Event::Closed(_)
-                | Event::Lost(_)
-                | Event::Stuck(_) => {}
+                EventKind::Handshake(_)
+                | EventKind::Reset(_)
+                | EventKind::Retransmit(_)
+                | EventKind::Closed(_)
+                | EventKind::Lost(_)
+                | EventKind::Stuck(_) => {}
             }
         }
         verdict

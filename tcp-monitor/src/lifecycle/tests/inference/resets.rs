@@ -4,7 +4,7 @@ use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::ResetPhase;
 
 use super::wire::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Wire};
-use crate::lifecycle::event::{ClosedBy, Event};
+use crate::lifecycle::event::{ClosedBy, Event, EventKind};
 use crate::lifecycle::input::ResetDirection;
 
 type Steps = fn(&mut Wire);
@@ -47,17 +47,17 @@ fn client(events: &[Event]) -> (Option<TcpState>, Option<ClosedBy>) {
     let is_client = |local: std::net::SocketAddr| local == crate::lifecycle::tests::script::client_addr();
     let mut seen = (None, None);
     for event in events {
-        match event {
-            Event::State(change) if is_client(change.local) => seen.0 = Some(change.to),
-            Event::Closed(closed) if is_client(closed.local) => seen.1 = Some(closed.closed_by),
-            Event::State(_)
-            | Event::Closed(_)
-            | Event::Segment(_)
-            | Event::Handshake(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Lost(_)
-            | Event::Stuck(_) => {}
+        match &event.kind {
+            EventKind::State(change) if is_client(change.local) => seen.0 = Some(change.to),
+            EventKind::Closed(closed) if is_client(closed.local) => seen.1 = Some(closed.closed_by),
+            EventKind::State(_)
+            | EventKind::Closed(_)
+            | EventKind::Segment(_)
+            | EventKind::Handshake(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Lost(_)
+            | EventKind::Stuck(_) => {}
         }
     }
     seen
@@ -124,7 +124,7 @@ fn a_reset_at_another_sequence_number_is_ignored_in_every_state() {
             wire.server(RST, wrong, 0, 0);
             let events = wire.events();
             assert_eq!(client(&events), (None, None), "{state} {wrong}");
-            let [Event::Segment(segment)] = &events[..] else { panic!("{events:?}") };
+            let [Event { kind: EventKind::Segment(segment), .. }] = &events[..] else { panic!("{events:?}") };
             assert_eq!(segment.unexpected.map(|unexpected| unexpected.label()), Some("out_of_window"));
         }
     }
@@ -146,15 +146,15 @@ fn a_reset_behind_a_gap_in_the_capture_ends_the_connection_but_none_behind_a_fin
 fn a_reset_falls_into_a_phase_of_each_end() {
     let phases = |wire: &mut Wire| {
         let events = wire.events();
-        let resets = events.iter().filter_map(|event| match event {
-            Event::Reset(reset) => Some((reset.direction, reset.phase)),
-            Event::Segment(_)
-            | Event::State(_)
-            | Event::Handshake(_)
-            | Event::Retransmit(_)
-            | Event::Closed(_)
-            | Event::Lost(_)
-            | Event::Stuck(_) => None,
+        let resets = events.iter().filter_map(|event| match &event.kind {
+            EventKind::Reset(reset) => Some((reset.direction, reset.phase)),
+            EventKind::Segment(_)
+            | EventKind::State(_)
+            | EventKind::Handshake(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Closed(_)
+            | EventKind::Lost(_)
+            | EventKind::Stuck(_) => None,
         });
         resets.collect::<Vec<_>>()
     };

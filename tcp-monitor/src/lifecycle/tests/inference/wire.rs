@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::lifecycle::segment::{Flags, Options as TcpOptions};
 use crate::lifecycle::tests::script::{Script, at, from_client, from_server};
-use crate::lifecycle::{Event, Options, SegmentInput, TcpHeader, Tracker};
+use crate::lifecycle::{Event, EventKind, Options, SegmentInput, TcpHeader, Tracker};
 
 /// Segments in, 1 ms apart, and what is told of them.
 pub(in crate::lifecycle::tests) struct Wire {
@@ -101,18 +101,18 @@ impl Wire {
     /// The segments told since the last call, and what is unexpected of them.
     pub(in crate::lifecycle::tests) fn segments(&mut self) -> Vec<String> {
         let events = self.events();
-        let told = events.iter().filter_map(|event| match event {
-            Event::Segment(segment) => {
+        let told = events.iter().filter_map(|event| match &event.kind {
+            EventKind::Segment(segment) => {
                 let unexpected = segment.unexpected.map_or("", |unexpected| unexpected.label());
                 Some(format!("{} {unexpected}", crate::lifecycle::tests::script::describe(event)))
             }
-            Event::State(_)
-            | Event::Handshake(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Closed(_)
-            | Event::Lost(_)
-            | Event::Stuck(_) => None,
+            EventKind::State(_)
+            | EventKind::Handshake(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Closed(_)
+            | EventKind::Lost(_)
+            | EventKind::Stuck(_) => None,
         });
         short(told.map(|line| line.trim_end().to_owned()).collect())
     }

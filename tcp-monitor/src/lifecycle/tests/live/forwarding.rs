@@ -6,7 +6,7 @@ use tcp_monitor_common::TcpState::{
 
 use super::host::{FIN, Hop, Host, IN, OUT, RST, RST_ACK, SYN, SYN_ACK};
 use crate::lifecycle::tests::script::{client, server, syn, syn_ack};
-use crate::lifecycle::{Event, SegmentInput, SocketInput};
+use crate::lifecycle::{EventKind, SegmentInput, SocketInput};
 
 const TOLD_OF_A_HANDSHAKE: [&str; 6] = [
     "1 client server close>syn_sent segment",
@@ -199,15 +199,15 @@ fn a_half_open_request_in_a_container_is_told_in_its_namespace_and_once() {
     let events = host.events();
     let told: Vec<_> = events
         .iter()
-        .filter_map(|event| match event {
-            Event::State(change) => Some((change.netns, change.from, change.to)),
-            Event::Segment(_)
-            | Event::Handshake(_)
-            | Event::Reset(_)
-            | Event::Retransmit(_)
-            | Event::Closed(_)
-            | Event::Lost(_)
-            | Event::Stuck(_) => None,
+        .filter_map(|event| match &event.kind {
+            EventKind::State(change) => Some((event.netns, change.from, change.to)),
+            EventKind::Segment(_)
+            | EventKind::Handshake(_)
+            | EventKind::Reset(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Closed(_)
+            | EventKind::Lost(_)
+            | EventKind::Stuck(_) => None,
         })
         .collect();
     assert_eq!(told, [(2, Listen, SynRecv)]);

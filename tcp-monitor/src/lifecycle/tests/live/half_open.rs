@@ -3,7 +3,7 @@
 use tcp_monitor_common::TcpState::{Close, Closing, Established, FinWait1, Listen, SynRecv, SynSent};
 
 use super::host::{FIN, Host, OUT, RST, RST_ACK, SYN, SYN_ACK};
-use crate::lifecycle::event::Event;
+use crate::lifecycle::EventKind;
 use crate::lifecycle::tests::script::{client, from_server, no_addr, server, syn, syn_ack};
 use crate::lifecycle::{InferFrom, Input, Options, SegmentInput, SocketInput, Tracker};
 
@@ -264,7 +264,7 @@ fn requests_that_never_complete_are_bounded() {
         }
         assert!(tracker.inferred() <= 10);
     }
-    assert_eq!(events.iter().filter(|event| matches!(event, Event::State(_))).count(), 999);
+    assert_eq!(events.iter().filter(|event| matches!(event.kind, EventKind::State(_))).count(), 999);
     // Flows are forgotten too.
     assert_eq!(tracker.evicted(), 2 * 989);
 }

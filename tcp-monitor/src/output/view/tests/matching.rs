@@ -9,8 +9,8 @@ use tcp_monitor_common::record::Role::{Client, Server};
 
 use super::script::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Script, at};
 use super::{LADDER, PLAIN, Screen};
-use crate::lifecycle::Event;
 use crate::lifecycle::event::{ClosedBy, Lost, Step};
+use crate::lifecycle::{Event, EventKind};
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000;
@@ -144,7 +144,7 @@ fn equal_addresses_in_two_namespaces_are_two_connections() {
         script.closed(Server, ClosedBy::RemoteReset, [None, None]);
         both.extend(script.events);
     }
-    both.sort_by_key(Event::time);
+    both.sort_by_key(|event| event.time);
     let mut screen = screen();
     screen.show(&both);
     screen.advance(at(SECOND));
@@ -224,7 +224,7 @@ fn a_socket_that_connects_to_itself_has_one_end() {
 #[test]
 fn lost_records_are_told_at_once() {
     let mut screen = screen();
-    screen.show(&[Event::Lost(Lost { time: at(0), kind: Kind::Segment, count: 12 })]);
+    screen.show(&[Event::new(at(0), EventKind::Lost(Lost { kind: Kind::Segment, count: 12 }))]);
     assert!(screen.text().contains("12 segment records lost"));
 }
 

@@ -25,7 +25,7 @@ impl Screen {
 
     fn show(&mut self, events: &[Event]) {
         for event in events {
-            self.advance(event.time());
+            self.advance(event.time);
             self.view.write(event, &mut self.text).expect("a vector takes any bytes");
         }
     }

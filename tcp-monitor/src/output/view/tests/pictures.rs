@@ -6,9 +6,9 @@ use tcp_monitor_common::record::Role::{Client, Server};
 
 use super::script::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Script};
 use super::{LADDER, PLAIN, picture};
-use crate::lifecycle::Event;
 use crate::lifecycle::event::Acknowledged::{self, Data};
 use crate::lifecycle::event::{AckCheck, ClosedBy, Evidence, Segment, Step, Unexpected};
+use crate::lifecycle::{Event, EventKind};
 use crate::output::{Shape, Style};
 
 fn both(style: Style, width: usize, events: &[Event]) -> String {
@@ -165,7 +165,7 @@ fn a_connection_that_was_open_before() {
         ClosedBy::Local,
         [Some(5000), Some(700)],
     );
-    if let Some(Event::Closed(closed)) = script.events.last_mut() {
+    if let Some(Event { kind: EventKind::Closed(closed), .. }) = script.events.last_mut() {
         (closed.partial, closed.duration) = (true, None);
     }
     script.at(47).send(Server, Step::FinAck, ACK, 5002, 702).change(unknown);

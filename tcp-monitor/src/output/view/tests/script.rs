@@ -13,7 +13,7 @@ use crate::lifecycle::event::{
 };
 use crate::lifecycle::input::{Comm, Process, RetransmitKind};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, TcpHeader, Time};
+use crate::lifecycle::{Event, EventKind, TcpHeader, Time};
 
 pub(super) const ACK: Flags = Flags::ACK;
 pub(super) const FIN: Flags = Flags::FIN.union(ACK);
@@ -69,6 +69,10 @@ impl Script {
         self
     }
 
+    fn push(&mut self, kind: EventKind) {
+        self.events.push(Event { netns: self.netns, ..Event::new(self.time(), kind) });
+    }
+
     pub(super) fn starting_at(&mut self, isns: [u32; 2]) -> &mut Self {
         self.isns = isns;
         self
@@ -82,8 +86,7 @@ impl Script {
             Role::Server => [self.isns[1], self.isns[0]],
         };
         let has_ack = flags.contains(ACK);
-        self.events.push(Event::Segment(Segment {
-            time: self.time(),
+        self.push(EventKind::Segment(Segment {
             src,
             dst,
             header: TcpHeader {
@@ -98,7 +101,6 @@ impl Script {
             payload_len: 0,
             seq_rel: Some(seq),
             ack_rel: has_ack.then_some(ack),
-            netns: self.netns,
             ifindex: 1,
             direction: None,
             step,
@@ -130,7 +132,7 @@ impl Script {
     }
 
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Segment)) -> &mut Self {
-        if let Some(Event::Segment(segment)) = self.events.last_mut() {
+        if let Some(Event { kind: EventKind::Segment(segment), .. }) = self.events.last_mut() {
             change(segment);
         }
         self
@@ -138,8 +140,7 @@ impl Script {
 
     pub(super) fn state(&mut self, end: Role, from: TcpState, to: TcpState) -> &mut Self {
         let (local, remote) = self.ends(end);
-        self.events.push(Event::State(StateChange {
-            time: self.time(),
+        self.push(EventKind::State(StateChange {
             local,
             remote: Some(remote),
             role: end,
@@ -148,8 +149,6 @@ impl Script {
             seq: None,
             ack: None,
             evidence: self.evidence,
-            cookie: 0,
-            netns: self.netns,
             process: process(end),
             spent: None,
         }));
@@ -158,8 +157,7 @@ impl Script {
 
     pub(super) fn opened(&mut self, end: Role, result: Result<(), HandshakeFailure>) -> &mut Self {
         let (local, remote) = self.ends(end);
-        self.events.push(Event::Handshake(Handshake {
-            time: self.time(),
+        self.push(EventKind::Handshake(Handshake {
             local,
             remote,
             role: end,
@@ -173,8 +171,7 @@ impl Script {
     /// The end has sent and received so many bytes.
     pub(super) fn closed(&mut self, end: Role, closed_by: ClosedBy, bytes: [Option<u64>; 2]) -> &mut Self {
         let (local, remote) = self.ends(end);
-        self.events.push(Event::Closed(Closed {
-            time: self.time(),
+        self.push(EventKind::Closed(Closed {
             local,
             remote,
             role: end,
@@ -194,7 +191,7 @@ impl Script {
     pub(super) fn data_again(&mut self, end: Role) -> &mut Self {
         let (local, remote) = self.ends(end);
         let (kind, state) = (RetransmitKind::Data, TcpState::Established);
-        self.events.push(Event::Retransmit(Retransmit { time: self.time(), local, remote, kind, state }));
+        self.push(EventKind::Retransmit(Retransmit { local, remote, kind, state }));
         self
     }
 
@@ -228,7 +225,7 @@ impl Script {
 
 /// `us` microseconds into a script.
 pub(super) fn at(us: u64) -> Time {
-    Time::from_unix_nanos((1_767_268_801_000_000 + us) * 1000)
+    Time::from_nanos((1_767_268_801_000_000 + us) * 1000)
 }
 
 fn process(end: Role) -> Option<Process> {
