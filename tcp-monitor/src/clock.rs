@@ -215,7 +215,9 @@ mod tests {
         let both = "monotonic      86400         7\nboottime       100000         0\n";
         assert_eq!(parse_offset(both), Some(86_400_000_000_007));
         assert_eq!(parse_offset("1 -2 500000000\n"), Some(-1_500_000_000));
-        for text in ["", "boottime 1 0\n", "monotonic\n", "monotonic x 0\n", "monotonic 9223372036854775807 0"] {
+        for text in
+            ["", "boottime 1 0\n", "monotonic\n", "monotonic x 0\n", "monotonic 9223372036854775807 0"]
+        {
             assert_eq!(parse_offset(text), None, "{text}");
         }
     }

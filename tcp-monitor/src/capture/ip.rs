@@ -52,7 +52,8 @@ fn ipv4_header(packet: &mut Cursor<'_>) -> Result<IpHeader, NotSegment> {
 
 fn ipv6_header(packet: &mut Cursor<'_>) -> Result<IpHeader, NotSegment> {
     let header = packet.take::<8>()?;
-    let [src, dst] = [packet.take::<16>()?, packet.take::<16>()?].map(|bytes| Ipv6Addr::from(bytes).to_canonical());
+    let [src, dst] =
+        [packet.take::<16>()?, packet.take::<16>()?].map(|bytes| Ipv6Addr::from(bytes).to_canonical());
     match u16::from_be_bytes([header[4], header[5]]) {
         // A jumbogram (BIG TCP), or the network card fills it in: up to the end of the packet.
         0 => {}

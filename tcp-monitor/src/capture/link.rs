@@ -4,7 +4,7 @@ use std::fmt;
 
 use tcp_monitor_common::record::Direction;
 
-use super::cursor::{NotSegment, Cursor};
+use super::cursor::{Cursor, NotSegment};
 
 /// A number of <https://www.tcpdump.org/linktypes.html>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,12 +11,12 @@ use std::{
 };
 
 use super::{
+    cursor::{Cursor, NotSegment},
     error::CaptureError,
     frame::{Frame, Step, StepResult},
     ip::{IpHeader, ip_header, tcp_header},
     pcap::Pcap,
     pcapng::PcapNg,
-    cursor::{Cursor, NotSegment},
     statistics::Statistics,
     stream::Stream,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{link::LinkType, cursor::NotSegment};
+use super::{cursor::NotSegment, link::LinkType};
 
 /// How many packets there were, and how many TCP segments. Each other packet is in exactly one count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

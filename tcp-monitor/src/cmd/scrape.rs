@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tcp_monitor_common::counters::PortCounters;
 
 use crate::kernel::{CounterError, Counters};
+use crate::lifecycle::PresentSocket;
 use crate::metrics::{Ends, Flows, Moment, PortLabel, PortSockets, Snapshot, label_sockets};
-use crate::sockets::{Found, Look, SocketDiag};
+use crate::sockets::{Look, SocketDiag};
 
 /// Whoever knows what a scrape shows.
 pub(super) struct Scrape {
@@ -22,7 +23,7 @@ impl Scrape {
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,
-    ) -> Result<(Self, Vec<Found>), CounterError> {
+    ) -> Result<(Self, Vec<PresentSocket>), CounterError> {
         let of_ports = Arc::clone(&counters);
         sockets.count(Box::new(move || Some(Flows::of(&of_ports.ports().ok()?))));
         let found = sockets.found();

@@ -166,7 +166,13 @@ mod tests {
                 // No word and no number is broken.
                 let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
                 let shown = words(&lines.join(" "));
-                assert!(shown.iter().filter(|word| *word != "·").eq(words(details.as_str()).iter().filter(|word| *word != "·")), "{lines:?}");
+                assert!(
+                    shown
+                        .iter()
+                        .filter(|word| *word != "·")
+                        .eq(words(details.as_str()).iter().filter(|word| *word != "·")),
+                    "{lines:?}"
+                );
             }
         }
     }

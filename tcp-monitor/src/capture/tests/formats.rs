@@ -100,7 +100,8 @@ fn each_section_has_its_own_byte_order_and_interfaces() {
     };
     let (packets, statistics, error) = read_all(&[part(Little), part(Big), part(Little)].concat());
     assert!(error.is_none(), "{error:?}");
-    let read: Vec<_> = packets.iter().map(|packet| (packet.ifindex - FILE_INTERFACES, packet.direction)).collect();
+    let read: Vec<_> =
+        packets.iter().map(|packet| (packet.ifindex - FILE_INTERFACES, packet.direction)).collect();
     let (ingress, egress) = (Some(Direction::Ingress), Some(Direction::Egress));
     assert_eq!(read, [(1, egress), (0, ingress), (3, egress), (2, ingress), (5, egress), (4, ingress)]);
     assert_eq!((statistics.packets, statistics.tcp), (6, 6));
@@ -118,10 +119,8 @@ fn a_packet_without_a_time_has_that_of_the_one_before() {
     ];
     let (packets, statistics, error) = read_all(&file.concat());
     assert!(error.is_none(), "{error:?}");
-    let read: Vec<_> = packets
-        .iter()
-        .map(|packet| (packet.time.as_nanos(), packet.header.options.window_scale))
-        .collect();
+    let read: Vec<_> =
+        packets.iter().map(|packet| (packet.time.as_nanos(), packet.header.options.window_scale)).collect();
     // The snap length of the interface is not that of the block: the last option does not count.
     assert_eq!(read, [(0, None), (7_000, Some(7)), (7_000, None)]);
     assert_eq!(statistics.untimed, 2);

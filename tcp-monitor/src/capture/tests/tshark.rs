@@ -25,7 +25,7 @@ fn tshark_agrees_on_every_packet_of_every_capture() {
         let expected: Vec<_> = table.lines().map(|line| parse(line, &packets)).collect();
         for (packet, expected) in packets.iter().zip(&expected) {
             let packet = in_terms_of_tshark(packet, &path);
-            assert_eq!(format!("{packet:?}"), format!("{expected:?}"), "{}", path.display());
+            assert_eq!(packet, *expected, "{}", path.display());
         }
         assert_eq!(packets.len(), expected.len(), "{}: {statistics:?}", path.display());
         assert!(packets.len() >= 3, "{} says next to nothing", path.display());
@@ -78,7 +78,7 @@ fn parse(line: &str, packets: &[SegmentInput]) -> SegmentInput {
     let frame = decimal(number).and_then(NonZeroU64::new);
     let fragment = packets.iter().find(|packet| packet.frame == frame && payload_len.is_empty());
     let flags = hexadecimal(flags).expect("every segment has them");
-    let number_of_interface = || FILE_INTERFACES + decimal(interface).unwrap_or_default();
+    let number_of_interface = || FILE_INTERFACES + decimal::<u32>(interface).unwrap_or_default();
     SegmentInput {
         time: epoch(time),
         netns: 0,

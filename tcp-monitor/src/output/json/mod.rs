@@ -12,7 +12,7 @@ use serde::ser::Serializer;
 use super::{Context, Destination, EventSink};
 use crate::clock::WallTime;
 use crate::lifecycle::event::EventKind;
-use crate::lifecycle::Event;
+use crate::lifecycle::{ConnectionId, Event};
 
 mod body;
 mod segment;
@@ -28,8 +28,8 @@ impl EventSink for Json {
         let line = Line {
             v: VERSION,
             time: Rfc3339(context.wall_time(event.time)),
-            event: event.kind.label(),
-            conn: event.connection.map(u64::from),
+            event: name(&event.kind),
+            conn: event.connection.map(ConnectionId::get),
             netns: event.netns,
             cookie: event.cookie,
             frame: event.frame,
@@ -91,6 +91,20 @@ impl<'a> Body<'a> {
     }
 }
 
+/// The name of a kind of event.
+const fn name(kind: &EventKind) -> &'static str {
+    match kind {
+        EventKind::Segment(_) => "segment",
+        EventKind::State(_) => "state",
+        EventKind::Handshake(_) => "handshake",
+        EventKind::Reset(_) => "reset",
+        EventKind::Retransmit(_) => "retransmit",
+        EventKind::Closed(_) => "closed",
+        EventKind::Stuck(_) => "stuck",
+        EventKind::Lost(_) => "lost",
+    }
+}
+
 struct Rfc3339(WallTime);
 
 impl Serialize for Rfc3339 {
@@ -110,14 +124,29 @@ const VERSION: u8 = 1;
 
 #[cfg(test)]
 mod tests {
-    use super::{Json, Sink};
+    use std::num::NonZeroU64;
+
+    use super::{Context, EventSink, Json};
+    use crate::clock::WallClock;
     use crate::lifecycle::Event;
-    use crate::output::samples;
+    use crate::output::{Names, samples};
+
+    struct Eth;
+
+    impl Names for Eth {
+        fn interface(&self, netns: u32, ifindex: u32) -> Option<String> {
+            (netns == 4_026_531_840).then(|| format!("eth{ifindex}"))
+        }
+
+        fn netns(&self, _: u32) -> Option<String> {
+            None
+        }
+    }
 
     fn json(event: &Event) -> String {
-        let mut sink = Json::new(|netns, ifindex| (netns == 4026531840).then(|| format!("eth{ifindex}")));
+        let clock = WallClock::of_capture();
         let mut out = Vec::new();
-        sink.write(event, &mut out).expect("a vector takes any bytes");
+        Json::default().event(event, &Context::new(&clock, &Eth), &mut out);
         String::from_utf8(out).expect("JSON is UTF-8")
     }
 
@@ -131,12 +160,20 @@ mod tests {
     fn unknown_values_are_left_out() {
         assert_eq!(json(&samples::partial()), PARTIAL);
         assert_eq!(json(&samples::listening()), LISTENING);
-        assert_eq!(json(&samples::reset_of_nobody()), RESET);
+        assert_eq!(json(&samples::reset_without_socket()), RESET);
         assert_eq!(json(&samples::stuck_unaccepted()), STUCK_UNACCEPTED);
     }
 
     #[test]
-    fn a_stuck_socket_names_its_process_and_what_to_look_at() {
+    fn an_event_of_a_capture_has_the_number_of_its_packet() {
+        let event = Event { netns: 0, cookie: 0, frame: NonZeroU64::new(12), ..samples::stuck() };
+        let start =
+            r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","conn":3,"frame":12,"local""#;
+        assert!(json(&event).starts_with(start), "{}", json(&event));
+    }
+
+    #[test]
+    fn a_stuck_socket_has_its_process_and_a_hint() {
         assert_eq!(json(&samples::stuck()), STUCK);
     }
 
@@ -165,14 +202,16 @@ mod tests {
         "\n"
     );
     const STUCK: &str = concat!(
-        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","conn":3,"netns":4026531840,"#,
+        r#""cookie":71,"local":"10.0.0.9:8899","#,
         r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":61,"unread_bytes":0,"#,
         r#""process":{"pid":812,"comm":"nginx"},"#,
         r#""hint":"the process has read to the end and does not call close()"}"#,
         "\n"
     );
     const STUCK_UNACCEPTED: &str = concat!(
-        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","conn":3,"netns":4026531840,"#,
+        r#""cookie":71,"local":"10.0.0.9:8899","#,
         r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":7300,"unread_bytes":2000,"#,
         r#""hint":"it waits in the accept queue: the process does not call accept()"}"#,
         "\n"

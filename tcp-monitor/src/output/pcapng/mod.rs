@@ -112,15 +112,13 @@ impl EventSink for Pcapng {
     }
 
     fn advance(&mut self, now: Time, context: &Context<'_>, to: &mut dyn Destination) {
-        let followed = self.transition.take_if(|transition| transition.time < now);
-        self.comment_transition(followed);
-        while let Some(packet) = self.pending.pop(now) {
+        while let Some(packet) = self.pop(now) {
             to.take(&mut |out| self.write(&packet, context, out));
         }
     }
 
     fn finish(&mut self, context: &Context<'_>, to: &mut dyn Destination) {
-        self.advance(Time::MAX, context, to);
+        self.advance(Time::from_nanos(u64::MAX), context, to);
     }
 }
 
@@ -135,6 +133,13 @@ impl Pcapng {
             application: concat!("tcp-monitor ", env!("CARGO_PKG_VERSION")),
         }
         .write(out);
+    }
+
+    /// The next packet that is complete, if all events before `now` have come.
+    fn pop(&mut self, now: Time) -> Option<Packet> {
+        let followed = self.transition.take_if(|transition| transition.time < now);
+        self.comment_transition(followed);
+        self.pending.pop(now)
     }
 
     /// Appends a packet to `out`: whole blocks.

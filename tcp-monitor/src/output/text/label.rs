@@ -26,7 +26,7 @@ impl Label {
         match step {
             Step::Syn => Self::Syn,
             Step::SynAck => Self::SynAck,
-            Step::HandshakeAck | Step::AckOfFin => Self::Ack,
+            Step::HandshakeAck | Step::FinAck => Self::Ack,
             Step::Fin => Self::Fin,
             Step::Rst => Self::Rst,
         }

@@ -324,7 +324,9 @@ impl Layout {
 impl fmt::Debug for Layout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Columns { addresses, .. } => f.debug_struct("Columns").field("addresses", addresses).finish_non_exhaustive(),
+            Self::Columns { addresses, .. } => {
+                f.debug_struct("Columns").field("addresses", addresses).finish_non_exhaustive()
+            }
             Self::Single => f.write_str("Single"),
         }
     }
@@ -350,35 +352,54 @@ const MIN_DETAILS: usize = 40;
 mod tests {
     use jiff::tz::{Offset, TimeZone};
 
-    use super::{Sink, Style, Text};
+    use super::{ADDRESSES, Context, EventSink, Style, Text};
+    use crate::clock::WallClock;
     use crate::lifecycle::Event;
-    use crate::output::samples;
+    use crate::output::{Names, NoNames, samples};
 
-    fn log(style: Style, events: &[Event]) -> String {
-        let mut sink = Text::in_time_zone(style, TimeZone::fixed(Offset::constant(2)));
+    fn text(style: Style) -> Text {
+        Text::in_time_zone(style, TimeZone::fixed(Offset::constant(2)))
+    }
+
+    fn write(mut text: Text, names: &dyn Names, events: &[Event]) -> String {
+        let clock = WallClock::of_capture();
         let mut out = Vec::new();
         for event in events {
-            sink.write(event, &mut out).expect("a vector takes any bytes");
+            text.event(event, &Context::new(&clock, names), &mut out);
         }
         String::from_utf8(out).expect("the log is UTF-8")
     }
 
+    fn log(style: Style, events: &[Event]) -> String {
+        write(text(style), &NoNames, events)
+    }
+
+    /// The lines without the time, on a terminal of `width` columns.
+    fn on_terminal(width: usize, events: &[Event]) -> String {
+        write(text(PLAIN).wrapped(move || Some(width)), &NoNames, events)
+    }
+
+    /// The column at which a line has `text`.
+    fn column(line: &str, text: &str) -> usize {
+        line.find(text).map_or(0, |at| line[..at].chars().count())
+    }
+
     #[test]
-    fn a_connection_reads_as_a_story() {
+    fn each_event_of_a_connection_is_a_line() {
         assert_eq!(log(PLAIN, &samples::connection()), GOLDEN);
     }
 
     #[test]
     fn unknown_values_are_not_shown() {
         assert_eq!(
-            log(PLAIN, &[samples::partial(), samples::listening(), samples::reset_of_nobody()]),
+            log(PLAIN, &[samples::partial(), samples::listening(), samples::reset_without_socket()]),
             UNKNOWN
         );
     }
 
     #[test]
     fn the_reason_of_a_reset_is_not_its_phase_once_more() {
-        assert_eq!(log(PLAIN, &[samples::aborted(), samples::reset_of_nobody()]), RESETS);
+        assert_eq!(log(PLAIN, &[samples::aborted(), samples::reset_without_socket()]), RESETS);
     }
 
     #[test]
@@ -387,12 +408,12 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_that_waited_for_its_neighbor_is_told_from_the_answer_of_the_peer() {
-        assert_eq!(log(PLAIN, &samples::held_back()), HELD_BACK);
+    fn a_syn_that_waited_for_its_neighbor_shows_how_long() {
+        assert_eq!(log(PLAIN, &samples::delayed()), DELAYED);
     }
 
     #[test]
-    fn numbers_that_are_wrong_are_told_with_the_right_ones() {
+    fn wrong_numbers_are_shown_with_the_right_ones() {
         assert_eq!(log(PLAIN, &samples::wrong()), WRONG);
         let colored = log(Style { color: true, ..PLAIN }, &samples::wrong());
         assert!(colored.contains("\x1b[31mACK    \x1b[0m"), "{colored}");
@@ -406,12 +427,68 @@ mod tests {
             .concat();
         assert!(log.is_ascii(), "{log}");
         assert!(log.contains("10.0.0.5:51920 -> 10.0.0.9:8899  seq 303234858 win"), "{log}");
-        assert!(log.contains("handshake 505 us | SYN-ACK sent again once"), "{log}");
+        assert!(log.contains("handshake 505 us | SYN-ACK retransmitted once"), "{log}");
     }
 
     #[test]
-    fn a_stuck_socket_reads_as_what_is_wrong_with_it() {
+    fn a_stuck_socket_is_shown_with_the_reason() {
         assert_eq!(log(PLAIN, &[samples::stuck(), samples::stuck_unaccepted()]), STUCK);
+    }
+
+    #[test]
+    fn details_begin_at_one_column_for_ipv4_and_ipv6() {
+        let v6 = samples::partial();
+        let [v4, _] = samples::wrong();
+        let lines = log(PLAIN, &[v6.clone(), v4.clone(), samples::aborted(), v6.clone()]);
+        let columns: Vec<_> = lines
+            .lines()
+            .zip(["reset by", "seq", "sent", "reset by"])
+            .map(|(line, details)| column(line, details))
+            .collect();
+        assert_eq!(
+            columns,
+            [ADDRESSES + "[::1]:8899 → [2001:db8::5]:51920".chars().count() + 2; 4],
+            "{lines}"
+        );
+    }
+
+    #[test]
+    fn a_line_is_broken_between_fields_only_and_only_on_a_terminal() {
+        let events = [&samples::connection()[..], &samples::wrong(), &[samples::stuck_unaccepted()]].concat();
+        assert_eq!(on_terminal(80, &samples::connection()), NARROW);
+        let unbroken = log(PLAIN, &events);
+        let words = |text: &str| -> Vec<String> {
+            text.split_whitespace().filter(|word| *word != "·").map(str::to_owned).collect()
+        };
+        for width in 60..200 {
+            let lines = on_terminal(width, &events);
+            assert_eq!(words(&lines), words(&unbroken), "{lines}");
+            for line in lines.lines() {
+                assert!(line.chars().count() <= width && !line.ends_with(' '), "{width}: {line}");
+            }
+        }
+        assert_eq!(on_terminal(500, &events), unbroken);
+    }
+
+    #[test]
+    fn the_name_of_the_namespace_is_shown_and_escaped() {
+        struct Blue;
+        impl Names for Blue {
+            fn interface(&self, _: u32, _: u32) -> Option<String> {
+                None
+            }
+
+            fn netns(&self, netns: u32) -> Option<String> {
+                (netns == 4_026_531_840).then(|| "b\x1b[31mlue".to_owned())
+            }
+        }
+        let lines = write(text(PLAIN), &Blue, &[samples::stuck(), samples::listening()]);
+        assert!(
+            lines.lines().next().is_some_and(|line| line.ends_with(" · netns:b\\u{1b}[31mlue")),
+            "{lines}"
+        );
+        // Of a listener here the namespace is not known.
+        assert!(lines.ends_with("CLOSE → LISTEN\n"), "{lines}");
     }
 
     #[test]
@@ -435,6 +512,7 @@ mod tests {
 
     const PLAIN: Style = Style { color: false, ascii: false };
     const GOLDEN: &str = include_str!("../golden/connection.txt");
+    const NARROW: &str = include_str!("../golden/connection-80-columns.txt");
     const STUCK: &str = concat!(
         "14:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  ",
         "CLOSE_WAIT for 61.2 s · nginx[812] · the process has read to the end and does not call close()\n",
@@ -444,7 +522,7 @@ mod tests {
     );
     const UNKNOWN: &str = concat!(
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
-        "reset by server · 2.38 MiB in · open before the monitor\n",
+        "reset by server · 2.38 MiB in · opened before monitoring started\n",
         "14:00:01.000000  STATE    10.0.0.9:8899                     CLOSE → LISTEN\n",
         "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket\n",
     );
@@ -457,12 +535,12 @@ mod tests {
         "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  ",
         "seq 303234862 (≠303234859) ack 3214116001 (≠seq+5+1=3214116000)\n",
     );
-    const HELD_BACK: &str = concat!(
+    const DELAYED: &str = concat!(
         "14:00:01.004000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",
         "SYN_SENT → CLOSE  refused after 75 µs · SYN left 1.00 s after connect()\n",
     );
     const REFUSED: &str = concat!(
         "14:00:04.000000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",
-        "SYN_SENT → CLOSE  refused after 3.00 s · SYN sent again 2 times\n",
+        "SYN_SENT → CLOSE  refused after 3.00 s · SYN retransmitted 2 times\n",
     );
 }

@@ -14,7 +14,11 @@ pub(super) fn add(segment: &Segment, details: &mut Details) {
         Step::Syn | Step::SynAck => {
             details.value(format_args!("seq {}", header.seq));
             if has_ack {
-                details.value(format_args!("ack {}{}", header.ack, CheckedAck { segment, shown: header.ack }));
+                details.value(format_args!(
+                    "ack {}{}",
+                    header.ack,
+                    CheckedAck { segment, shown: header.ack }
+                ));
             }
             details.value(format_args!("win {}", header.window));
             if let Some(mss) = header.options.mss {
@@ -30,7 +34,7 @@ pub(super) fn add(segment: &Segment, details: &mut Details) {
                 details.value("ts");
             }
         }
-        Step::HandshakeAck | Step::Fin | Step::AckOfFin | Step::Rst => {
+        Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => {
             match segment.seq_rel {
                 Some(seq) => details.value(format_args!("seq +{seq}{}", CheckedSeq(segment))),
                 None => details.value(format_args!("seq {}{}", header.seq, CheckedSeq(segment))),

@@ -65,7 +65,8 @@ impl Connections {
                 self.update_due(id);
             }
             // Its end was shown when it entered TIME_WAIT.
-            EventKind::State(change) if change.from == TcpState::TimeWait && !self.open.contains_key(&id) => {}
+            EventKind::State(change) if change.from == TcpState::TimeWait && !self.open.contains_key(&id) => {
+            }
             EventKind::State(change) => {
                 let record = self.record(id, end, event, context);
                 record.add_state(event.time, change, end);

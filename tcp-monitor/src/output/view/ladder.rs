@@ -229,7 +229,9 @@ impl<'a> Ladder<'a> {
         }
         match self.inferred {
             Inferred::Nothing => {}
-            Inferred::Some => notes.phrase("* inferred from segments or timeouts, not reported by the kernel"),
+            Inferred::Some => {
+                notes.phrase("* inferred from segments or timeouts, not reported by the kernel")
+            }
             Inferred::All => notes.phrase("states are inferred from segments and timeouts"),
         }
         for (color, text) in [(color, outcome), (Color::Plain, notes)] {
@@ -326,14 +328,14 @@ fn is_sent_in(state: TcpState, step: Step) -> bool {
     match step {
         Step::Syn => state == TcpState::SynSent,
         Step::Fin => state != TcpState::SynSent,
-        Step::SynAck | Step::HandshakeAck | Step::AckOfFin | Step::Rst => false,
+        Step::SynAck | Step::HandshakeAck | Step::FinAck | Step::Rst => false,
     }
 }
 
 fn is_teardown(entry: &Entry) -> bool {
     use TcpState as S;
     match entry {
-        Entry::Segment(segment) => matches!(segment.step, Step::Fin | Step::AckOfFin | Step::Rst),
+        Entry::Segment(segment) => matches!(segment.step, Step::Fin | Step::FinAck | Step::Rst),
         Entry::State { to, .. } => match to {
             S::FinWait1 | S::FinWait2 | S::CloseWait | S::Closing | S::LastAck | S::TimeWait | S::Close => {
                 true

@@ -108,7 +108,9 @@ impl Record {
                 ([Some(handshake.local), Some(handshake.remote)], Some(handshake.role))
             }
             EventKind::Closed(closed) => ([Some(closed.local), Some(closed.remote)], Some(closed.role)),
-            EventKind::Reset(_) | EventKind::Retransmit(_) | EventKind::Stuck(_) | EventKind::Lost(_) => return,
+            EventKind::Reset(_) | EventKind::Retransmit(_) | EventKind::Stuck(_) | EventKind::Lost(_) => {
+                return;
+            }
         };
         for (end, address) in [end, end.other()].into_iter().zip(addresses) {
             let known = &mut self.ends[end as usize].address;
@@ -143,7 +145,7 @@ impl Record {
         let opener = match segment.step {
             Step::Syn => Some(from),
             Step::SynAck => Some(from.other()),
-            Step::HandshakeAck | Step::Fin | Step::AckOfFin | Step::Rst => None,
+            Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => None,
         };
         if opener.is_some() && !self.opening_seen {
             self.opener = opener;
@@ -213,7 +215,7 @@ impl Record {
             end.closed.is_some() || matches!(end.handshake, Some(Handshake { result: Ok(()), .. }))
         }) || self
             .segments()
-            .any(|segment| matches!(segment.step, Step::HandshakeAck | Step::Fin | Step::AckOfFin))
+            .any(|segment| matches!(segment.step, Step::HandshakeAck | Step::Fin | Step::FinAck))
     }
 
     /// It is over as far as segments show.

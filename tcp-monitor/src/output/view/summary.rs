@@ -17,10 +17,7 @@ use crate::output::style::{Color, Style};
 /// Both ends, the client first.
 pub(super) fn ends(record: &Record) -> [(Role, &EndRecord); 2] {
     let client = record.client();
-    [
-        (Role::Client, &record.ends[client as usize]),
-        (Role::Server, &record.ends[client.other() as usize]),
-    ]
+    [(Role::Client, &record.ends[client as usize]), (Role::Server, &record.ends[client.other() as usize])]
 }
 
 /// How the connection ended, in a sentence, and the colour of that.

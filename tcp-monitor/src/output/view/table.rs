@@ -22,13 +22,12 @@ pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, style: Styl
     page.paragraph(Color::Plain, &format!("### {client} → {server} at {began}"));
 
     let established = record.was_established();
-    let (handshake, teardown): (Vec<_>, Vec<_>) =
-        record.segments().partition(|segment| match segment.step {
-            Step::Syn | Step::SynAck | Step::HandshakeAck => true,
-            // A RST that answers the SYN.
-            Step::Rst => !established,
-            Step::Fin | Step::AckOfFin => false,
-        });
+    let (handshake, teardown): (Vec<_>, Vec<_>) = record.segments().partition(|segment| match segment.step {
+        Step::Syn | Step::SynAck | Step::HandshakeAck => true,
+        // A RST that answers the SYN.
+        Step::Rst => !established,
+        Step::Fin | Step::FinAck => false,
+    });
     if handshake.is_empty() {
         page.paragraph(Color::Plain, "No handshake was seen.");
     } else {

@@ -26,7 +26,7 @@ macro_rules! assert_picture {
 fn normal_close() -> Script {
     let mut script = Script::new();
     script.handshake(true);
-    script.at(900).data_again(Server);
+    script.at(900).data_retransmitted(Server);
     script.at(1000).state(Client, S::Established, S::FinWait1);
     script.at(1003).send(Client, Step::Fin, FIN, 79, 1302).change(|segment| segment.payload_len = 5);
     script.at(1010).state(Server, S::Established, S::CloseWait);
@@ -103,7 +103,7 @@ fn a_connection_refused() {
 }
 
 #[test]
-fn a_syn_sent_again_until_the_client_gives_up() {
+fn a_syn_retransmitted_until_the_client_gives_up() {
     let mut script = Script::new();
     script.at(0).state(Client, S::Close, S::SynSent);
     for second in [0, 1, 3, 7] {
@@ -111,7 +111,7 @@ fn a_syn_sent_again_until_the_client_gives_up() {
         script.change(|segment| segment.retransmission = second > 0);
     }
     script.at(15_000_000).state(Client, S::SynSent, S::Close).opened(Client, Err(HandshakeFailure::TimedOut));
-    assert_picture!(both(PLAIN, 80, &script.events), "syn-sent-again");
+    assert_picture!(both(PLAIN, 80, &script.events), "syn-retransmitted");
 }
 
 #[test]
