@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::time::Duration;
+use std::{env, fs};
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
@@ -15,6 +17,18 @@ use crate::lifecycle::event::{
 use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
 use crate::lifecycle::segment::{Flags, Options, Timestamps};
 use crate::lifecycle::{ConnectionId, End, TcpHeader, Time};
+
+/// Compares with the file `golden` in the folder `golden`.
+///
+/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --lib output`, then read the difference.
+pub(super) fn assert_golden(output: &str, golden: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/output/golden").join(golden);
+    if env::var_os("BLESS").is_some() {
+        fs::write(&path, output).expect("the golden file is written");
+    }
+    let expected = fs::read_to_string(&path).expect("it is checked in");
+    assert_eq!(output, expected, "{golden}");
+}
 
 /// One of each kind, of a connection that a server closed.
 pub(super) fn connection() -> Vec<Event> {

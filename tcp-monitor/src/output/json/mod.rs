@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn each_event_is_an_object_of_the_contract() {
         let lines: String = samples::connection().iter().map(json).collect();
-        assert_eq!(lines, GOLDEN);
+        samples::assert_golden(&lines, "connection.jsonl");
     }
 
     #[test]
@@ -184,7 +184,6 @@ mod tests {
         assert_eq!(value["process"]["comm"], "a\"\n\u{1b}[31m\u{fffd}");
     }
 
-    const GOLDEN: &str = include_str!("../golden/connection.jsonl");
     const PARTIAL: &str = concat!(
         r#"{"v":1,"time":"2026-01-01T12:00:01.000001007Z","event":"closed","local":"[::1]:8899","#,
         r#""remote":"[2001:db8::5]:51920","role":"client","closed_by":"remote_reset","#,

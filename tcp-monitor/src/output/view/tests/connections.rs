@@ -236,7 +236,7 @@ fn all_connections_that_are_due_are_shown_in_their_order() {
     }
     screen.advance(at(5 * SECOND));
     let text = screen.text();
-    let client = |port| text.find(&format!("10.0.0.5:{port} ")).expect("it is shown");
+    let client = |port| text.find(&format!("10.0.0.5:{port}")).expect("it is shown");
     assert!(client(1) < client(2) && client(2) < client(3), "{text}");
     assert_eq!(diagrams(&text), 3);
 }

@@ -9,7 +9,7 @@ use super::{LADDER, PLAIN, picture};
 use crate::lifecycle::event::Acknowledged::{self, Data};
 use crate::lifecycle::event::{AckCheck, ClosedBy, Evidence, Segment, Step, Unexpected};
 use crate::lifecycle::{Event, EventKind};
-use crate::output::{Shape, Style};
+use crate::output::{Shape, Style, samples};
 
 fn both(style: Style, width: usize, events: &[Event]) -> String {
     picture(Shape::Ladder { width }, style, events) + &picture(Shape::Table, style, events)
@@ -18,7 +18,7 @@ fn both(style: Style, width: usize, events: &[Event]) -> String {
 /// Compares with the file of that name.
 macro_rules! assert_picture {
     ($picture:expr, $name:literal) => {
-        assert_eq!($picture, include_str!(concat!("../../golden/view/", $name, ".txt")))
+        samples::assert_golden(&$picture, concat!("view/", $name, ".txt"))
     };
 }
 
