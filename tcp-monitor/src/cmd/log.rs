@@ -8,9 +8,9 @@ use std::sync::mpsc::Receiver;
 use std::vec::Drain;
 
 use crate::clock::WallClock;
+use crate::counts::{TrackerCounts, TrackerStats};
 use crate::kernel::{Batch, ReadError, RecordReader};
 use crate::lifecycle::{Event, InferFrom, Input, Options, PresentSocket, StuckSocket, Time, Tracker};
-use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::output::{Context, FanOut, Names, Outcome};
 
 /// Turns records into events, on the thread that reads them.
@@ -147,7 +147,7 @@ impl Log {
         for loss in batch.losses() {
             self.tracker.handle(loss, events);
         }
-        self.stats.publish(TrackerCounters {
+        self.stats.publish(TrackerCounts {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });

@@ -20,8 +20,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::watch::Watch;
+use crate::counts::{EntriesAndExits, PortSockets};
 use crate::lifecycle::{PresentSocket, StuckSocket};
-use crate::metrics::{Flows, PortSockets};
 use crate::netns::NetnsSelection;
 use crate::ports::PortSet;
 
@@ -52,11 +52,11 @@ pub struct Look {
     /// By service port.
     pub sockets: Arc<SocketsByPort>,
     /// What was counted before and after that; `None` if nobody counts.
-    pub counted: Option<Arc<[Flows; 2]>>,
+    pub counted: Option<Arc<[EntriesAndExits; 2]>>,
 }
 
 /// Reads the counters, if they can be read.
-pub type Count = Box<dyn Fn() -> Option<Flows> + Send>;
+pub type Count = Box<dyn Fn() -> Option<EntriesAndExits> + Send>;
 
 /// Sockets by service port.
 pub type SocketsByPort = HashMap<u16, PortSockets>;

@@ -12,9 +12,9 @@ use super::request::Wanted;
 use super::row::{Kind, Row};
 use super::service::{Listeners, Service, ServicePorts};
 use super::socket::{Sight, SockDiag};
+use crate::counts::{AcceptQueue, PortSockets};
 use crate::lifecycle::Time;
 use crate::lifecycle::input::{Presence, PresentSocket};
-use crate::metrics::{AcceptQueue, PortSockets};
 use crate::netlink::DUMP_ATTEMPTS;
 use crate::netns::{Netns, NetnsSelection, Traveller, discover};
 

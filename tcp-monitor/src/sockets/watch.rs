@@ -14,11 +14,11 @@ use super::service::ServicePorts;
 use super::survey::Surveyor;
 use super::{Count, Latest, Look, Options, Request, SocketsByPort};
 use crate::clock;
+use crate::counts::EntriesAndExits;
 use crate::kernel::ephemeral_ports;
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::{PresentSocket, StuckSocket};
-use crate::metrics::Flows;
 use crate::sockets::owners::Owners;
 
 /// What the thread knows.
@@ -111,7 +111,7 @@ impl Watch {
         found
     }
 
-    fn counted(&self) -> Option<Flows> {
+    fn counted(&self) -> Option<EntriesAndExits> {
         self.count.as_ref().and_then(|count| count())
     }
 
