@@ -4,8 +4,9 @@
 
 pub mod capture;
 pub mod cli;
-mod clock;
+pub mod clock;
 pub mod cmd;
+pub mod counts;
 pub mod kernel;
 pub mod lifecycle;
 pub mod metrics;

@@ -12,10 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Capture, CaptureError, Packet, Statistics};
+use super::{Capture, CaptureError, Statistics};
+use crate::lifecycle::{Input, SegmentInput};
 
 /// All that can be read from these bytes.
-fn read_all(bytes: &[u8]) -> (Vec<Packet>, Statistics, Option<CaptureError>) {
+fn read_all(bytes: &[u8]) -> (Vec<SegmentInput>, Statistics, Option<CaptureError>) {
     let mut capture = match Capture::read(Cursor::new(bytes.to_vec())) {
         Ok(capture) => capture,
         Err(error) => return (Vec::new(), Statistics::default(), Some(error)),
@@ -23,7 +24,8 @@ fn read_all(bytes: &[u8]) -> (Vec<Packet>, Statistics, Option<CaptureError>) {
     let (mut packets, mut error) = (Vec::new(), None);
     for packet in &mut capture {
         match packet {
-            Ok(packet) => packets.push(packet),
+            Ok(Input::Segment(segment)) => packets.push(segment),
+            Ok(other) => panic!("{other:?} is no segment"),
             Err(reason) => error = Some(reason),
         }
     }
