@@ -16,14 +16,14 @@ pub(crate) fn run(data: &[u8]) {
     let (mut segments, mut number, mut offset) = (0, 0, capture.offset());
     while let Some(packet) = capture.next() {
         match packet {
-            Ok(Input::Segment(segment)) => {
+            Ok(input) => {
+                let Input::Segment(segment) = input else { panic!("{input:?} is no segment") };
                 let frame = segment.frame.map_or(0, NonZeroU64::get);
                 assert!(frame > number, "packets are counted: {segment:?} after {number}");
                 assert!((20..=60).contains(&segment.header.header_len), "{segment:?}");
                 number = frame;
                 segments += 1;
             }
-            Ok(other) => panic!("{other:?} is no segment"),
             Err(error) => {
                 describe(&error, len);
                 assert!(capture.next().is_none(), "nothing comes after an error");

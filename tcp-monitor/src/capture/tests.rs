@@ -24,8 +24,10 @@ fn read_all(bytes: &[u8]) -> (Vec<SegmentInput>, Statistics, Option<CaptureError
     let (mut packets, mut error) = (Vec::new(), None);
     for packet in &mut capture {
         match packet {
-            Ok(Input::Segment(segment)) => packets.push(segment),
-            Ok(other) => panic!("{other:?} is no segment"),
+            Ok(input) => {
+                let Input::Segment(segment) = input else { panic!("{input:?} is no segment") };
+                packets.push(segment);
+            }
             Err(reason) => error = Some(reason),
         }
     }

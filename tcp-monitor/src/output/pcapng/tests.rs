@@ -159,9 +159,9 @@ fn retransmit(role: Role, kind: RetransmitKind) -> impl FnOnce(Time) -> Event {
 /// The segments of a file.
 fn read(file: Vec<u8>) -> Vec<SegmentInput> {
     let capture = Capture::read(Cursor::new(file)).expect("a capture");
-    let segments = capture.map(|input| match input.expect("it is intact") {
-        Input::Segment(segment) => segment,
-        other => panic!("{other:?} is no segment"),
+    let segments = capture.map(|input| {
+        let Ok(Input::Segment(segment)) = input else { panic!("{input:?} is no segment") };
+        segment
     });
     segments.collect()
 }

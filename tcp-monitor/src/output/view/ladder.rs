@@ -230,7 +230,7 @@ impl<'a> Ladder<'a> {
         match self.inferred {
             Inferred::Nothing => {}
             Inferred::Some => {
-                notes.phrase("* inferred from segments or timeouts, not reported by the kernel")
+                notes.phrase("* inferred from segments or timeouts, not reported by the kernel");
             }
             Inferred::All => notes.phrase("states are inferred from segments and timeouts"),
         }

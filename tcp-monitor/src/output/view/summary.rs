@@ -25,7 +25,7 @@ pub(super) fn outcome(record: &Record, occasion: Occasion, style: Style) -> (Col
     let mut text = Details::new(style);
     let color = match end_of(record) {
         Some(Reported::One(end)) => {
-            text.phrase(&end);
+            text.phrase(end);
             end.color()
         }
         Some(Reported::Two([client, server])) => {
