@@ -1,0 +1,33 @@
+//! What trials are made of: namespaces and links, the agent and other processes, captures, packets
+//! and comparisons.
+
+pub(crate) mod agent;
+pub(crate) mod burst_device;
+pub(crate) mod capture;
+pub(crate) mod child_process;
+pub(crate) mod command_line;
+pub(crate) mod controlled_link;
+pub(crate) mod deadline;
+pub(crate) mod disturbance;
+pub(crate) mod flood_device;
+pub(crate) mod line_reader;
+pub(crate) mod namespace;
+pub(crate) mod outside_host;
+pub(crate) mod packet_builder;
+pub(crate) mod peer;
+pub(crate) mod priority;
+pub(crate) mod read_comparison;
+pub(crate) mod scenario_capture;
+pub(crate) mod scrape;
+pub(crate) mod scraped_agent;
+pub(crate) mod segment_comparison;
+pub(crate) mod skipped_runs;
+pub(crate) mod socket_table;
+pub(crate) mod state_comparison;
+pub(crate) mod steps;
+pub(crate) mod testbed;
+pub(crate) mod topology;
+pub(crate) mod traffic;
+pub(crate) mod trial;
+pub(crate) mod tshark_packet;
+pub(crate) mod tun;

@@ -1,0 +1,83 @@
+//! Runs of kernel programs that this machine skips, so that no agent can report the event.
+//!
+//! The kernels of some sandboxes run no tracing program while a thread of process 1 is the current
+//! task. What a softirq does to sockets while it interrupts that thread is then not reported. The
+//! kernel's own event tracer shows how often that happened.
+
+use std::{
+    fs,
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+    process,
+    sync::LazyLock,
+};
+
+use anyhow::Result;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+/// Records events while process 1 is the current task, as long as the suite runs.
+struct Tracer {
+    /// tracefs, not mounted in any directory.
+    _tracefs: OwnedFd,
+    /// An instance of the tracer.
+    instance: PathBuf,
+}
+
+/// `None` where there is no such tracer.
+static TRACER: LazyLock<Option<Tracer>> = LazyLock::new(|| Tracer::start().ok());
+
+/// How many program runs may have been skipped so far: as many as there were events while process 1
+/// was the current task.
+pub(crate) fn count() -> usize {
+    TRACER.as_ref().and_then(|tracer| tracer.events().ok()).unwrap_or(0)
+}
+
+/// Removes the tracer instance; to be called at the end of the suite.
+pub(crate) fn remove_tracer() {
+    if let Some(tracer) = TRACER.as_ref() {
+        let _ = fs::remove_dir(&tracer.instance);
+    }
+}
+
+impl Tracer {
+    fn start() -> Result<Self> {
+        let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        let tracefs = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+        let instance =
+            format!("/proc/self/fd/{}/instances/tcpmon-{}", tracefs.as_raw_fd(), process::id()).into();
+        fs::create_dir(&instance)?;
+        let tracer = Self { _tracefs: tracefs, instance };
+        let threads: Vec<_> = fs::read_dir("/proc/1/task")?
+            .filter_map(|thread| thread.ok()?.file_name().into_string().ok())
+            .collect();
+        fs::write(tracer.instance.join("set_event_pid"), threads.join(" "))?;
+        for event in EVENTS {
+            fs::write(tracer.instance.join("events").join(event).join("enable"), "1")?;
+        }
+        Ok(tracer)
+    }
+
+    /// How many events were recorded, those included that the tracer has overwritten since.
+    fn events(&self) -> Result<usize> {
+        let mut events = 0;
+        for cpu in fs::read_dir(self.instance.join("per_cpu"))? {
+            let statistics = fs::read_to_string(cpu?.path().join("stats"))?;
+            for (name, value) in statistics.lines().filter_map(|line| line.split_once(':')) {
+                if matches!(name, "entries" | "overrun") {
+                    events += value.trim().parse::<usize>()?;
+                }
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// The tracepoints that the agent attaches to.
+const EVENTS: [&str; 5] = [
+    "sock/inet_sock_set_state",
+    "tcp/tcp_send_reset",
+    "tcp/tcp_receive_reset",
+    "tcp/tcp_retransmit_skb",
+    "tcp/tcp_retransmit_synack",
+];

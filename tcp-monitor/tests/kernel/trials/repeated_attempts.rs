@@ -1,0 +1,119 @@
+//! Each dropped SYN and each half-open connection that times out is counted once, also when the
+//! client retries.
+
+use std::{net::SocketAddr, process::Stdio, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    support::{
+        deadline::{Deadline, poll_until},
+        namespace::Namespace,
+        scrape::Samples,
+        scraped_agent::ScrapedAgent,
+        testbed::{Route, Side, Testbed},
+        trial::{self, trial},
+    },
+    workload::worker::FIRST_PORT as PORT,
+};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let needs = &[trial::AGENT, trial::TUN];
+    vec![
+        trial("each SYN of a local client that the full accept queue drops is counted", needs, one_client),
+        trial(
+            "half-open connections from before monitoring started are not counted when they end",
+            needs,
+            found_half_open,
+        ),
+    ]
+}
+
+/// The accept queue is full, and there is no other traffic.
+fn one_client() -> Result<()> {
+    let testbed = Testbed::new()?;
+    let server = testbed.namespace(Side::Server);
+    let agent = ScrapedAgent::start(server, &format!("--port {PORT} --output none"), Stdio::null())?;
+    let address = testbed.address(Route::LoopbackV4, PORT);
+    let _listener = listen(server, address, 0)?;
+    let clients = server.enter(|| {
+        let connect = || -> Result<Socket> {
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            client.set_nonblocking(true)?;
+            // It is in progress.
+            let _ = client.connect(&address.into());
+            Ok(client)
+        };
+        Ok([connect()?, connect()?])
+    })?;
+    // The second sends its SYN twice.
+    let before_and_after = [1, 2].map(|drops| await_counts(server, &agent, drops));
+    let [before, after] = before_and_after;
+    ensure!(before? == (1, 1) && after? == (2, 2));
+    drop(clients);
+    agent.stop()?;
+    Ok(())
+}
+
+/// Waits for so many `ListenOverflows`, and what the agent makes of them: overflows and failures.
+fn await_counts(server: &Namespace, agent: &ScrapedAgent, drops: u64) -> Result<(u64, u64)> {
+    let mut deadline = Deadline::new();
+    loop {
+        let kernel = server.tcp_counters()?.get("ListenOverflows").copied().unwrap_or(0);
+        let samples = agent.samples()?;
+        let overflows = samples.sum_or_zero("accept_queue_overflows_total", &[]);
+        let failures = failures(&samples, "accept_queue_full");
+        ensure!(overflows <= kernel && failures <= kernel, "{overflows}, {failures} of {kernel}");
+        if kernel == drops && overflows == drops {
+            return Ok((overflows, failures));
+        }
+        deadline.observe(&(kernel, overflows, failures));
+        deadline
+            .check()
+            .with_context(|| format!("{overflows} overflows, {failures} failures; the kernel: {kernel}"))?;
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn found_half_open() -> Result<()> {
+    let testbed = Testbed::new()?;
+    let server = testbed.namespace(Side::Server);
+    // After one second and after three, by when the agent is there.
+    server.set("net/ipv4/tcp_synack_retries", "2")?;
+    let outside_address = testbed.outside_address(false, PORT);
+    let _listener = listen(server, outside_address, 16)?;
+    testbed.outside.new_host(outside_address, 0).syn();
+    let agent = ScrapedAgent::start(server, &format!("--port {PORT} --output none"), Stdio::null())?;
+    testbed.outside.new_host(outside_address, 1).syn();
+
+    let observe = || Ok((failures(&agent.samples()?, "timed_out"), server.sockets(PORT)?));
+    poll_until("a request to time out", observe, |(timed_out, sockets)| {
+        *timed_out > 0 && sockets.is_empty()
+    })?;
+    let samples = agent.samples()?;
+    let half_open = samples.sum("state_transitions_total", &[("to", "new_syn_recv")])?;
+    let ended = samples.sum("state_transitions_total", &[("from", "new_syn_recv")])?;
+    ensure!((half_open, ended) == (1, 1), "{half_open} became half-open, {ended} ended");
+    ensure!(failures(&samples, "timed_out") == 1);
+    // Those of the first were seen too.
+    let retransmitted = samples.sum("syn_retransmits_total", &[("role", "server")])?;
+    ensure!((3..=4).contains(&retransmitted), "{retransmitted} SYN-ACKs retransmitted");
+    agent.stop()?;
+    Ok(())
+}
+
+fn listen(server: &Namespace, address: SocketAddr, backlog: i32) -> Result<Socket> {
+    server.enter(|| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        listener.set_reuse_address(true)?;
+        listener.bind(&address.into())?;
+        listener.listen(backlog)?;
+        Ok(listener)
+    })
+}
+
+fn failures(samples: &Samples, reason: &str) -> u64 {
+    samples.sum_or_zero("handshake_failures_total", &[("role", "server"), ("reason", reason)])
+}
