@@ -16,8 +16,8 @@ use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
 use aya::programs::{BtfTracePoint, ProgramInfo};
 use aya::{Btf, Ebpf};
+use tcp_monitor::counts::ProgramRuns;
 use tcp_monitor::kernel::{self, InterfaceSelection, KernelSource};
-use tcp_monitor::metrics::ProgramRuns;
 use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
 use tcp_monitor_common::config::program;
@@ -100,7 +100,7 @@ fn measure(scenario: &Scenario) -> Result<()> {
     let (source, reader) = attach(scenario.watched, scenario.records, true)?;
     let counters = source.counters();
     (scenario.traffic)().context("the traffic failed")?;
-    let programs = counters.snapshot()?.programs;
+    let programs = counters.read()?.programs;
     let baseline = baseline.runs()?;
     source.stop();
     join(reader)?;

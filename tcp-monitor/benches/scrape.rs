@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use tcp_monitor::counts::{Snapshot, label_sockets};
 use tcp_monitor::kernel::{self, Counters, InterfaceSelection};
-use tcp_monitor::metrics::{BuildInfo, Collector, Snapshot, label_sockets};
+use tcp_monitor::metrics::{BuildInfo, Collector};
 use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
 use tcp_monitor::sockets::{self, SocketDiag};
@@ -73,12 +74,12 @@ struct Costs {
 impl Costs {
     /// Measures while there are `sockets` on the watched ports.
     fn measure(counters: &Counters, agent: &Agent, sockets: usize) -> Result<Self> {
-        let maps = time(ROUNDS, Duration::ZERO, || Ok(counters.snapshot()?))?;
+        let maps = time(ROUNDS, Duration::ZERO, || Ok(counters.read()?))?;
         let look = time(LOOKS, Duration::ZERO, || Ok(begin_to_look()?.service_ports()))?;
-        let snapshot = counters.snapshot()?;
-        let labels = snapshot.ports.iter().map(|(label, _)| *label);
-        let listed = begin_to_look()?.sockets().map(|look| label_sockets(&look.sockets, labels));
-        let snapshot = Snapshot { sockets: listed, ..snapshot };
+        let kernel = counters.read()?;
+        let labels = kernel.ports.iter().map(|(label, _)| *label);
+        let sockets_listed = begin_to_look()?.sockets().map(|look| label_sockets(&look.sockets, labels));
+        let snapshot = Snapshot { kernel, sockets: sockets_listed, tracker: None };
         let build = BuildInfo { version: "0".into(), kernel: "0".into() };
         let collector = Collector::new(Box::new(move || Ok(snapshot.clone())), build);
         let text = time(ROUNDS, Duration::ZERO, || Ok(collector.expose()?))?;

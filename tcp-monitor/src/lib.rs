@@ -6,6 +6,7 @@ pub mod capture;
 pub mod cli;
 mod clock;
 pub mod cmd;
+pub mod counts;
 pub mod kernel;
 pub mod lifecycle;
 pub mod metrics;

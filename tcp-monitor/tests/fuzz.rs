@@ -1,13 +1,16 @@
-//! The fuzz targets without a fuzzer: what was found once stays found, and random bytes find nothing more.
+//! The fuzz targets without libFuzzer: they hold on every input of the corpus, and on random ones.
 
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+
+use flate2::read::GzDecoder;
 
 #[path = "../fuzz/targets/mod.rs"]
 mod targets;
 
-/// A target: its name, what it does, and where else there are bytes for it.
+/// A target: its name, its function, and a folder with inputs besides the corpus.
 struct Target {
     name: &'static str,
     run: fn(&[u8]),
@@ -24,15 +27,16 @@ const TARGETS: [Target; 4] = [
 #[test]
 fn the_corpus_holds() {
     for Target { name, run, seeds } in TARGETS {
+        let mut inputs = archived(name).expect("the archive of the corpus");
+        assert!(!inputs.is_empty(), "{name} has no corpus");
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let corpus = Some(package.join("fuzz/corpus").join(name));
-        let folders = corpus.into_iter().chain(seeds.map(|seeds| package.join(seeds)));
-        let files: Vec<_> = folders.flat_map(|folder| files(&folder).expect("the corpus")).collect();
-        assert!(!files.is_empty(), "{name} has no corpus");
-        for file in files {
-            let data = fs::read(&file).expect("a file of the corpus");
+        let named = package.join("fuzz/corpus").join(name);
+        for folder in [Some(named), seeds.map(|seeds| package.join(seeds))].into_iter().flatten() {
+            inputs.extend(files(&folder).expect("the files of a folder"));
+        }
+        for (path, data) in inputs {
             let result = panic::catch_unwind(|| run(&data));
-            assert!(result.is_ok(), "{name} fails on {}", file.display());
+            assert!(result.is_ok(), "{name} fails on {}", path.display());
         }
     }
 }
@@ -72,7 +76,8 @@ fn hold(name: &str, run: fn(&[u8]), data: Vec<u8>) {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-finding"));
     fs::write(&file, &data).expect("a file of bytes");
     eprintln!(
-        "{name} fails on the {} bytes of {}: mend it, and keep them in fuzz/corpus/{name}",
+        "{name} fails on the {} bytes of {}: fix it, and keep them in fuzz/corpus/{name}, in a file \
+         named after what it shows",
         data.len(),
         file.display()
     );
@@ -101,9 +106,37 @@ fn shorten(mut data: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     data
 }
 
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    Ok(entries.into_iter().filter(|path| path.is_file()).collect())
+/// An input of a target: where it is from, and its bytes.
+type Source = (PathBuf, Vec<u8>);
+
+/// The inputs that libFuzzer found to reach different code, which are packed in one archive for each target.
+fn archived(name: &str) -> io::Result<Vec<Source>> {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/corpus/{name}.tar.gz"));
+    let mut entries = tar::Archive::new(GzDecoder::new(File::open(&archive)?));
+    let mut inputs = Vec::new();
+    for entry in entries.entries()? {
+        let mut entry = entry?;
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data)?;
+        inputs.push((archive.join(entry.path()?), data));
+    }
+    Ok(inputs)
+}
+
+/// The files of a folder; none if there is no such folder.
+fn files(folder: &Path) -> io::Result<Vec<Source>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_file() {
+            files.push((path.clone(), fs::read(&path)?));
+        }
+    }
+    Ok(files)
 }
 
 /// xorshift64

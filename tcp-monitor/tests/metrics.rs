@@ -10,10 +10,10 @@ use clap::CommandFactory as _;
 use prometheus::core::Collector as _;
 use prometheus::{Registry, TextEncoder};
 use tcp_monitor::cli::Cli;
-use tcp_monitor::metrics::{
-    AcceptQueue, BuildInfo, Collector, PortLabel, PortSockets, ProgramRuns, ScrapeError, Snapshot,
-    TrackerCounters,
+use tcp_monitor::counts::{
+    AcceptQueue, KernelCounts, PortLabel, PortSockets, ProgramRuns, Snapshot, TrackerCounts,
 };
+use tcp_monitor::metrics::{BuildInfo, Collector, ScrapeError};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
     ClosedBy, HandshakeFailure, Histogram, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN,
@@ -71,8 +71,9 @@ fn counters_that_cannot_be_read_are_no_zeros() -> Result<(), Box<dyn Error>> {
 fn however_many_ports_the_text_is_that_of_the_metrics_as_a_whole() -> Result<(), Box<dyn Error>> {
     let (port, sockets) = (PortCounters::ZERO, sample_sockets().swap_remove(0).1);
     let labels = || (1..=1000).map(PortLabel::Port);
+    let ports = labels().map(|label| (label, port)).collect();
     let many = Snapshot {
-        ports: labels().map(|label| (label, port)).collect(),
+        kernel: KernelCounts { ports, ..sample().kernel },
         sockets: Some(labels().map(|label| (label, sockets.clone())).collect()),
         ..sample()
     };
@@ -208,7 +209,8 @@ fn what_was_thought_impossible_shows_once_it_is_counted() -> Result<(), Box<dyn 
     // Two numbers without a name: one that a later kernel may use, and the slot for none.
     port.resets_sent[ResetPhase::NoSocket as usize][25] = 4;
     port.resets_sent[ResetPhase::NoSocket as usize][RESET_REASON_UNKNOWN] = 5;
-    let exposition = expose(Snapshot { ports: vec![(PortLabel::Other, port)], ..at_rest(true) })?;
+    let kernel = KernelCounts { ports: vec![(PortLabel::Other, port)], ..at_rest(true).kernel };
+    let exposition = expose(Snapshot { kernel, ..at_rest(true) })?;
     for line in [
         "tcp_monitor_state_transitions_total{port=\"other\",from=\"time_wait\",to=\"established\"} 1",
         "tcp_monitor_handshake_failures_total{role=\"client\",port=\"other\",reason=\"reset\"} 2",
@@ -221,7 +223,8 @@ fn what_was_thought_impossible_shows_once_it_is_counted() -> Result<(), Box<dyn 
 
 #[test]
 fn costs_of_programs_show_only_while_the_kernel_measures_them() -> Result<(), Box<dyn Error>> {
-    let exposition = expose(Snapshot { bpf_stats: false, ..sample() })?;
+    let kernel = KernelCounts { bpf_stats: false, ..sample().kernel };
+    let exposition = expose(Snapshot { kernel, ..sample() })?;
     assert!(!exposition.contains("tcp_monitor_bpf_run_seconds_total"));
     assert!(!exposition.contains("tcp_monitor_bpf_runs_total"));
     Ok(())
@@ -246,7 +249,8 @@ fn sockets_that_are_not_listed_are_no_zeros() -> Result<(), Box<dyn Error>> {
 #[test]
 fn the_largest_count_is_rounded_and_never_negative_or_in_exponents() -> Result<(), Box<dyn Error>> {
     let port = PortCounters { retransmits: u64::MAX, ..PortCounters::ZERO };
-    let exposition = expose(Snapshot { ports: vec![(PortLabel::Port(1), port)], ..Snapshot::default() })?;
+    let kernel = KernelCounts { ports: vec![(PortLabel::Port(1), port)], ..KernelCounts::default() };
+    let exposition = expose(Snapshot { kernel, ..Snapshot::default() })?;
     assert!(
         exposition.contains("tcp_monitor_retransmits_total{port=\"1\"} 18446744073709552000\n"),
         "{exposition}"
@@ -284,7 +288,11 @@ fn metric(series: &str) -> String {
 fn at_rest(reasons_known: bool) -> Snapshot {
     let ports = vec![(PortLabel::Port(80), PortCounters::ZERO)];
     let sockets = Some(vec![(PortLabel::Port(80), PortSockets::default())]);
-    Snapshot { ports, sockets, reasons_known, ..Snapshot::default() }
+    Snapshot {
+        kernel: KernelCounts { ports, reasons_known, ..KernelCounts::default() },
+        sockets,
+        tracker: None,
+    }
 }
 
 /// Some of everything; each number is used once where it can be.
@@ -338,9 +346,8 @@ fn sample() -> Snapshot {
     records.lost[Kind::Segment as usize] = 73;
     records.suppressed[Kind::Segment as usize] = 76;
     let program = |name: &str, runs, run_time_ns| ProgramRuns { name: name.to_owned(), runs, run_time_ns };
-    Snapshot {
+    let kernel = KernelCounts {
         ports: vec![(PortLabel::Other, other), (PortLabel::Port(8899), port)],
-        sockets: Some(sample_sockets()),
         interfaces: vec![
             ("lo".to_owned(), InterfaceCounters::default()),
             ("eth0".to_owned(), eth0),
@@ -348,13 +355,17 @@ fn sample() -> Snapshot {
         ],
         records,
         tables: TableCounters { forgotten: [91, 92, 93, 94] },
-        tracker: Some(TrackerCounters { connections: 74, evicted: 75 }),
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),
         ],
         reasons_known: true,
         bpf_stats: true,
+    };
+    Snapshot {
+        kernel,
+        sockets: Some(sample_sockets()),
+        tracker: Some(TrackerCounts { connections: 74, evicted: 75 }),
     }
 }
 

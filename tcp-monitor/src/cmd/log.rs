@@ -12,10 +12,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::recording::{Recorded, Recording};
 use super::report::Report;
+use crate::counts::{TrackerCounts, TrackerStats};
 use crate::kernel::decode::{Clock, decode};
 use crate::kernel::{Batch, ReadError, RecordReader};
 use crate::lifecycle::{Event, InferFrom, Input, Options, StuckSocket, Time, Tracker};
-use crate::metrics::{TrackerCounters, TrackerStats};
 use crate::sockets::Found;
 
 /// Turns records into lines, on the thread that reads them.
@@ -161,7 +161,7 @@ impl Log {
             self.written.lost += count;
             self.tracker.handle(Input::Lost { time, kind, count }, events);
         }
-        self.stats.publish(TrackerCounters {
+        self.stats.publish(TrackerCounts {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });

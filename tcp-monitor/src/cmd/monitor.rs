@@ -20,8 +20,9 @@ use super::say;
 use super::scrape::Scrape;
 use super::signals::Signals;
 use crate::cli::{Listen, Monitor, Netns, Output};
+use crate::counts::ProgramRuns;
 use crate::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
-use crate::metrics::{BuildInfo, Collector, ProgramRuns, Snapshot, TrackerStats, http};
+use crate::metrics::{BuildInfo, Collector, http};
 use crate::netns::NetnsSelection;
 use crate::sockets::{self, SocketDiag};
 
@@ -71,7 +72,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
     let server = listener.map(|listener| {
-        let endpoint = endpoint(scrape, tracker, &source.attached(), Arc::clone(&log.running));
+        let endpoint = endpoint(scrape.with_tracker(tracker), &source.attached(), Arc::clone(&log.running));
         tokio::spawn(http::serve(listener, endpoint, async move {
             // An error means that the sender is gone, which is as good a reason to stop.
             let _ = stopping.changed().await;
@@ -98,8 +99,8 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let written = finish(source, log, &mut signals).await?;
     say(summary(&written, started.elapsed()));
     if options.bpf_stats {
-        let snapshot = counters.snapshot().context("the cost of the kernel programs cannot be read")?;
-        say(cost_table(&snapshot.programs));
+        let counts = counters.read().context("the cost of the kernel programs cannot be read")?;
+        say(cost_table(&counts.programs));
     }
     if written.recorded.is_some_and(|recorded| recorded.failed) {
         bail!("not all was recorded");
@@ -216,19 +217,11 @@ fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
     }
 }
 
-fn endpoint(
-    scrape: Scrape,
-    tracker: Option<Arc<TrackerStats>>,
-    attached: &Attached,
-    running: Arc<AtomicBool>,
-) -> http::Endpoint {
+fn endpoint(scrape: Scrape, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
     http::Endpoint {
         collector: Collector::new(
-            Box::new(move || {
-                let snapshot = scrape.snapshot().map_err(|error| error.to_string())?;
-                Ok(Snapshot { tracker: tracker.as_ref().map(|tracker| tracker.read()), ..snapshot })
-            }),
+            Box::new(move || scrape.snapshot().map_err(|error| error.to_string())),
             build,
         ),
         health: Box::new(move || {

@@ -10,7 +10,7 @@ use tcp_monitor_common::{
 use thiserror::Error;
 
 use super::{interfaces::InterfaceTable, programs::LoadedProgram, requests::Requests};
-use crate::metrics::{PortLabel, Snapshot};
+use crate::counts::{KernelCounts, PortLabel};
 
 /// The counters of the kernel programs, to be read at any time from any thread.
 pub struct Counters {
@@ -43,11 +43,10 @@ impl Counters {
     ///
     /// # Errors
     /// If a map cannot be read.
-    pub fn snapshot(&self) -> Result<Snapshot, CounterError> {
+    pub fn read(&self) -> Result<KernelCounts, CounterError> {
         let failed = |map| move |cause| CounterError { map, cause };
-        Ok(Snapshot {
+        Ok(KernelCounts {
             ports: self.ports()?,
-            sockets: None,
             interfaces: self
                 .interfaces
                 .totals()
@@ -56,8 +55,6 @@ impl Counters {
                 .collect(),
             records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
             tables: self.tables().map_err(failed(map::TABLE_COUNTERS))?,
-            // Not of the kernel programs, as the sockets above: whoever knows adds them.
-            tracker: None,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,
             bpf_stats: self.bpf_stats.is_some(),

@@ -7,7 +7,7 @@ use std::{
 
 use aya::programs::ProgramFd;
 
-use crate::metrics::ProgramRuns;
+use crate::counts::ProgramRuns;
 
 /// A loaded program. It stays loaded as long as this lives.
 #[derive(Debug)]

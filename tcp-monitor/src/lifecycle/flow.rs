@@ -201,6 +201,11 @@ impl FlowKey {
         self.netns
     }
 
+    /// A socket that connects to itself is both ends.
+    pub(super) fn is_one_end(&self) -> bool {
+        self.low == self.high
+    }
+
     /// The flow with the same addresses in another network namespace.
     pub(super) fn in_netns(&self, netns: u32) -> Self {
         Self { netns, ..*self }

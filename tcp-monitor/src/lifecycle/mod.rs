@@ -5,6 +5,7 @@ mod check;
 mod connecting;
 pub mod event;
 mod flow;
+mod identity;
 mod inference;
 pub mod input;
 mod newborn;

@@ -3,6 +3,7 @@
 mod checks;
 mod every_transition;
 mod handshakes;
+mod identity;
 mod inference;
 mod limits;
 mod live;

@@ -14,9 +14,8 @@ use thiserror::Error;
 
 use super::exposition::Exposition;
 use super::families::{self, Family};
-use super::possible;
-use super::snapshot::{ProgramRuns, Snapshot};
-use super::sockets;
+use super::{sockets, zero_series};
+use crate::counts::{ProgramRuns, Snapshot};
 
 /// Reads the counters of the kernel programs, or says why it cannot.
 pub type ReadSnapshot = Box<dyn Fn() -> Result<Snapshot, String> + Send + Sync>;
@@ -84,7 +83,7 @@ impl Collector {
     /// As [`Self::gather`], or if a metric is none that Prometheus allows.
     pub fn expose(&self) -> Result<String, ScrapeError> {
         let snapshot = (self.read)().map_err(ScrapeError::Unreadable)?;
-        let mut exposition = Exposition::with_capacity(snapshot.ports.len() * TEXT_OF_A_PORT);
+        let mut exposition = Exposition::with_capacity(snapshot.kernel.ports.len() * TEXT_OF_A_PORT);
         self.visit(&snapshot, PORTS_AT_ONCE, |part| {
             exposition.push(&part).map_err(|error| ScrapeError::Unwritable(error.to_string()))
         })?;
@@ -103,7 +102,7 @@ impl Collector {
             &handshakes,
             &handshake_failures,
             &syn_retransmits,
-            &|ports| resets(ports, snapshot.reasons_known),
+            &|ports| resets(ports, snapshot.kernel.reasons_known),
             &|ports| state_transitions(ports, snapshot.sockets.is_some()),
             &retransmits,
             &handshake_durations,
@@ -117,13 +116,14 @@ impl Collector {
         for family in of_ports {
             ports.chunks(ports_at_once).filter_map(family).try_for_each(&mut take)?;
         }
-        let with_bpf_stats = if snapshot.bpf_stats { snapshot.programs.as_slice() } else { &[] };
+        let with_bpf_stats =
+            if snapshot.kernel.bpf_stats { snapshot.kernel.programs.as_slice() } else { &[] };
         let of_the_host = [
-            segments(&snapshot.interfaces),
-            records(&families::EVENTS, &snapshot.records.sent),
-            records(&families::EVENTS_LOST, &snapshot.records.lost),
-            records(&families::EVENTS_SUPPRESSED, &snapshot.records.suppressed),
-            tables(&snapshot.tables),
+            segments(&snapshot.kernel.interfaces),
+            records(&families::EVENTS, &snapshot.kernel.records.sent),
+            records(&families::EVENTS_LOST, &snapshot.kernel.records.lost),
+            records(&families::EVENTS_SUPPRESSED, &snapshot.kernel.records.suppressed),
+            tables(&snapshot.kernel.tables),
             tracker(&families::TRACKER_CONNECTIONS, snapshot.tracker.map(|tracker| tracker.connections)),
             tracker(&families::TRACKER_EVICTED, snapshot.tracker.map(|tracker| tracker.evicted)),
             programs(&families::BPF_RUN_SECONDS, with_bpf_stats, |program| program.run_time_ns as f64 / 1e9),
@@ -160,7 +160,7 @@ type Port<'a> = (String, &'a PortCounters);
 type FamilyOf<'a> = &'a dyn Fn(&[Port<'_>]) -> Option<MetricFamily>;
 
 fn sorted_ports(snapshot: &Snapshot) -> Vec<Port<'_>> {
-    let mut ports: Vec<_> = snapshot.ports.iter().collect();
+    let mut ports: Vec<_> = snapshot.kernel.ports.iter().collect();
     ports.sort_by_key(|(label, _)| *label);
     ports.into_iter().map(|(label, counters)| (label.to_string(), counters)).collect()
 }
@@ -180,7 +180,7 @@ fn handshake_failures(ports: &[Port<'_>]) -> Option<MetricFamily> {
     for (port, counters) in ports {
         for (role, counts) in Role::ALL.into_iter().zip(&counters.handshake_failures) {
             for (reason, &count) in HandshakeFailure::ALL.into_iter().zip(counts) {
-                if count > 0 || possible::handshake_failure(role, reason) {
+                if count > 0 || zero_series::handshake_failure(role, reason) {
                     samples.push_count([role.label(), port, reason.label()], count);
                 }
             }
@@ -212,11 +212,11 @@ fn resets(ports: &[Port<'_>], reasons_known: bool) -> Option<MetricFamily> {
                 let label = reset_reason_label(reason);
                 if label == UNKNOWN {
                     unknown += count;
-                } else if count > 0 || reasons_known && possible::reset_reason(phase, reason) {
+                } else if count > 0 || reasons_known && zero_series::reset_reason(phase, reason) {
                     samples.push_count(["sent", port, phase.label(), label], count);
                 }
             }
-            if unknown > 0 || !reasons_known && possible::reset_without_reason(phase) {
+            if unknown > 0 || !reasons_known && zero_series::reset_without_reason(phase) {
                 samples.push_count(["sent", port, phase.label(), UNKNOWN], unknown);
             }
         }
@@ -231,7 +231,7 @@ fn state_transitions(ports: &[Port<'_>], ends_known: bool) -> Option<MetricFamil
             for to in TcpState::ALL {
                 let count = counters.transitions[from as usize][to as usize];
                 let is_known = from != TcpState::TimeWait || ends_known;
-                if count > 0 || is_known && possible::transition(from, to) {
+                if count > 0 || is_known && zero_series::transition(from, to) {
                     samples.push_count([port, from.label(), to.label()], count);
                 }
             }

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 pub use self::survey::Found;
 use self::watch::Watch;
+use crate::counts::{EntriesAndExits, PortSockets};
 use crate::lifecycle::StuckSocket;
-use crate::metrics::{Flows, PortSockets};
 use crate::netns::NetnsSelection;
 use crate::ports::PortSet;
 
@@ -53,11 +53,11 @@ pub struct Look {
     /// By service port.
     pub sockets: Arc<SocketsByPort>,
     /// What was counted before and after that; `None` if nobody counts.
-    pub counted: Option<Arc<[Flows; 2]>>,
+    pub counted: Option<Arc<[EntriesAndExits; 2]>>,
 }
 
 /// Reads the counters, if they can be read.
-pub type Count = Box<dyn Fn() -> Option<Flows> + Send>;
+pub type Count = Box<dyn Fn() -> Option<EntriesAndExits> + Send>;
 
 /// Sockets by service port.
 pub type SocketsByPort = HashMap<u16, PortSockets>;

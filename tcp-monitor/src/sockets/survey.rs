@@ -12,10 +12,10 @@ use super::request::Wanted;
 use super::row::{Kind, Row};
 use super::service::{Listeners, Service, ServicePorts};
 use super::socket::{Sight, SockDiag};
+use crate::counts::{AcceptQueue, PortSockets};
 use crate::kernel::decode::Clock;
 use crate::lifecycle::Time;
 use crate::lifecycle::input::{Input, Presence, PresentSocket};
-use crate::metrics::{AcceptQueue, PortSockets};
 use crate::netlink::DUMP_ATTEMPTS;
 use crate::netns::{Netns, NetnsSelection, Traveller, discover};
 

@@ -14,12 +14,12 @@ use super::service::ServicePorts;
 use super::survey::{Found, Surveyor};
 use super::{Count, Latest, Look, Options, Request, SocketsByPort};
 use crate::clock::monotonic_now;
+use crate::counts::EntriesAndExits;
 use crate::kernel::decode::Clock;
 use crate::kernel::ephemeral_ports;
 use crate::lifecycle::StuckSocket;
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
-use crate::metrics::Flows;
 use crate::sockets::owners::Owners;
 
 /// What the thread knows.
@@ -112,7 +112,7 @@ impl Watch {
         found
     }
 
-    fn counted(&self) -> Option<Flows> {
+    fn counted(&self) -> Option<EntriesAndExits> {
         self.count.as_ref().and_then(|count| count())
     }
 

@@ -8,6 +8,7 @@ use super::address::Address;
 use super::connecting::Connecting;
 use super::event::{ClosedBy, Event, EventKind, Evidence, Lost, Reset, Retransmit};
 use super::flow::Flows;
+use super::identity::Identities;
 use super::inference::{Class, Inference, Unfinished};
 use super::input::{Input, ResetDirection, SocketEvent, SocketInput, StuckSocket};
 use super::newborn::Newborn;
@@ -44,6 +45,7 @@ pub struct Tracker {
     sightings: Sightings,
     /// Explains connections of which the kernel tells nothing, if that is wanted.
     inference: Option<Inference>,
+    identities: Identities,
 }
 
 /// Which socket of a network namespace. A TIME_WAIT minisocket is not among these: it shares the cookie of the socket
@@ -92,12 +94,21 @@ impl Tracker {
                 InferFrom::ControlSegments => infer_from(false),
                 InferFrom::AllSegments => infer_from(true),
             },
+            identities: Identities::new(options.max_connections.saturating_mul(2)),
         }
     }
 
     /// Takes in one input and appends to `out` what it tells, after what was due before it.
     pub fn handle(&mut self, input: Input, out: &mut Vec<Event>) {
         self.expire(input.time(), out);
+        let first = out.len();
+        self.process(input, out);
+        if let Some(events) = out.get_mut(first..) {
+            self.identities.identify(events);
+        }
+    }
+
+    fn process(&mut self, input: Input, out: &mut Vec<Event>) {
         match input {
             Input::Socket(input) => match input.kind {
                 SocketEvent::State { from, to } if from == to => {}
@@ -131,7 +142,10 @@ impl Tracker {
                 }
             },
             Input::Segment(segment) => self.handle_segment(&segment, out),
-            Input::Present(present) => self.find(&present),
+            Input::Present(present) => {
+                self.identities.find(&present);
+                self.find(&present);
+            }
             Input::Stuck(StuckSocket { time, netns, cookie, stuck }) => {
                 out.push(Event { netns, cookie, ..Event::new(time, EventKind::Stuck(stuck)) });
             }
@@ -165,6 +179,14 @@ impl Tracker {
     /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, SYN_SENT of sockets
     /// whose local port did not become known, and where states are inferred, whatever was not answered.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Event>) {
+        let first = out.len();
+        self.pass_time(now, out);
+        if let Some(events) = out.get_mut(first..) {
+            self.identities.identify(events);
+        }
+    }
+
+    fn pass_time(&mut self, now: Time, out: &mut Vec<Event>) {
         while let Some(key) = self.connecting.pop_due(now) {
             self.tell_without_port(key, now, out);
         }
@@ -343,7 +365,9 @@ impl Tracker {
 
     /// The local port of a socket in SYN_SENT is known. Tells its SYN_SENT, unless that was told without.
     fn set_port(&mut self, socket: &mut Socket, local: Address, now: Time, out: &mut Vec<Event>) {
+        let before = socket.addresses();
         socket.local = local;
+        self.identities.rename(&before, &socket.addresses(), now);
         match socket.untold_syn_sent.take() {
             Some(since) => {
                 self.reuse_waiting(socket.addresses(), since, Evidence::Kernel, out);

@@ -39,6 +39,9 @@ impl Tracker {
         let numbers = if needs_flow { self.flows.observe(segment, step) } else { Numbers::default() };
         let seen = self.sightings.see(segment, step);
         let verdict = seen.verdict;
+        if verdict == Verdict::Copy {
+            self.identities.join(segment.netns, seen.first.netns, segment.src, segment.dst, segment.time);
+        }
         if verdict != Verdict::Copy {
             // What follows from the segment is told after it.
             let place = out.len();

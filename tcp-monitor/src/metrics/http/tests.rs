@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Endpoint, HttpError, LIMITS, Limits, bind, serve_within};
-use crate::metrics::{BuildInfo, Collector, Snapshot};
+use crate::counts::Snapshot;
+use crate::metrics::{BuildInfo, Collector};
 
 /// An endpoint on a free port of loopback, in a thread of its own, until it is dropped.
 struct Server {

@@ -9,7 +9,7 @@ use crate::lifecycle::tests::script::{Script, at, client_addr, from_client, from
 use crate::lifecycle::{Event, InferFrom, Options, SegmentInput, SocketInput, Tracker};
 
 /// Segments in, 1 ms apart, and what is told of them.
-pub(super) struct Host {
+pub(in crate::lifecycle::tests) struct Host {
     script: Script,
     now: u64,
     to_server: &'static [Hop],
@@ -17,62 +17,62 @@ pub(super) struct Host {
 }
 
 /// An interface that a segment passes: network namespace, index, and which way.
-pub(super) type Hop = (u32, u32, Direction);
+pub(in crate::lifecycle::tests) type Hop = (u32, u32, Direction);
 
-pub(super) const IN: Direction = Direction::Ingress;
-pub(super) const OUT: Direction = Direction::Egress;
+pub(in crate::lifecycle::tests) const IN: Direction = Direction::Ingress;
+pub(in crate::lifecycle::tests) const OUT: Direction = Direction::Egress;
 
-pub(super) const FIN: Flags = Flags::FIN.union(Flags::ACK);
-pub(super) const RST: Flags = Flags::RST;
-pub(super) const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
-pub(super) const SYN: Flags = Flags::SYN;
-pub(super) const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
+pub(in crate::lifecycle::tests) const FIN: Flags = Flags::FIN.union(Flags::ACK);
+pub(in crate::lifecycle::tests) const RST: Flags = Flags::RST;
+pub(in crate::lifecycle::tests) const RST_ACK: Flags = Flags::RST.union(Flags::ACK);
+pub(in crate::lifecycle::tests) const SYN: Flags = Flags::SYN;
+pub(in crate::lifecycle::tests) const SYN_ACK: Flags = Flags::SYN.union(Flags::ACK);
 
 impl Host {
     /// Where segments from the client pass, and those from the server.
-    pub(super) fn new(to_server: &'static [Hop], to_client: &'static [Hop]) -> Self {
+    pub(in crate::lifecycle::tests) fn new(to_server: &'static [Hop], to_client: &'static [Hop]) -> Self {
         let options = Options { infer_from: InferFrom::ControlSegments, ..Options::default() };
         Self { script: Script::with(options), now: 0, to_server, to_client }
     }
 
     /// The server is here.
-    pub(super) fn with_server() -> Self {
+    pub(in crate::lifecycle::tests) fn with_server() -> Self {
         Self::new(&[(1, 2, IN)], &[(1, 2, OUT)])
     }
 
     /// Neither end is here: a router.
-    pub(super) fn router() -> Self {
+    pub(in crate::lifecycle::tests) fn router() -> Self {
         Self::new(&[(1, 2, IN), (1, 3, OUT)], &[(1, 3, IN), (1, 2, OUT)])
     }
 
     /// The client sends a segment, its numbers relative to the start.
-    pub(super) fn client(&mut self, flags: Flags, seq: u32, ack: u32) {
+    pub(in crate::lifecycle::tests) fn client(&mut self, flags: Flags, seq: u32, ack: u32) {
         self.see(from_client(0, flags, seq, ack), self.to_server);
     }
 
-    pub(super) fn server(&mut self, flags: Flags, seq: u32, ack: u32) {
+    pub(in crate::lifecycle::tests) fn server(&mut self, flags: Flags, seq: u32, ack: u32) {
         self.see(from_server(0, flags, seq, ack), self.to_client);
     }
 
     /// The ACK that answers a SYN-ACK, which only the first interface hands over.
-    pub(super) fn client_acks_syn_ack(&mut self) {
+    pub(in crate::lifecycle::tests) fn client_acks_syn_ack(&mut self) {
         let ack = SegmentInput { acks_syn_ack: true, ..from_client(0, Flags::ACK, 1, 1) };
         self.see(ack, &self.to_server[..1]);
     }
 
     /// The ACK that answers a FIN, which only the first interface hands over.
-    pub(super) fn client_acks_fin(&mut self, seq: u32, ack: u32) {
+    pub(in crate::lifecycle::tests) fn client_acks_fin(&mut self, seq: u32, ack: u32) {
         let ack = SegmentInput { acks_fin: true, ..from_client(0, Flags::ACK, seq, ack) };
         self.see(ack, &self.to_server[..1]);
     }
 
-    pub(super) fn server_acks_fin(&mut self, seq: u32, ack: u32) {
+    pub(in crate::lifecycle::tests) fn server_acks_fin(&mut self, seq: u32, ack: u32) {
         let ack = SegmentInput { acks_fin: true, ..from_server(0, Flags::ACK, seq, ack) };
         self.see(ack, &self.to_client[..1]);
     }
 
     /// The segment passes all of these interfaces.
-    pub(super) fn see(&mut self, segment: SegmentInput, hops: &[Hop]) {
+    pub(in crate::lifecycle::tests) fn see(&mut self, segment: SegmentInput, hops: &[Hop]) {
         for &(netns, ifindex, direction) in hops {
             let direction = Some(direction);
             self.script.segment(SegmentInput { time: at(self.now), netns, ifindex, direction, ..segment });
@@ -81,26 +81,26 @@ impl Host {
     }
 
     /// The kernel tells of a socket, with what happened right before.
-    pub(super) fn socket(&mut self, input: SocketInput) {
+    pub(in crate::lifecycle::tests) fn socket(&mut self, input: SocketInput) {
         self.script.socket(SocketInput { time: at(self.now.saturating_sub(1)), ..input });
     }
 
     /// Nothing is seen until `ms`.
-    pub(super) fn wait_until(&mut self, ms: u64) {
+    pub(in crate::lifecycle::tests) fn wait_until(&mut self, ms: u64) {
         self.script.wait_until(ms);
         self.now = ms;
     }
 
-    pub(super) fn tracker(&self) -> &Tracker {
+    pub(in crate::lifecycle::tests) fn tracker(&self) -> &Tracker {
         self.script.tracker()
     }
 
-    pub(super) fn events(&mut self) -> Vec<Event> {
+    pub(in crate::lifecycle::tests) fn events(&mut self) -> Vec<Event> {
         self.script.events()
     }
 
     /// What was told since the last call, segments left out, addresses as `client` and `server`.
-    pub(super) fn told(&mut self) -> Vec<String> {
+    pub(in crate::lifecycle::tests) fn told(&mut self) -> Vec<String> {
         let names = [(client_addr(), "client"), (server_addr(), "server"), (router_addr(), "router")];
         let name = |line: String| {
             names.iter().fold(line, |line, (address, name)| line.replace(&address.to_string(), name))
@@ -110,6 +110,6 @@ impl Host {
 }
 
 /// Under which the client is known behind a router that translates addresses.
-pub(super) fn router_addr() -> SocketAddr {
+pub(in crate::lifecycle::tests) fn router_addr() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 61_000))
 }

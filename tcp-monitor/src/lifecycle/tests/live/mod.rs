@@ -4,5 +4,5 @@
 mod beginnings;
 mod forwarding;
 mod half_open;
-mod host;
+pub(super) mod host;
 mod translation;

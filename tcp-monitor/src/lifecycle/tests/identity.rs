@@ -1,0 +1,236 @@
+//! Which connection an event is of, and at which end of it it happened.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use tcp_monitor_common::TcpState::{
+    Close, CloseWait, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent,
+};
+use tcp_monitor_common::record::{Direction, Role};
+
+use super::live::host::{FIN, Host, IN, OUT, RST_ACK, SYN, SYN_ACK};
+use super::script::{
+    Script, at, client, client_addr, from_client, from_server, no_addr, server, server_addr, syn, syn_ack,
+};
+use crate::lifecycle::event::{Neglect, Stuck};
+use crate::lifecycle::input::{Presence, PresentSocket, StuckSocket};
+use crate::lifecycle::segment::Flags;
+use crate::lifecycle::{End, Event, EventKind, Input, SegmentInput, SocketInput};
+
+/// The numbers of the connections of these events, each once.
+fn ids(events: &[Event]) -> Vec<u64> {
+    let ids: BTreeSet<_> = events.iter().map(|event| event.connection.map_or(0, |id| id.get())).collect();
+    ids.into_iter().collect()
+}
+
+/// At which end each event happened: the first or the second; of no connection, neither.
+fn ends(events: &[Event]) -> String {
+    let initial = |event: &Event| match event.end {
+        Some(End::First) => '1',
+        Some(End::Second) => '2',
+        None => '-',
+    };
+    events.iter().map(initial).collect()
+}
+
+#[test]
+fn segments_of_both_ends_and_what_follows_are_of_one_connection() {
+    let mut script = Script::inferring();
+    script.segment(syn(0));
+    script.segment(syn_ack(1));
+    script.segment(from_client(2, Flags::ACK, 1, 1));
+    let events = script.events();
+    assert_eq!(ids(&events), [1]);
+    // SYN, SYN_SENT; SYN-ACK, SYN_RECV; ACK, ESTABLISHED and the handshake of either end.
+    assert_eq!(ends(&events), "112211122");
+}
+
+#[test]
+fn the_end_that_answers_is_the_second_even_if_it_is_met_first() {
+    let mut script = Script::inferring();
+    script.segment(syn_ack(1));
+    let events = script.events();
+    assert_eq!((ids(&events), events[0].end), (vec![1], Some(End::Second)));
+}
+
+#[test]
+fn of_two_that_open_at_once_the_earlier_is_the_first() {
+    let mut script = Script::inferring();
+    script.segment(from_server(0, Flags::SYN, 0, 0));
+    script.segment(syn(1));
+    let events = script.events();
+    assert_eq!((ids(&events), ends(&events)), (vec![1], "1122".into()));
+}
+
+#[test]
+fn addresses_that_are_used_again_are_another_connection() {
+    let mut script = Script::inferring();
+    script.segment(syn(0));
+    script.segment(from_server(1, RST_ACK, 0, 1));
+    assert_eq!(ids(&script.events()), [1]);
+    script.segment(from_client(2, SYN, 0, 0));
+    assert_eq!(ids(&script.events()), [1], "the same SYN again");
+    script.segment(from_server(3, RST_ACK, 0, 1));
+    script.events();
+    script.segment(from_client(1000, SYN, 7_000, 0));
+    assert_eq!(ids(&script.events()), [2]);
+}
+
+#[test]
+fn an_end_in_time_wait_is_of_the_connection_before() {
+    let mut script = Script::new();
+    script.server_handshake(0);
+    script.socket(server(10, Established, FinWait1));
+    script.socket(server(11, FinWait1, FinWait2));
+    script.socket(server(12, FinWait2, Close).fin_received());
+    assert_eq!(ids(&script.events()), [1]);
+    script.segment(from_client(1000, SYN, 7_000, 0));
+    script.segment(from_server(1001, SYN_ACK, 9_000, 7_001));
+    let events = script.events();
+    let of = |events: &[Event], state: bool| {
+        let events = events.iter().filter(|event| matches!(event.kind, EventKind::State(_)) == state);
+        ids(&events.cloned().collect::<Vec<_>>())
+    };
+    assert_eq!((of(&events, false), of(&events, true)), (vec![2], vec![1]), "{events:#?}");
+}
+
+#[test]
+fn a_socket_that_connects_again_is_another_connection() {
+    let mut script = Script::new();
+    for (ms, id) in [(0, 1), (100, 2)] {
+        script.socket(client(ms, Close, SynSent));
+        script.socket(client(ms + 1, SynSent, Close).with_err(111));
+        assert_eq!(ids(&script.events()), [id]);
+    }
+}
+
+#[test]
+fn the_two_sockets_of_loopback_are_of_one_connection() {
+    let mut script = Script::new();
+    script.socket(client(0, Close, SynSent));
+    script.socket(server(1, Listen, SynRecv));
+    script.socket(server(2, SynRecv, Established));
+    script.socket(client(3, SynSent, Established));
+    script.socket(client(4, Established, FinWait1));
+    script.socket(server(5, Established, CloseWait));
+    script.socket(server(6, CloseWait, LastAck));
+    let events = script.events();
+    assert_eq!((ids(&events), ends(&events)), (vec![1], "122211122".into()));
+}
+
+#[test]
+fn a_connection_keeps_its_number_when_its_port_becomes_known() {
+    let mut script = Script::new();
+    let mut connecting = client(0, Close, SynSent);
+    connecting.local.set_port(0);
+    script.socket(connecting);
+    script.wait_until(30);
+    script.segment(syn(31));
+    script.socket(client(32, SynSent, Established));
+    let events = script.events();
+    assert_eq!((ids(&events), ends(&events)), (vec![1], "1111".into()), "{events:#?}");
+}
+
+#[test]
+fn the_same_addresses_in_two_namespaces_are_two_connections() {
+    let mut script = Script::new();
+    for netns in [1, 2] {
+        script.socket(SocketInput { netns, ..client(0, Close, SynSent) });
+        script.segment(SegmentInput { netns, ifindex: 1, ..syn(0) });
+    }
+    let numbers: Vec<_> = script.events().iter().map(|event| event.connection.map(|id| id.get())).collect();
+    assert_eq!(numbers, [1, 1, 2, 2].map(Some));
+}
+
+#[test]
+fn sockets_in_namespaces_that_see_the_same_packets_are_of_one_connection() {
+    const TO_SERVER: &[(u32, u32, Direction)] = &[(1, 2, OUT), (7, 5, IN), (7, 6, OUT), (2, 2, IN)];
+    const TO_CLIENT: &[(u32, u32, Direction)] = &[(2, 2, OUT), (7, 6, IN), (7, 5, OUT), (1, 2, IN)];
+    let mut host = Host::new(TO_SERVER, TO_CLIENT);
+    let there = |input: SocketInput| SocketInput { netns: 2, ..input };
+    host.socket(client(0, Close, SynSent));
+    host.client(SYN, 0, 0);
+    host.server(SYN_ACK, 0, 1);
+    host.socket(client(0, SynSent, Established));
+    host.client_acks_syn_ack();
+    host.socket(there(server(0, Listen, SynRecv)));
+    host.socket(there(server(0, SynRecv, Established)));
+    host.client(FIN, 51, 101);
+    host.socket(there(server(0, Established, CloseWait)));
+    let events = host.events();
+    assert_eq!(ids(&events), [1], "{events:#?}");
+    let netns: BTreeSet<_> =
+        events.iter().map(|event| (event.end == Some(End::Second), event.netns)).collect();
+    let of = |end: End| {
+        netns
+            .iter()
+            .filter(|(is_second, _)| *is_second == (end == End::Second))
+            .map(|(_, netns)| *netns)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((of(End::First), of(End::Second)), (vec![1], vec![2]));
+}
+
+#[test]
+fn a_socket_that_was_found_is_of_a_connection_and_so_is_what_is_stuck() {
+    let mut script = Script::new();
+    script.handle(Input::Present(PresentSocket {
+        time: at(0),
+        netns: 1,
+        cookie: 71,
+        role: Role::Server,
+        local: server_addr(),
+        remote: client_addr(),
+        presence: Presence::Socket(CloseWait),
+    }));
+    let stuck = Stuck {
+        local: server_addr(),
+        remote: client_addr(),
+        role: Role::Server,
+        state: CloseWait,
+        age: Duration::from_secs(60),
+        unread_bytes: 0,
+        process: None,
+        neglect: Neglect::Close,
+    };
+    script.handle(Input::Stuck(StuckSocket { time: at(1), netns: 1, cookie: 71, stuck }));
+    script.socket(server(2, CloseWait, LastAck));
+    let events = script.events();
+    assert_eq!((ids(&events), ends(&events)), (vec![1], "22".into()));
+    assert_eq!(events[0].cookie, 71);
+}
+
+#[test]
+fn a_listener_and_a_reset_out_of_nowhere_are_of_no_connection() {
+    let mut script = Script::new();
+    let listener = SocketInput { cookie: 9, remote: no_addr(), ..server(0, Close, Listen) };
+    script.socket(listener);
+    script.segment(from_server(1, RST_ACK, 0, 1));
+    let events = script.events();
+    assert_eq!((ids(&events), ends(&events)), (vec![0], "--".into()));
+}
+
+#[test]
+fn the_packet_of_a_capture_is_named_with_all_that_follows_from_it() {
+    let mut script = Script::inferring();
+    for (frame, segment) in [(3, syn(0)), (9, syn_ack(1))] {
+        script.segment(SegmentInput { frame: NonZeroU64::new(frame), ..segment });
+    }
+    script.wait_until(200_000);
+    let frames: Vec<_> = script.events().iter().map(|event| event.frame.map_or(0, NonZeroU64::get)).collect();
+    assert_eq!(frames[..4], [3, 3, 9, 9]);
+    assert!(frames[4..].iter().all(|frame| *frame == 0), "a timeout has no packet: {frames:?}");
+}
+
+#[test]
+fn no_number_is_given_twice() {
+    let mut script = Script::new();
+    for n in 0..100_u16 {
+        let mut input = client(u64::from(n), Close, SynSent);
+        input.local.set_port(1_000 + n % 50);
+        input.cookie = n.into();
+        script.socket(input);
+    }
+    assert_eq!(ids(&script.events()), (1..=100).collect::<Vec<_>>());
+}
