@@ -231,7 +231,7 @@ fn full_disk() -> Result<()> {
     ensure!(is_over(&report.messages) == 1, "{:#?}", report.messages);
     let messages = report.messages.join("\n");
     ensure!(
-        messages.contains("No space left on device") && messages.contains("not all was recorded"),
+        messages.contains("No space left on device") && messages.contains("the recording is not complete"),
         "{messages}"
     );
     // tshark fails where a file ends within a block.
