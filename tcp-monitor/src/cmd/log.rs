@@ -165,7 +165,7 @@ impl Log {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });
-        let untold = self.tracker.first_untold(time);
+        let untold = self.tracker.earliest_deferred(time);
         let mut more = self.write(untold, out)?;
         if more.is_continue() {
             more = self.report.advance(untold.map_or(time, |untold| untold.min(time)), out)?;
