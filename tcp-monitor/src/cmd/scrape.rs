@@ -9,7 +9,8 @@ use crate::counts::{
     EntriesAndExits, Listing, PortLabel, PortSockets, SilentExits, Snapshot, TrackerStats, label_sockets,
 };
 use crate::kernel::{CounterError, Counters};
-use crate::sockets::{Found, Look, SocketDiag};
+use crate::lifecycle::PresentSocket;
+use crate::sockets::{Look, SocketDiag};
 
 /// The sources of a [`Snapshot`].
 pub(super) struct Scrape {
@@ -27,7 +28,7 @@ impl Scrape {
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,
-    ) -> Result<(Self, Vec<Found>), CounterError> {
+    ) -> Result<(Self, Vec<PresentSocket>), CounterError> {
         let of_ports = Arc::clone(&counters);
         sockets.count(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
         let found = sockets.found();
