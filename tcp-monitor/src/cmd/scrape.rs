@@ -1,5 +1,5 @@
-//! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits that follow from the
-//! first two.
+//! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits
+//! that follow from the first two.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,8 +23,8 @@ pub(super) struct Scrape {
 }
 
 impl Scrape {
-    /// To be called when the programs have just been attached: silent exits are counted from now on. Also returns the
-    /// connections that exist already.
+    /// To be called when the programs have just been attached: silent exits are counted from now
+    /// on. Also returns the connections that exist already.
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,

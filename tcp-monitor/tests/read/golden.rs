@@ -1,6 +1,7 @@
 //! The output for captures, to the letter.
 //!
-//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the difference.
+//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the
+//! difference.
 
 use std::path::Path;
 use std::{env, fs};
