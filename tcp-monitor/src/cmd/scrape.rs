@@ -1,5 +1,5 @@
-//! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits that follow from the
-//! first two.
+//! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits
+//! that follow from the first two.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +9,8 @@ use crate::counts::{
     EntriesAndExits, Listing, PortLabel, PortSockets, SilentExits, Snapshot, TrackerStats, label_sockets,
 };
 use crate::kernel::{CounterError, Counters};
-use crate::sockets::{Found, Look, SocketDiag};
+use crate::lifecycle::PresentSocket;
+use crate::sockets::{Look, SocketDiag};
 
 /// The sources of a [`Snapshot`].
 pub(super) struct Scrape {
@@ -22,12 +23,12 @@ pub(super) struct Scrape {
 }
 
 impl Scrape {
-    /// To be called when the programs have just been attached: silent exits are counted from now on. Also returns the
-    /// connections that exist already.
+    /// To be called when the programs have just been attached: silent exits are counted from now
+    /// on. Also returns the connections that exist already.
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,
-    ) -> Result<(Self, Vec<Found>), CounterError> {
+    ) -> Result<(Self, Vec<PresentSocket>), CounterError> {
         let of_ports = Arc::clone(&counters);
         sockets.count(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
         let found = sockets.found();

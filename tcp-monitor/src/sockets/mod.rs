@@ -19,10 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::survey::Found;
 use self::watch::Watch;
 use crate::counts::{EntriesAndExits, PortSockets};
-use crate::lifecycle::StuckSocket;
+use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::netns::NetnsSelection;
 use crate::ports::PortSet;
 
@@ -65,7 +64,7 @@ pub type SocketsByPort = HashMap<u16, PortSockets>;
 /// What the thread is asked for, and who waits for it.
 enum Request {
     /// A look now, and the connections that are there.
-    Found(Sender<Vec<Found>>),
+    Found(Sender<Vec<PresentSocket>>),
     /// A look, unless it would take too much time.
     Fresh(Sender<()>),
     /// From now on the counters are read before and after each look.
@@ -104,7 +103,7 @@ impl SocketDiag {
 
     /// The connections that are there now, but for half-open requests, in the order of time in which they were looked at.
     #[must_use]
-    pub fn found(&self) -> Vec<Found> {
+    pub fn found(&self) -> Vec<PresentSocket> {
         self.ask(Request::Found).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 

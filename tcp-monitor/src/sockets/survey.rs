@@ -13,9 +13,8 @@ use super::row::{Kind, Row};
 use super::service::{Listeners, Service, ServicePorts};
 use super::socket::{Sight, SockDiag};
 use crate::counts::{AcceptQueue, PortSockets};
-use crate::kernel::decode::Clock;
 use crate::lifecycle::Time;
-use crate::lifecycle::input::{Input, Presence, PresentSocket};
+use crate::lifecycle::input::{Presence, PresentSocket};
 use crate::netlink::DUMP_ATTEMPTS;
 use crate::netns::{Netns, NetnsSelection, Traveller, discover};
 
@@ -33,23 +32,7 @@ pub(super) struct Survey {
     pub(super) ports: HashMap<u16, PortSockets>,
     pub(super) close_waits: Vec<CloseWait>,
     /// Connections that are established or in the making, but for half-open requests; empty if they were not asked for.
-    pub(super) found: Vec<Found>,
-}
-
-/// A socket that was found.
-#[derive(Clone, Copy, Debug)]
-pub struct Found {
-    /// A time before which it was not looked at: `CLOCK_MONOTONIC`, nanoseconds.
-    pub not_before: u64,
-    socket: PresentSocket,
-}
-
-impl Found {
-    /// The socket as the tracker takes it.
-    #[must_use]
-    pub const fn input(self, clock: &Clock) -> Input {
-        Input::Present(PresentSocket { time: clock.time(self.not_before), ..self.socket })
-    }
+    pub(super) found: Vec<PresentSocket>,
 }
 
 impl Surveyor {
@@ -172,7 +155,7 @@ impl<'a> View<'a> {
         }
     }
 
-    fn found(&self, not_before: u64, row: &Row, service: Service) -> Option<Found> {
+    fn found(&self, not_before: Time, row: &Row, service: Service) -> Option<PresentSocket> {
         let presence = match row.kind {
             Kind::Full => Presence::Socket(row.state),
             Kind::Waiting => {
@@ -181,16 +164,15 @@ impl<'a> View<'a> {
             // Nothing in the kernel's reports refers to a request.
             Kind::Listener | Kind::Request => return None,
         };
-        let socket = PresentSocket {
-            time: Time::default(),
+        Some(PresentSocket {
+            time: not_before,
             netns: self.netns,
             cookie: row.cookie,
             role: service.role,
             local: row.local,
             remote: row.remote,
             presence,
-        };
-        Some(Found { not_before, socket })
+        })
     }
 
     fn add_close_wait(&mut self, row: &Row) {

@@ -11,15 +11,14 @@ use tcp_monitor_common::TcpState;
 
 use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
-use super::survey::{Found, Surveyor};
+use super::survey::Surveyor;
 use super::{Count, Latest, Look, Options, Request, SocketsByPort};
-use crate::clock::monotonic_now;
+use crate::clock;
 use crate::counts::EntriesAndExits;
-use crate::kernel::decode::Clock;
 use crate::kernel::ephemeral_ports;
-use crate::lifecycle::StuckSocket;
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
+use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::sockets::owners::Owners;
 
 /// What the thread knows.
@@ -86,7 +85,7 @@ impl Watch {
     }
 
     /// Looks, publishes what is seen and tells what is stuck. Returns the connections, if they are wanted.
-    fn look(&mut self, want_found: bool) -> Vec<Found> {
+    fn look(&mut self, want_found: bool) -> Vec<PresentSocket> {
         let begin = cpu_time();
         let before = self.counted();
         let (look, found) = match self.surveyor.look(want_found) {
@@ -168,7 +167,7 @@ fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
         process,
         neglect,
     };
-    StuckSocket { time: Clock::now().time(monotonic_now()), netns, cookie, stuck }
+    StuckSocket { time: clock::now(), netns, cookie, stuck }
 }
 
 /// The values of the label `process`.

@@ -1,6 +1,7 @@
-//! What is printed of captures, to the letter.
+//! The output for captures, to the letter.
 //!
-//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the difference.
+//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the
+//! difference.
 
 use std::path::Path;
 use std::{env, fs};
@@ -15,7 +16,7 @@ fn text_is_as_it_was() {
 }
 
 #[test]
-fn every_scenario_is_told_and_drawn_as_it_was() {
+fn text_and_ladder_of_every_scenario_are_as_they_were() {
     let scenarios = fs::read_dir(path("scenarios")).expect("it is checked in");
     let mut names: Vec<_> = scenarios
         .map(|entry| entry.expect("its entries").file_name().into_string().expect("a name"))
@@ -37,12 +38,12 @@ fn json_is_as_it_was() {
 }
 
 #[test]
-fn the_readme_shows_what_is_printed() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = fs::read_to_string(readme).expect("it is checked in");
+fn the_document_shows_what_is_printed() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/captures.md");
+    let document = fs::read_to_string(document).expect("it is checked in");
     let said = read(&[&path("scenarios/lost_fin.pcap")]);
     let example = format!("```\n{}{}```\n", said.out, said.err);
-    assert!(readme.contains(&example), "not in README.md:\n{example}");
+    assert!(document.contains(&example), "not in docs/captures.md:\n{example}");
 }
 
 fn check(capture: &str, options: &[&str], ending: &str) {

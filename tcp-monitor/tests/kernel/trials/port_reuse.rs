@@ -1,13 +1,13 @@
 //! A new connection reuses the addresses of one in TIME_WAIT: it ends that one, and is reported as
 //! a new connection.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    agent::{Agent, Event, Watch},
+    agent::{Agent, Event, Report, Watch},
     capture::Capture,
     peer::Peer,
     read_comparison, scenario_capture,
@@ -51,14 +51,14 @@ const CONNECT: Reuse = Reuse {
     topology: Topology::LoopbackV4,
     role: "client",
     evidence: "kernel",
-    lifecycle: "c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack",
+    lifecycle: "c:syn s:syn_ack c:handshake_ack c:fin s:ack_of_fin s:fin c:ack_of_fin",
 };
 const SYN: Reuse = Reuse {
     file: "port_reused_by_syn",
     topology: Topology::LoopbackV6,
     role: "server",
     evidence: "segment",
-    lifecycle: "c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack c:fin s:fin_ack",
+    lifecycle: "c:syn s:syn_ack c:handshake_ack s:fin c:ack_of_fin c:fin s:ack_of_fin",
 };
 
 fn check(reuse: &Reuse) -> Result<()> {
@@ -108,9 +108,24 @@ fn check(reuse: &Reuse) -> Result<()> {
         let counted = samples.sum("handshakes_total", &[("port", &PORT.to_string()), ("role", role)])?;
         ensure!(counted == 2, "{counted} handshakes of the {role} are counted");
     }
+    check_numbers(&report)?;
     let retransmissions = report.of_kind("segment").filter(|event| event["retransmission"] == true).count();
     ensure!(retransmissions == 0, "no retransmission expected: {:#?}", report.events);
     read_comparison::check_agreement(&report, &captured.file, &steps, |_| true)
+}
+
+/// Both ends of each connection have one number, and the two connections different ones.
+fn check_numbers(report: &Report) -> Result<()> {
+    let mut ends_by_number: BTreeMap<Option<u64>, usize> = BTreeMap::new();
+    for event in report.of_kind("closed") {
+        *ends_by_number.entry(event["conn"].as_u64()).or_default() += 1;
+    }
+    let counts: Vec<_> = ends_by_number.values().copied().collect();
+    ensure!(
+        !ends_by_number.contains_key(&None) && counts == [2, 2],
+        "two ends of each of two connections expected: {ends_by_number:?}"
+    );
+    Ok(())
 }
 
 /// The states of two connections, the first of which ends when the second begins.
