@@ -4,7 +4,6 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use tcp_monitor_common::counters::{Table, TableCounters};
 
-use super::log;
 use crate::kernel::asm::add;
 
 #[map]
@@ -17,5 +16,4 @@ pub(crate) fn count_eviction(table: Table) {
         // SAFETY: the map's own value; the table is within the array.
         unsafe { add(&raw mut (*counters).evictions[table as usize], 1) };
     }
-    log::table_full(table);
 }

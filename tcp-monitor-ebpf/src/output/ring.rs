@@ -12,7 +12,6 @@ use tcp_monitor_common::{
     record::{Kind, SegmentRecord, SocketRecord},
 };
 
-use super::log;
 use crate::kernel::{asm::add, layout::setting};
 
 /// The agent sets the size.
@@ -63,13 +62,11 @@ pub(crate) fn reserve<T: Record>(kind: Kind, limit: FillLimit) -> Option<Reserve
     if unread >= limit {
         // SAFETY: the map's own value; the kind is within the array.
         unsafe { add(&raw mut (*counters).suppressed[kind as usize], 1) };
-        log::record_refused(kind, unread);
         return None;
     }
     let Some(mut entry) = RECORDS.reserve::<T>(0) else {
         // SAFETY: as above.
         unsafe { add(&raw mut (*counters).lost[kind as usize], 1) };
-        log::record_refused(kind, unread);
         return None;
     };
     // SAFETY: as above.
