@@ -68,10 +68,10 @@ fn every_counter_of_a_port_is_exposed() -> Result<(), Box<dyn Error>> {
 
 #[test]
 fn every_counter_of_records_tables_and_interfaces_is_exposed() -> Result<(), Box<dyn Error>> {
-    fn differs<C: Words>(zero: &C, snapshot: impl Fn(&C) -> KernelCounts) -> Result<(), Box<dyn Error>>
-    where
-        C: Copy,
-    {
+    fn differs<C: Words + Copy>(
+        zero: &C,
+        snapshot: impl Fn(&C) -> KernelCounts,
+    ) -> Result<(), Box<dyn Error>> {
         let text = |counters: &C| expose(Snapshot { kernel: snapshot(counters), ..Snapshot::default() });
         let before = text(zero)?;
         for word in 0..zero.words().len() {
