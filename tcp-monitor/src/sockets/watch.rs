@@ -16,7 +16,7 @@ use super::{Count, Latest, Look, Options, Request, SocketsByPort};
 use crate::clock;
 use crate::counts::EntriesAndExits;
 use crate::kernel::ephemeral_ports;
-use crate::lifecycle::event::{Neglect, Stuck};
+use crate::lifecycle::event::{Stuck, StuckReason};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::sockets::owners::Owners;
@@ -150,10 +150,10 @@ impl Watch {
 }
 
 fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
-    let neglect = match socket.receive_queue {
-        _ if !socket.accepted => Neglect::Accept,
-        0 => Neglect::Close,
-        _ => Neglect::Read,
+    let reason = match socket.receive_queue {
+        _ if !socket.accepted => StuckReason::Accept,
+        0 => StuckReason::Close,
+        _ => StuckReason::Read,
     };
     let (netns, cookie) = socket.id;
     let stuck = Stuck {
@@ -165,7 +165,7 @@ fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
         // The peer's FIN is not read either.
         unread_bytes: socket.receive_queue.saturating_sub(1),
         process,
-        neglect,
+        reason,
     };
     StuckSocket { time: clock::now(), netns, cookie, stuck }
 }
