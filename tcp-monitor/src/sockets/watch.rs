@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::TcpState;
 
 use super::close_wait::{Aged, CloseWaits};
@@ -86,7 +85,7 @@ impl Watch {
 
     /// Looks, publishes what is seen and tells what is stuck. Returns the connections, if they are wanted.
     fn look(&mut self, want_found: bool) -> Vec<PresentSocket> {
-        let begin = cpu_time();
+        let begin = clock::thread_cpu_time();
         let before = self.counted();
         let (look, found) = match self.surveyor.look(want_found) {
             Ok(mut survey) => {
@@ -104,7 +103,7 @@ impl Watch {
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = look;
         let end = Instant::now();
-        let rest = cpu_time().saturating_sub(begin) * REST;
+        let rest = clock::thread_cpu_time().saturating_sub(begin) * REST;
         self.next_allowed = end + rest;
         // Long enough for somebody to ask first.
         self.next_due = end + (2 * rest).max((self.stuck_after / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
@@ -183,11 +182,6 @@ impl Names {
         }
         if self.0.contains(&name) { name } else { "other".to_owned() }
     }
-}
-
-/// What the calling thread has computed so far, the kernel's work for it included.
-fn cpu_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// For how many times as long as a look took there is no other: one percent of a CPU.
