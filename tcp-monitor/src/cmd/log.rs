@@ -16,7 +16,7 @@ use crate::counts::{TrackerCounts, TrackerStats};
 use crate::kernel::decode::{Clock, decode};
 use crate::kernel::{Batch, ReadError, RecordReader};
 use crate::lifecycle::{Event, InferFrom, Input, Options, StuckSocket, Time, Tracker};
-use crate::sockets::Found;
+use crate::sockets::ExistingSocket;
 
 /// Turns records into lines, on the thread that reads them.
 pub(super) struct Log {
@@ -25,7 +25,7 @@ pub(super) struct Log {
     stats: Arc<TrackerStats>,
     queue: Queue,
     /// The sockets that were there before, latest first, as far as they are not handed to the tracker yet.
-    found: Vec<Found>,
+    found: Vec<ExistingSocket>,
     /// Sockets that are found to be stuck.
     stuck: Receiver<StuckSocket>,
     report: Report,
@@ -69,7 +69,7 @@ impl Log {
         report: Report,
         recording: Option<Recording>,
         max_connections: usize,
-        mut found: Vec<Found>,
+        mut found: Vec<ExistingSocket>,
         stuck: Receiver<StuckSocket>,
     ) -> Self {
         found.reverse();

@@ -22,7 +22,7 @@ use super::signals::Signals;
 use crate::cli::{Listen, Monitor, Netns, Output};
 use crate::counts::ProgramRuns;
 use crate::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
-use crate::metrics::{BuildInfo, Collector, http};
+use crate::metrics::{BuildInfo, Exporter, http};
 use crate::netns::NetnsSelection;
 use crate::sockets::{self, SocketDiag};
 
@@ -61,13 +61,13 @@ async fn monitor(options: &Monitor) -> Result<()> {
     };
     let recording = destination.map(|file| Recording::start(file, interface_name())).transpose()?;
     let report = Report::new(&options.report, interface_name());
-    // Records wait meanwhile: only what is found after they begin leaves no gap.
+    // The reader is not started yet: records wait in the ring buffer, and no transition is missed between dump and records.
     let counters = source.counters();
-    let (scrape, found) =
+    let (scrape, existing) =
         Scrape::begin(Arc::clone(&counters), sockets).context("the counters cannot be read")?;
-    let found = if wants_records(options) { found } else { Vec::new() };
+    let existing = if wants_records(options) { existing } else { Vec::new() };
     say(banner(&source.attached(), address));
-    let log = Log::new(report, recording, options.report.max_connections as usize, found, stuck);
+    let log = Log::new(report, recording, options.report.max_connections as usize, existing, stuck);
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
@@ -220,7 +220,7 @@ fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
 fn endpoint(scrape: Scrape, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
     http::Endpoint {
-        collector: Collector::new(
+        exporter: Exporter::new(
             Box::new(move || scrape.snapshot().map_err(|error| error.to_string())),
             build,
         ),

@@ -1,15 +1,20 @@
 //! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits that follow from the
 //! first two.
+//!
+//! A scrape reads each map once. Only a dump of the sockets needs the counters of ports as of before it, too: they are read
+//! by the thread that makes it, and the scrape's own reading is the one after it. One reading would not do. A socket that
+//! entered TIME_WAIT while the kernel walked its table, behind the place that it had reached, is counted and not listed: it
+//! would pass for one that has left. A reading before alone would count the sockets that left meanwhile by a segment twice.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tcp_monitor_common::counters::PortCounters;
 
 use crate::counts::{
-    EntriesAndExits, Listing, PortLabel, PortSockets, SilentExits, Snapshot, TrackerStats, label_sockets,
+    EntriesAndExits, PortLabel, PortSockets, SilentExits, Snapshot, SocketDump, TrackerStats, label_sockets,
 };
 use crate::kernel::{CounterError, Counters};
-use crate::sockets::{Found, Look, SocketDiag};
+use crate::sockets::{Dump, ExistingSocket, SocketDiag};
 
 /// The sources of a [`Snapshot`].
 pub(super) struct Scrape {
@@ -27,17 +32,17 @@ impl Scrape {
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,
-    ) -> Result<(Self, Vec<Found>), CounterError> {
+    ) -> Result<(Self, Vec<ExistingSocket>), CounterError> {
         let of_ports = Arc::clone(&counters);
-        sockets.count(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
-        let found = sockets.found();
+        sockets.read_before_dumps(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
+        let existing = sockets.existing();
         let ports = counters.ports()?;
-        let silent_exits = sockets.latest().and_then(|look| {
-            let (sockets, counted) = (labelled(&look, &ports), look.counted?);
-            let listing = Listing { before: &counted[0], sockets: &sockets, after: &counted[1] };
-            Some(Mutex::new(SilentExits::since(listing)))
+        let silent_exits = sockets.latest().and_then(|dump| {
+            let (sockets, after) = (labelled(&dump, &ports), EntriesAndExits::of(&ports));
+            let dump = SocketDump { before: &*dump.counted_before?, sockets: &sockets, after: &after };
+            Some(Mutex::new(SilentExits::since(dump)))
         });
-        Ok((Self { counters, sockets, silent_exits, tracker: None }, found))
+        Ok((Self { counters, sockets, silent_exits, tracker: None }, existing))
     }
 
     /// Adds the size of the tracker.
@@ -47,13 +52,14 @@ impl Scrape {
 
     /// Everything now.
     pub(super) fn snapshot(&self) -> Result<Snapshot, CounterError> {
-        let look = self.sockets.sockets();
+        let dump = self.sockets.sockets();
         let mut kernel = self.counters.read()?;
-        let sockets = look.as_ref().map(|look| labelled(look, &kernel.ports));
+        let sockets = dump.as_ref().map(|dump| labelled(dump, &kernel.ports));
         if let Some(silent_exits) = &self.silent_exits {
             let mut silent_exits = silent_exits.lock().unwrap_or_else(PoisonError::into_inner);
-            if let (Some(counted), Some(sockets)) = (look.and_then(|look| look.counted), &sockets) {
-                silent_exits.update(Listing { before: &counted[0], sockets, after: &counted[1] });
+            if let (Some(before), Some(sockets)) = (dump.and_then(|dump| dump.counted_before), &sockets) {
+                let after = EntriesAndExits::of(&kernel.ports);
+                silent_exits.update(SocketDump { before: &before, sockets, after: &after });
             }
             silent_exits.add_to(&mut kernel.ports);
         }
@@ -61,6 +67,6 @@ impl Scrape {
     }
 }
 
-fn labelled(look: &Look, ports: &[(PortLabel, PortCounters)]) -> Vec<(PortLabel, PortSockets)> {
-    label_sockets(&look.sockets, ports.iter().map(|(label, _)| *label))
+fn labelled(dump: &Dump, ports: &[(PortLabel, PortCounters)]) -> Vec<(PortLabel, PortSockets)> {
+    label_sockets(&dump.sockets, ports.iter().map(|(label, _)| *label))
 }

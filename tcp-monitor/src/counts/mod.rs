@@ -7,7 +7,7 @@ mod snapshot;
 mod sockets;
 mod tracker;
 
-pub use silent_exits::{EntriesAndExits, Listing, SilentExits};
+pub use silent_exits::{EntriesAndExits, SilentExits, SocketDump};
 pub use snapshot::{KernelCounts, PortLabel, ProgramRuns, Snapshot};
 pub use sockets::{AcceptQueue, PortSockets, label_sockets};
 pub use tracker::{TrackerCounts, TrackerStats};

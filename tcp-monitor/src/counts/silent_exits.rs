@@ -12,18 +12,18 @@ use tcp_monitor_common::counters::{PortCounters, STATES};
 use super::snapshot::PortLabel;
 use super::sockets::PortSockets;
 
-/// The sockets that were listed, between two readings of the counters.
+/// A dump of the sockets, between two readings of the counters.
 ///
-/// A listing takes time. A socket that it shows was counted to enter by the reading after it, and one that it does not
-/// show was counted to leave by then, or left silently. So an exit is found only if the socket had entered by the reading
-/// before and had not left by the reading after.
+/// A dump takes time, in which sockets enter and leave. It counts as a silent exit only if a socket had entered by the
+/// reading before the dump, is not in the dump, and had not left by the reading after it. A reading after that is late finds
+/// fewer exits, which the next dump shows.
 #[derive(Clone, Copy, Debug)]
-pub struct Listing<'a> {
-    /// The counters before the listing.
+pub struct SocketDump<'a> {
+    /// The counters before the dump.
     pub before: &'a EntriesAndExits,
     /// The sockets.
     pub sockets: &'a [(PortLabel, PortSockets)],
-    /// The counters after the listing.
+    /// The counters after the dump.
     pub after: &'a EntriesAndExits,
 }
 
@@ -73,23 +73,23 @@ impl EntriesAndExits {
 }
 
 impl SilentExits {
-    /// Counts from `listing` on.
+    /// Counts from `dump` on.
     ///
     /// A socket that enters or leaves between its two readings may have done so before it was listed or after: of these,
     /// an exit may be missed, but none is made up.
     #[must_use]
-    pub fn since(listing: Listing<'_>) -> Self {
+    pub fn since(dump: SocketDump<'_>) -> Self {
         Self(array::from_fn(|state| {
             let exits = |(label, offset)| (label, PortExits { offset, found: 0 });
-            let ports = balances(state, listing.after, listing.sockets, listing.before);
+            let ports = balances(state, dump.after, dump.sockets, dump.before);
             ExitsByPort(ports.into_iter().map(exits).collect())
         }))
     }
 
-    /// Finds the exits up to `listing`.
-    pub fn update(&mut self, listing: Listing<'_>) {
+    /// Finds the exits up to `dump`.
+    pub fn update(&mut self, dump: SocketDump<'_>) {
         for (state, exits) in self.0.iter_mut().enumerate() {
-            exits.update(balances(state, listing.before, listing.sockets, listing.after));
+            exits.update(balances(state, dump.before, dump.sockets, dump.after));
         }
     }
 
@@ -154,7 +154,7 @@ mod tests {
     use tcp_monitor_common::TcpState::{self, Close, FinWait1, FinWait2, TimeWait};
     use tcp_monitor_common::counters::PortCounters;
 
-    use super::{EntriesAndExits, Listing, SilentExits};
+    use super::{EntriesAndExits, SilentExits, SocketDump};
     use crate::counts::{PortLabel, PortSockets};
 
     const HTTP: PortLabel = PortLabel::Port(80);
@@ -179,17 +179,17 @@ mod tests {
     }
 
     fn since(sockets: &[Listed]) -> SilentExits {
-        SilentExits::since(Listing {
+        SilentExits::since(SocketDump {
             before: &EntriesAndExits::of(&[]),
             sockets,
             after: &EntriesAndExits::of(&[]),
         })
     }
 
-    /// Exits up to a listing during which nothing changes.
+    /// Exits up to a dump during which nothing changes.
     fn at_rest(exits: &mut SilentExits, counters: &[Counted], sockets: &[Listed]) -> Vec<[u64; 2]> {
         let counts = EntriesAndExits::of(counters);
-        exits.update(Listing { before: &counts, sockets, after: &counts });
+        exits.update(SocketDump { before: &counts, sockets, after: &counts });
         of(exits, counters)
     }
 
@@ -217,27 +217,27 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_during_a_listing_is_no_silent_exit() {
+    fn a_transition_during_a_dump_is_no_silent_exit() {
         let mut exits = since(&[]);
         let before = [counted(HTTP, &[(FinWait1, FinWait2, 5)])];
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 9), (FinWait2, TimeWait, 5)])];
         for left in 0..=5 {
             let sockets = [listed(HTTP, &[(FinWait2, 5 - left), (TimeWait, left)])];
             let counts = [&before, &after].map(|counters| EntriesAndExits::of(counters));
-            exits.update(Listing { before: &counts[0], sockets: &sockets, after: &counts[1] });
+            exits.update(SocketDump { before: &counts[0], sockets: &sockets, after: &counts[1] });
             assert_eq!(of(&exits, &after), [[0, 0]]);
         }
     }
 
     #[test]
-    fn a_transition_during_the_first_listing_is_no_silent_exit() {
+    fn a_transition_during_the_first_dump_is_no_silent_exit() {
         let before = [counted(HTTP, &[])];
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 3), (FinWait2, TimeWait, 3)])];
         for in_time_wait in 0..=3 {
             let sockets = [listed(HTTP, &[(TimeWait, in_time_wait)])];
             let counts = [&before, &after].map(|counters| EntriesAndExits::of(counters));
             let mut exits =
-                SilentExits::since(Listing { before: &counts[0], sockets: &sockets, after: &counts[1] });
+                SilentExits::since(SocketDump { before: &counts[0], sockets: &sockets, after: &counts[1] });
             let there = [listed(HTTP, &[(TimeWait, 3)])];
             assert_eq!(at_rest(&mut exits, &after, &there), [[0, 0]]);
         }

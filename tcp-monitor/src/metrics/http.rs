@@ -28,12 +28,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use self::scrapes::Scrapes;
-use super::Collector;
+use super::Exporter;
 
 /// What is served.
 pub struct Endpoint {
     /// Gives the metrics.
-    pub collector: Collector,
+    pub exporter: Exporter,
     /// Whether monitoring works, or why it does not.
     pub health: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
@@ -219,14 +219,14 @@ struct Pages {
 
 impl Pages {
     fn start(limits: Limits, endpoint: Endpoint) -> Self {
-        let Endpoint { collector, health } = endpoint;
-        let version = collector.build().version.clone();
+        let Endpoint { exporter, health } = endpoint;
+        let version = exporter.build().version.clone();
         let scrapes = scrapes::Limits {
             expositions: limits.expositions,
             patience: limits.patience,
             requests: limits.connections,
         };
-        let render = Arc::new(move || collector.expose().map_err(|error| error.to_string()));
+        let render = Arc::new(move || exporter.expose().map_err(|error| error.to_string()));
         Self { version, health, scrapes: Scrapes::start(scrapes, render) }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{Endpoint, HttpError, LIMITS, Limits, bind, serve_within};
 use crate::counts::Snapshot;
-use crate::metrics::{BuildInfo, Collector};
+use crate::metrics::{BuildInfo, Exporter};
 
 /// An endpoint on a free port of loopback, in a thread of its own, until it is dropped.
 struct Server {
@@ -37,8 +37,8 @@ impl Server {
         };
         let (readable, healthy) = (state(&broken), state(&broken));
         let build = BuildInfo { version: "1.2.3".to_owned(), kernel: kernel.to_owned() };
-        let collector = Collector::new(Box::new(move || readable().map(|()| Snapshot::default())), build);
-        let endpoint = Endpoint { collector, health: Box::new(healthy) };
+        let exporter = Exporter::new(Box::new(move || readable().map(|()| Snapshot::default())), build);
+        let endpoint = Endpoint { exporter, health: Box::new(healthy) };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,0 +1,140 @@
+//! Families without a port: of interfaces, and of the agent and its kernel programs themselves.
+
+use std::collections::BTreeMap;
+
+use prometheus::proto::MetricType;
+use tcp_monitor_common::counters::{InterfaceCounters, SegmentKind, Table};
+use tcp_monitor_common::record::{Direction, Kind};
+
+use super::super::exporter::BuildInfo;
+use super::super::family::{Family, Read, Samples};
+use crate::counts::{KernelCounts, ProgramRuns, Snapshot};
+
+/// In the order of the exposition.
+pub(super) static FAMILIES: [Family; 10] = [
+    Family {
+        name: "tcp_monitor_segments_total",
+        kind: MetricType::COUNTER,
+        labels: &["interface", "direction", "flags"],
+        help: "SYN, SYN-ACK, FIN and RST segments of watched ports that passed the traffic control hook of the interface. \
+               A packet counts on each interface it passes: on a bridge and its port, on a bond and its member.",
+        read: Read::Agent(segments),
+    },
+    Family {
+        name: "tcp_monitor_events_total",
+        kind: MetricType::COUNTER,
+        labels: &["kind"],
+        help: "Records that the kernel programs sent to the agent for the live log.",
+        read: Read::Agent(|snapshot, _, samples| records(&snapshot.kernel.records.sent, samples)),
+    },
+    Family {
+        name: "tcp_monitor_events_lost_total",
+        kind: MetricType::COUNTER,
+        labels: &["kind"],
+        help: "Records that the live log lacks because the ring buffer was full. All other metrics are unaffected.",
+        read: Read::Agent(|snapshot, _, samples| records(&snapshot.kernel.records.lost, samples)),
+    },
+    Family {
+        name: "tcp_monitor_events_suppressed_total",
+        kind: MetricType::COUNTER,
+        labels: &["kind"],
+        help: "Records that the live log lacks because what is left of the ring buffer is kept for others: those of segments, and of \
+               RSTs and SYN-ACKs sent without a full socket, leave half of it, those of state transitions an eighth. All other metrics \
+               are unaffected.",
+        read: Read::Agent(|snapshot, _, samples| records(&snapshot.kernel.records.suppressed, samples)),
+    },
+    Family {
+        name: "tcp_monitor_table_evictions_total",
+        kind: MetricType::COUNTER,
+        labels: &["table"],
+        help: "How often a full table of the kernel programs let go of an entry, or did not take one. acks: an ACK may be missing in the \
+               log, or one that met a full accept queue in the counters; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
+               is not counted; orphans: nor is what ends a FIN_WAIT2 after close().",
+        read: Read::Agent(|snapshot, _, samples| {
+            for (table, &count) in Table::ALL.into_iter().zip(&snapshot.kernel.tables.forgotten) {
+                samples.counter(&[table.label()], count);
+            }
+        }),
+    },
+    Family {
+        name: "tcp_monitor_tracker_connections",
+        kind: MetricType::GAUGE,
+        labels: &[],
+        help: "Sockets that the live log follows now, those in TIME_WAIT included. Counted in the agent.",
+        read: Read::Agent(|snapshot, _, samples| {
+            if let Some(tracker) = snapshot.tracker {
+                samples.gauge(&[], tracker.connections as f64);
+            }
+        }),
+    },
+    Family {
+        name: "tcp_monitor_tracker_evicted_total",
+        kind: MetricType::COUNTER,
+        labels: &[],
+        help: "How often the live log had to forget something because one of its tables was full; lines on that connection may \
+               lack fields, or be missing. Counted in the agent. All other metrics are unaffected.",
+        read: Read::Agent(|snapshot, _, samples| {
+            if let Some(tracker) = snapshot.tracker {
+                samples.counter(&[], tracker.evicted);
+            }
+        }),
+    },
+    Family {
+        name: "tcp_monitor_bpf_run_seconds_total",
+        kind: MetricType::COUNTER,
+        labels: &["program"],
+        help: "CPU time that the kernel program took, while the kernel measures it (--bpf-stats).",
+        read: Read::Agent(|snapshot, _, samples| {
+            for program in measured_programs(&snapshot.kernel) {
+                samples.counter_value(&[&program.name], program.run_time_ns as f64 / 1e9);
+            }
+        }),
+    },
+    Family {
+        name: "tcp_monitor_bpf_runs_total",
+        kind: MetricType::COUNTER,
+        labels: &["program"],
+        help: "Runs of the kernel program, while the kernel counts them (--bpf-stats).",
+        read: Read::Agent(|snapshot, _, samples| {
+            for program in measured_programs(&snapshot.kernel) {
+                samples.counter(&[&program.name], program.runs);
+            }
+        }),
+    },
+    Family {
+        name: "tcp_monitor_build_info",
+        kind: MetricType::GAUGE,
+        labels: &["version", "kernel"],
+        help: "Always 1: the version of tcp-monitor and the release of the kernel it runs on.",
+        read: Read::Agent(|_, build, samples| samples.gauge(&[&build.version, &build.kernel], 1.0)),
+    },
+];
+
+fn segments(snapshot: &Snapshot, _: &BuildInfo, samples: &mut Samples) {
+    // Every container has an eth0: the same series twice would be no valid exposition.
+    let mut by_name = BTreeMap::<&str, InterfaceCounters>::new();
+    for (name, counters) in &snapshot.kernel.interfaces {
+        let sums = by_name.entry(name).or_default().segments.as_flattened_mut();
+        for (sum, count) in sums.iter_mut().zip(counters.segments.as_flattened()) {
+            *sum += count;
+        }
+    }
+    for (interface, counters) in by_name {
+        for (direction, counts) in Direction::ALL.into_iter().zip(&counters.segments) {
+            for (flags, &count) in SegmentKind::ALL.into_iter().zip(counts) {
+                samples.counter(&[interface, direction.label(), flags.label()], count);
+            }
+        }
+    }
+}
+
+fn records(counts: &[u64], samples: &mut Samples) {
+    for (kind, &count) in Kind::ALL.into_iter().zip(counts) {
+        samples.counter(&[kind.label()], count);
+    }
+}
+
+/// None while the kernel does not measure them.
+fn measured_programs(kernel: &KernelCounts) -> &[ProgramRuns] {
+    if kernel.bpf_stats { &kernel.programs } else { &[] }
+}
