@@ -1,15 +1,19 @@
-//! What the kernel programs and the agent of tcp-monitor agree on: records, counters, map and global names.
+//! What the kernel programs and the agent of tcp-monitor share.
 //!
-//! Both sides are built from this crate, so a layout is written once. It uses `core` only; the `user` feature adds
-//! what the agent needs to decode records and read maps.
+//! - [`abi`]: layouts of records, counters and maps. Each is written once, and both sides are built from it.
+//! - [`rules`]: what a transition or a segment means. Each rule has one home, here, and both sides apply it.
+//! - labels: the names of states, roles and causes in metrics, JSON and text, for the agent alone.
+//!
+//! The crate uses `core` only. The `user` feature adds what the agent needs to decode records and to read maps.
+//! `abi` and `rules` reach the eBPF object: the object must be rebuilt when their code changes.
 
 #![no_std]
 
-pub mod config;
-pub mod counters;
-pub mod half_open;
-pub mod record;
-pub mod state;
-pub mod transition;
+pub mod abi;
+pub mod rules;
 
-pub use state::TcpState;
+#[cfg(feature = "user")]
+mod labels;
+
+pub use abi::{counters, record};
+pub use rules::{state::TcpState, transition};

@@ -7,7 +7,7 @@
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
-    config::{ACK_WAYS, ACK_WORDS, AckTable},
+    abi::config::{ACK_WAYS, ACK_WORDS, AckTable},
     counters::Table,
     record::acks,
 };

@@ -3,7 +3,10 @@
 use core::ptr;
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
-use tcp_monitor_common::half_open::{AT_ONCE, Arrivals, Fate, NOTES, PENDING, Pending, Undecided};
+use tcp_monitor_common::{
+    abi::half_open::{AT_ONCE, Arrivals, NOTES, PENDING, Pending, Undecided},
+    rules::segment_outcome::SegmentOutcome,
+};
 
 use crate::{acks::Path, instruction::element, socket::now};
 
@@ -45,7 +48,8 @@ pub(crate) unsafe fn note(arrivals: *mut Arrivals, noted: Undecided) -> Undecide
         let note = element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place as usize);
         let mut before = note.read();
         note.write(noted);
-        if noted.fate == Fate::AckOverflowed as u32 || noted.fate == Fate::AckRefused as u32 {
+        if noted.fate == SegmentOutcome::AckOverflow as u32 || noted.fate == SegmentOutcome::AckRefused as u32
+        {
             (*arrivals).last_ack = place;
         }
         if is_copy(&before) {
@@ -196,8 +200,9 @@ pub(crate) unsafe fn take_back(arrivals: *mut Arrivals, path: Path, port: u16) -
         }
         let note = find(arrivals, |note| {
             // The SYN-ACK may wait for the address of the next hop.
-            let may_wait = note.fate == Fate::SynTaken as u32;
-            let was_to_fail = note.fate == Fate::SynOverflowed as u32 || note.fate == Fate::SynDropped as u32;
+            let may_wait = note.fate == SegmentOutcome::SynAccepted as u32;
+            let was_to_fail = note.fate == SegmentOutcome::SynOverflow as u32
+                || note.fate == SegmentOutcome::SynDropped as u32;
             note.path == path && (may_wait || was_to_fail && note.is_younger(AT_ONCE, now))
         });
         if note.is_null() {

@@ -13,6 +13,7 @@ use tcp_monitor_common::{
     TcpState,
     counters::{InterfaceCounters, InterfaceKey, SegmentKind},
     record::{Direction, Kind, SegmentRecord, origin},
+    rules::control::flag::ACK,
 };
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     instruction::{add, element},
     kernel::{layout, read},
     orphans,
-    packet::{self, ACK, FIN, RST, SYN, Segment},
+    packet::{self, Segment},
     ports,
     records::{self, Room},
     resets,
@@ -88,7 +89,7 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     if flags & ACK != 0 {
         acks = path.take(tcp.acknowledgement());
     }
-    let kind = segment_kind(flags);
+    let kind = SegmentKind::of(flags);
     if kind.is_none() && acks == 0 {
         return None;
     }
@@ -164,19 +165,6 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     }
     let shows = Shows { payload_len, direction, acks, origin };
     record(ctx, &segment, InterfaceKey { netns, ifindex }, shows)
-}
-
-#[inline(always)]
-fn segment_kind(flags: u8) -> Option<SegmentKind> {
-    if flags & RST != 0 {
-        Some(SegmentKind::Rst)
-    } else if flags & SYN != 0 {
-        Some(if flags & ACK != 0 { SegmentKind::SynAck } else { SegmentKind::Syn })
-    } else if flags & FIN != 0 {
-        Some(SegmentKind::Fin)
-    } else {
-        None
-    }
 }
 
 /// What a passing segment shows besides its headers.

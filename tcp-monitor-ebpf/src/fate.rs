@@ -3,9 +3,10 @@
 use aya_ebpf::bindings::__sk_buff;
 use tcp_monitor_common::{
     TcpState,
+    abi::half_open::{AT_ONCE, Arrivals, Undecided},
     counters::{FAILURES, HandshakeFailure, PortCounters},
-    half_open::{AT_ONCE, Arrivals, Fate, Undecided},
     record::{ResetPhase, Role},
+    rules::segment_outcome::SegmentOutcome,
 };
 
 use crate::{
@@ -44,7 +45,13 @@ impl Passing<'_> {
 
 /// Notes what a segment that has come in will have come to if nothing follows from it.
 #[inline(always)]
-pub(crate) fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, slot: u32, cookie: u64) {
+pub(crate) fn note(
+    arrivals: *mut Arrivals,
+    passing: Passing<'_>,
+    fate: SegmentOutcome,
+    slot: u32,
+    cookie: u64,
+) {
     let noted = Undecided {
         time: now(),
         path: passing.back.hash(),
@@ -61,33 +68,61 @@ pub(crate) fn note(arrivals: *mut Arrivals, passing: Passing<'_>, fate: Fate, sl
     }
 }
 
-/// Nothing followed from the segment: counts what it came to.
+/// No reaction followed the segment: counts its outcome.
 #[inline(always)]
 fn settle(undecided: Undecided) {
     let Some(counters) = counters_of(undecided.slot) else { return };
+    // An arm for each, with its outcome as a constant: of a variable, the compiler looks up what it counts as in a table, and
+    // the verifier refuses that.
     // SAFETY: the map's own value.
     unsafe {
-        match Fate::from_number(undecided.fate) {
-            Some(Fate::SynOverflowed) => {
-                add(&raw mut (*counters).accept_queue_overflows, 1);
-                count_failure(counters, HandshakeFailure::AcceptQueueFull);
+        match SegmentOutcome::from_number(undecided.fate) {
+            Some(SegmentOutcome::SynOverflow) => {
+                count(counters, SegmentOutcome::SynOverflow, undecided.cookie);
             }
-            Some(Fate::SynDropped) => count_failure(counters, HandshakeFailure::SynDropped),
-            Some(Fate::AckOverflowed) => {
-                add(&raw mut (*counters).accept_queue_overflows, 1);
+            Some(SegmentOutcome::SynDropped) => count(counters, SegmentOutcome::SynDropped, undecided.cookie),
+            Some(SegmentOutcome::AckOverflow) => {
+                count(counters, SegmentOutcome::AckOverflow, undecided.cookie);
             }
-            Some(Fate::AckRefused) => {
-                add(&raw mut (*counters).accept_queue_overflows, 1);
-                if HALF_OPEN.remove(undecided.cookie).is_ok() {
-                    count_failure(counters, HandshakeFailure::AcceptQueueFull);
-                    count_end(counters);
-                }
+            Some(SegmentOutcome::AckRefused) => count(counters, SegmentOutcome::AckRefused, undecided.cookie),
+            Some(SegmentOutcome::RstInFinWait2) => {
+                count(counters, SegmentOutcome::RstInFinWait2, undecided.cookie);
             }
-            Some(Fate::RstInFinWait2) => count_rst(counters, ResetPhase::Closing),
-            Some(Fate::RstInTimeWait) => count_rst(counters, ResetPhase::TimeWait),
-            Some(Fate::RstUnclaimed) => count_rst(counters, ResetPhase::NoSocket),
-            // Nothing that is known to have failed.
-            Some(Fate::NoListener | Fate::SynTaken) | None => {}
+            Some(SegmentOutcome::RstInTimeWait) => {
+                count(counters, SegmentOutcome::RstInTimeWait, undecided.cookie);
+            }
+            Some(SegmentOutcome::RstNoSocket) => {
+                count(counters, SegmentOutcome::RstNoSocket, undecided.cookie);
+            }
+            Some(SegmentOutcome::NoListener | SegmentOutcome::SynAccepted) | None => {}
+        }
+    }
+}
+
+/// Counts an outcome.
+///
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+unsafe fn count(counters: *mut PortCounters, outcome: SegmentOutcome, cookie: u64) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        if outcome.overflows_accept_queue() {
+            add(&raw mut (*counters).accept_queue_overflows, 1);
+        }
+        if outcome.ends_request() {
+            // Whoever else removed it has counted its end.
+            if HALF_OPEN.remove(cookie).is_err() {
+                return;
+            }
+            count_end(counters);
+        }
+        if let Some(reason) = outcome.handshake_failure() {
+            count_failure(counters, reason);
+        }
+        if let Some(phase) = outcome.reset_received() {
+            count_rst(counters, phase);
         }
     }
 }

@@ -13,9 +13,14 @@ use aya_ebpf::{
 };
 use tcp_monitor_common::{
     TcpState,
+    abi::half_open::{AT_ONCE, CLOSED_LISTENERS_LIMIT, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending},
     counters::{HandshakeFailure, Table},
-    half_open::{AT_ONCE, CLOSED_LISTENERS_LIMIT, Fate, HALF_OPEN_LIMIT, HalfOpen, NOTES, Pending},
     record::Role,
+    rules::{
+        control::flag::{ACK, FIN},
+        payload::sequence_space,
+        segment_outcome::SegmentOutcome,
+    },
 };
 
 use crate::{
@@ -27,7 +32,6 @@ use crate::{
     lookup::{
         Awaiting, Listener, Receiver, Request, Requests, answering, has_run_out, listener, receiver, timeouts,
     },
-    packet::{ACK, FIN, SYN},
     ports::{Watched, counters_of},
     socket::now,
     tables::forgotten,
@@ -57,31 +61,31 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
     let awaiting = unsafe { awaiting(pending) };
     let fate = match receiver(passing.skb, passing.segment, awaiting) {
         Receiver::Listener(listener) => fate_of_syn(listener),
-        Receiver::Nobody => Fate::NoListener,
+        Receiver::Nobody => SegmentOutcome::NoListener,
         Receiver::Request(request) => {
             if ends(request, passing) {
                 end(request.cookie, HandshakeFailure::Reset);
             }
             return;
         }
-        Receiver::TimeWait(socket) => {
+        Receiver::FinWait2Timewait(rcv_nxt) | Receiver::TimeWait(rcv_nxt) => {
             // A SYN that is newer than the connection begins another, and the request queue has room for it.
-            let is_new = passing.segment.tcp.sequence().wrapping_sub(socket.rcv_nxt) as i32 > 0;
+            let is_new = passing.segment.tcp.sequence().wrapping_sub(rcv_nxt) as i32 > 0;
             match listener(passing.skb, passing.segment, awaiting) {
-                Some(listener) if is_new && listener.full => Fate::SynOverflowed,
-                Some(_) if is_new => Fate::SynTaken,
+                Some(listener) if is_new && listener.full => SegmentOutcome::SynOverflow,
+                Some(_) if is_new => SegmentOutcome::SynAccepted,
                 Some(_) | None => return,
             }
         }
         Receiver::Deserted => match listener(passing.skb, passing.segment, awaiting) {
             Some(listener) => fate_of_syn(listener),
-            None => Fate::NoListener,
+            None => SegmentOutcome::NoListener,
         },
         // A connection that answers by itself.
         Receiver::Other => return,
     };
-    let role = if matches!(fate, Fate::NoListener) { None } else { Some(Role::Server) };
-    if matches!(fate, Fate::SynTaken) {
+    let role = if matches!(fate, SegmentOutcome::NoListener) { None } else { Some(Role::Server) };
+    if matches!(fate, SegmentOutcome::SynAccepted) {
         // SAFETY: the map's own value, and only this CPU's.
         unsafe { (*pending).syns += 1 };
     }
@@ -90,11 +94,11 @@ pub(crate) fn syn_arrives(passing: Passing<'_>, watched: Watched) {
 
 /// What a SYN comes to that is not answered (kernel: `tcp_conn_request`, in its order).
 #[inline(always)]
-fn fate_of_syn(listener: Listener) -> Fate {
+fn fate_of_syn(listener: Listener) -> SegmentOutcome {
     match (listener.requests, listener.full) {
-        (Requests::TooMany, _) | (Requests::PerhapsTooMany, false) => Fate::SynDropped,
-        (Requests::PerhapsTooMany | Requests::Few, true) => Fate::SynOverflowed,
-        (Requests::Few, false) => Fate::SynTaken,
+        (Requests::TooMany, _) | (Requests::PerhapsTooMany, false) => SegmentOutcome::SynDropped,
+        (Requests::PerhapsTooMany | Requests::Few, true) => SegmentOutcome::SynOverflow,
+        (Requests::Few, false) => SegmentOutcome::SynAccepted,
     }
 }
 
@@ -139,9 +143,9 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
                 None => watched.slot(Some(Role::Server)),
             };
             if request.aborts {
-                note(arrivals, passing, Fate::AckRefused, slot, request.cookie);
+                note(arrivals, passing, SegmentOutcome::AckRefused, slot, request.cookie);
             } else {
-                note(arrivals, passing, Fate::AckOverflowed, slot, request.cookie);
+                note(arrivals, passing, SegmentOutcome::AckOverflow, slot, request.cookie);
                 // The next segment with this number tries again.
                 path.expect(number, Awaited::Request);
             }
@@ -150,7 +154,7 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
         Receiver::Request(_) => unsafe { (*pending).acks += 1 },
         Receiver::Listener(listener) if awaited == COOKIE => {
             if listener.full {
-                note(arrivals, passing, Fate::AckOverflowed, watched.slot(Some(Role::Server)), 0);
+                note(arrivals, passing, SegmentOutcome::AckOverflow, watched.slot(Some(Role::Server)), 0);
                 path.expect(number, Awaited::Cookie);
             } else {
                 // SAFETY: as above.
@@ -165,6 +169,7 @@ pub(crate) fn last_ack_arrives(passing: Passing<'_>, watched: Watched, path: Pat
         Receiver::Nobody
         | Receiver::Listener(_)
         | Receiver::Deserted
+        | Receiver::FinWait2Timewait(_)
         | Receiver::TimeWait(_)
         | Receiver::Other => {}
     }
@@ -299,7 +304,7 @@ pub(crate) fn child_is_born(port: u16) -> u64 {
         let note = element::<_, 15, NOTES>(&raw mut (*arrivals).undecided, place);
         let fate = (*note).fate;
         if !(*note).is_younger(AT_ONCE, now)
-            || (fate != Fate::AckOverflowed as u32 && fate != Fate::AckRefused as u32)
+            || (fate != SegmentOutcome::AckOverflow as u32 && fate != SegmentOutcome::AckRefused as u32)
         {
             return 0;
         }
@@ -361,9 +366,8 @@ pub(crate) fn answers(request: Request, passing: Passing<'_>) -> bool {
 #[inline(always)]
 pub(crate) fn accepts(request: Request, passing: Passing<'_>) -> bool {
     let tcp = &passing.segment.tcp;
-    let controls = u32::from(tcp.flags & SYN != 0) + u32::from(tcp.flags & FIN != 0);
     let start = tcp.sequence().wrapping_sub(request.rcv_nxt);
-    let end = start.wrapping_add(passing.payload_len).wrapping_add(controls);
+    let end = start.wrapping_add(sequence_space(passing.payload_len, tcp.flags));
     start == 0
         || (end as i32 > 0 && (start.wrapping_sub(request.rcv_wnd) as i32) < 0)
         || (start == request.rcv_wnd && start == end)

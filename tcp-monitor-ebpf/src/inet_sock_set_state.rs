@@ -7,10 +7,11 @@ use aya_ebpf::{
 };
 use tcp_monitor_common::{
     TcpState,
-    config::{CLOSED_WORDS, ClosedTable},
+    abi::config::{CLOSED_WORDS, ClosedTable},
     counters::{CLOSINGS, ClosedBy, FAILURES, PortCounters, STATES},
     record::{Kind, Role, SocketRecord},
-    transition::{Circumstances, Outcome, outcome},
+    rules::{payload::is_fin_acked, role::role_in_transition},
+    transition::{Outcome, TransitionContext, outcome},
 };
 
 use crate::{
@@ -83,7 +84,7 @@ fn transition(turn: Turn<'_>, sock: Socket, old: TcpState, new: TcpState) -> Opt
     let mut meaning = Meaning::of(outcome(
         old,
         new,
-        Circumstances { role, sk_err: full.error(), peer_closed: full.peer_closed() },
+        TransitionContext { role, sk_err: full.error(), peer_closed: full.peer_closed() },
     ));
     if meaning.is_closed_by(ClosedBy::RemoteReset) && was_late_data(sock, local_port) {
         meaning.detail = ClosedBy::LocalReset as u8;
@@ -128,16 +129,11 @@ fn state(number: i32) -> Option<TcpState> {
 /// Which end the socket is: what the transition says, else what the socket says.
 #[inline(always)]
 fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
-    if matches!(old, TcpState::SynSent) || matches!(new, TcpState::SynSent) {
-        Role::Client
-    } else if matches!(old, TcpState::Listen)
-        || matches!(new, TcpState::Listen)
+    match role_in_transition(old, new) {
+        Some(role) => role,
         // A passive open has no file descriptor before accept(); a simultaneous open, or fast open, has.
-        || (matches!(old, TcpState::SynRecv) && full.is_orphan())
-    {
-        Role::Server
-    } else {
-        full.role()
+        None if matches!(old, TcpState::SynRecv) && full.is_orphan() => Role::Server,
+        None => full.role(),
     }
 }
 
@@ -172,8 +168,8 @@ impl Meaning {
             Outcome::Established => (Effect::Establishes, 0),
             Outcome::HandshakeFailed(reason) => (Effect::Fails, reason as u8),
             Outcome::Closed(closed_by) => (Effect::Closes, closed_by as u8),
-            Outcome::Waits(closed_by) => (Effect::Waits, closed_by as u8),
-            Outcome::AwaitsFin => (Effect::HandsOver, ClosedBy::Local as u8),
+            Outcome::EntersTimeWait(closed_by) => (Effect::Waits, closed_by as u8),
+            Outcome::EntersFinWait2Timewait => (Effect::HandsOver, ClosedBy::Local as u8),
         };
         Self { effect, detail }
     }
@@ -213,19 +209,7 @@ unsafe fn count(
                 add(element::<_, 15, FAILURES>(reasons, meaning.detail.into()), 1);
             }
             Effect::Closes | Effect::Waits | Effect::HandsOver => {
-                let fin_acked = match old {
-                    TcpState::FinWait2 => true,
-                    TcpState::Closing | TcpState::LastAck => full.error() == 0 && full.all_acked(),
-                    TcpState::Established
-                    | TcpState::SynSent
-                    | TcpState::SynRecv
-                    | TcpState::FinWait1
-                    | TcpState::TimeWait
-                    | TcpState::Close
-                    | TcpState::CloseWait
-                    | TcpState::Listen
-                    | TcpState::NewSynRecv => false,
-                };
+                let fin_acked = is_fin_acked(old, full.error(), full.all_acked());
                 count_closed(counters, full, role, meaning.detail, fin_acked);
             }
             Effect::Opens | Effect::None => {}

@@ -6,7 +6,7 @@
 use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tcp_monitor_common::config::{KernelLayout, Settings};
+use tcp_monitor_common::abi::config::{KernelLayout, Settings};
 
 /// Set by the agent before loading.
 #[unsafe(no_mangle)]

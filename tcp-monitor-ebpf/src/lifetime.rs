@@ -7,7 +7,7 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     TcpState,
-    config::{LIFETIME_BUCKETS, LIFETIME_WAYS, Lifetime, LifetimeBucket, LifetimeTable},
+    abi::config::{LIFETIME_BUCKETS, LIFETIME_WAYS, Lifetime, LifetimeBucket, LifetimeTable},
     counters::{BUCKETS, Histogram, PortCounters, Scale, TIMED, Table, timed_state},
     record::Role,
 };

@@ -32,19 +32,12 @@ pub(crate) enum Receiver {
     /// A half-open request whose listener has closed: it ends now, and the segment is for whoever listens in its place. Or it moves to
     /// another listener (`net.ipv4.tcp_migrate_req`).
     Deserted,
-    /// A TIME_WAIT socket.
-    TimeWait(TimeWait),
+    /// A timewait socket in FIN_WAIT2, and the next sequence number that it expects.
+    FinWait2Timewait(u32),
+    /// A timewait socket in TIME_WAIT, and that number.
+    TimeWait(u32),
     /// A socket of another kind.
     Other,
-}
-
-/// A TIME_WAIT socket.
-#[derive(Clone, Copy)]
-pub(crate) struct TimeWait {
-    /// The next sequence number that it expects.
-    pub(crate) rcv_nxt: u32,
-    /// It is still in FIN_WAIT2.
-    pub(crate) awaits_fin: bool,
 }
 
 /// A listener's queues.
@@ -199,11 +192,13 @@ fn time_wait(sk: *mut bpf_sock) -> Option<Receiver> {
     if socket.is_null() {
         return None;
     }
-    Some(Receiver::TimeWait(TimeWait {
-        // The field shares its place with a request's window.
-        rcv_nxt: socket.load::<u32>(layout!(skc_rcv_wnd)),
-        awaits_fin: socket.load::<u8>(layout!(tw_substate)) == TcpState::FinWait2 as u8,
-    }))
+    // The field shares its place with a request's window.
+    let rcv_nxt = socket.load::<u32>(layout!(skc_rcv_wnd));
+    Some(if socket.load::<u8>(layout!(tw_substate)) == TcpState::FinWait2 as u8 {
+        Receiver::FinWait2Timewait(rcv_nxt)
+    } else {
+        Receiver::TimeWait(rcv_nxt)
+    })
 }
 
 #[inline(always)]

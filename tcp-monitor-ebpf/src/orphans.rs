@@ -8,7 +8,7 @@
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
     TcpState,
-    config::{ORPHAN_BUCKETS, ORPHAN_WAYS, OrphanBucket, OrphanTable},
+    abi::config::{ORPHAN_BUCKETS, ORPHAN_WAYS, OrphanBucket, OrphanTable},
     counters::{Histogram, STATES, Scale, Table, timed_state},
 };
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use tcp_monitor_common::{
-    config::{PortTable, slot},
+    abi::config::{PortTable, slot},
     counters::PortCounters,
     record::Role,
 };

@@ -1,10 +1,8 @@
 //! RSTs that come for no full socket, and those that answer a SYN.
 
 use tcp_monitor_common::{
-    TcpState,
-    counters::HandshakeFailure,
-    half_open::{AT_ONCE, Fate},
-    record::ResetPhase,
+    TcpState, abi::half_open::AT_ONCE, counters::HandshakeFailure, record::ResetPhase,
+    rules::segment_outcome::SegmentOutcome,
 };
 
 use crate::{
@@ -30,13 +28,13 @@ pub(crate) fn arrives(passing: Passing<'_>, watched: Watched) {
             meets_request(request, passing);
             return;
         }
-        Receiver::TimeWait(socket) if socket.awaits_fin => {
+        Receiver::FinWait2Timewait(_) => {
             // It takes one with the number of the FIN that it awaits.
             orphans::end(passing.back, passing.segment.tcp.sequence().wrapping_add(1), TcpState::Close);
-            Fate::RstInFinWait2
+            SegmentOutcome::RstInFinWait2
         }
-        Receiver::TimeWait(_) => Fate::RstInTimeWait,
-        Receiver::Nobody | Receiver::Listener(_) | Receiver::Deserted => Fate::RstUnclaimed,
+        Receiver::TimeWait(_) => SegmentOutcome::RstInTimeWait,
+        Receiver::Nobody | Receiver::Listener(_) | Receiver::Deserted => SegmentOutcome::RstNoSocket,
         Receiver::Other => return,
     };
     let Some(arrivals) = arrivals::of_this_cpu() else { return };
@@ -84,7 +82,9 @@ pub(crate) fn is_claimed(path: Path) {
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
         let note = find(arrivals, |note| {
-            note.path == path && note.fate == Fate::RstUnclaimed as u32 && note.is_younger(AT_ONCE, now)
+            note.path == path
+                && note.fate == SegmentOutcome::RstNoSocket as u32
+                && note.is_younger(AT_ONCE, now)
         });
         if !note.is_null() {
             (*note).fate = 0;
@@ -101,27 +101,29 @@ pub(crate) fn leaves(path: Path) {
     unsafe {
         let note = find(arrivals, |note| {
             // Of what comes to nothing, nobody has made anything else meanwhile.
-            let may_wait = note.fate == Fate::NoListener as u32;
+            let may_wait = note.fate == SegmentOutcome::NoListener as u32;
             note.path == path && (may_wait || note.is_younger(AT_ONCE, now))
         });
         if note.is_null() {
             return;
         }
-        match Fate::from_number((*note).fate) {
-            Some(Fate::NoListener) => {
+        match SegmentOutcome::from_number((*note).fate) {
+            Some(SegmentOutcome::NoListener) => {
                 (*note).fate = 0;
                 if let Some(counters) = counters_of((*note).slot) {
                     count_failure(counters, HandshakeFailure::NoListener);
                 }
             }
             // It was answered, and not dropped: by a TIME_WAIT socket that still awaits a FIN.
-            Some(Fate::SynOverflowed | Fate::SynDropped | Fate::SynTaken) => (*note).fate = 0,
+            Some(SegmentOutcome::SynOverflow | SegmentOutcome::SynDropped | SegmentOutcome::SynAccepted) => {
+                (*note).fate = 0;
+            }
             Some(
-                Fate::AckOverflowed
-                | Fate::AckRefused
-                | Fate::RstInFinWait2
-                | Fate::RstInTimeWait
-                | Fate::RstUnclaimed,
+                SegmentOutcome::AckOverflow
+                | SegmentOutcome::AckRefused
+                | SegmentOutcome::RstInFinWait2
+                | SegmentOutcome::RstInTimeWait
+                | SegmentOutcome::RstNoSocket,
             )
             | None => {}
         }

@@ -7,6 +7,7 @@ use aya_ebpf::helpers::{
 use tcp_monitor_common::{
     TcpState,
     record::{Header, Kind, Role, SocketRecord, flags},
+    rules::payload,
 };
 
 use crate::{
@@ -191,17 +192,16 @@ impl FullSocket {
         }
     }
 
-    /// Payload that the peer acknowledged, bytes; as [`SocketRecord::bytes_acked`] without what is no payload.
+    /// Payload that the peer acknowledged, bytes.
     #[inline(always)]
     pub(crate) fn payload_acked(self, role: Role, fin_acked: bool) -> u64 {
-        let syn = u64::from(matches!(role, Role::Client));
-        self.tcp.load::<u64>(layout!(bytes_acked)).saturating_sub(syn + u64::from(fin_acked))
+        payload::payload_acked(self.tcp.load::<u64>(layout!(bytes_acked)), role, fin_acked)
     }
 
     /// Payload received in order, bytes.
     #[inline(always)]
     pub(crate) fn payload_received(self) -> u64 {
-        self.tcp.load::<u64>(layout!(bytes_received)).saturating_sub(u64::from(self.peer_closed()))
+        payload::payload_received(self.tcp.load::<u64>(layout!(bytes_received)), self.peer_closed())
     }
 
     /// The acknowledgement that answers a FIN of the peer, if that is the next to come.

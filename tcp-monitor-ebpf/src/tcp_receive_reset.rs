@@ -5,6 +5,7 @@ use tcp_monitor_common::{
     TcpState,
     counters::PHASES,
     record::{Kind, SocketRecord, UNKNOWN_REASON},
+    rules::reset::{ResetPhase, may_be_late_data},
 };
 
 use crate::{
@@ -15,7 +16,6 @@ use crate::{
     records::{self, Room},
     resets,
     socket::{FullSocket, Socket, namespace_wanted},
-    tcp_send_reset::phase,
     turn::{Tracepoint, Turn},
 };
 
@@ -49,14 +49,14 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
     }
     let state = TcpState::from_kernel(sock.state())?;
     // Then only a RST that a classifier saw come in counts.
-    if may_be_late_data(full, state) && sock.path_back(local_port).take(0) == 0 {
+    if may_be_late_data(state) && full.receive_shut_down() && sock.path_back(local_port).take(0) == 0 {
         // The end that resets is this one.
         sock.path(local_port).expect(LATE_DATA, Awaited::Rst);
         return None;
     }
     resets::is_claimed(sock.path(local_port));
     let role = full.role();
-    let phase = phase(state);
+    let phase = ResetPhase::of_socket_in(state);
     if let Some(counters) = watched.counters(Some(role)) {
         // SAFETY: the map's own value.
         unsafe { add(element::<_, 7, PHASES>(&raw mut (*counters).resets_received, phase as usize), 1) };
@@ -80,11 +80,4 @@ fn reset(turn: Turn<'_>, sock: Socket) -> Option<()> {
 #[inline(always)]
 pub(crate) fn was_late_data(sock: Socket, local_port: u16) -> bool {
     sock.path(local_port).take(LATE_DATA) != 0
-}
-
-/// Whether the kernel may have got here without a RST: data that arrives after close() ends the socket the same way
-/// (`tcp_rcv_state_process`, TCPAbortOnData).
-#[inline(always)]
-fn may_be_late_data(full: FullSocket, state: TcpState) -> bool {
-    matches!(state, TcpState::FinWait1 | TcpState::FinWait2) && full.receive_shut_down()
 }

@@ -1,7 +1,10 @@
 //! Every segment that a full socket sends again.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use tcp_monitor_common::record::{Kind, SocketRecord};
+use tcp_monitor_common::{
+    record::{Kind, SocketRecord},
+    rules::control::flag::SYN,
+};
 
 use crate::{
     instruction::{add, element},
@@ -11,8 +14,6 @@ use crate::{
     socket::{FullSocket, Socket, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
-
-const SYN: u8 = 0x02;
 
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub(crate) fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {

@@ -4,6 +4,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use tcp_monitor_common::{
     TcpState,
     record::{Kind, Role, SocketRecord, flags},
+    rules::control::flag::{ACK, SYN},
 };
 
 use crate::{
@@ -15,8 +16,6 @@ use crate::{
     socket::{Socket, namespace_wanted},
     turn::{Tracepoint, Turn},
 };
-
-const SYN_ACK: u8 = 0x12;
 
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub(crate) fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
@@ -59,7 +58,7 @@ fn retransmit(turn: Turn<'_>, listener: Socket, request: Socket) -> Option<()> {
     record.new_state = TcpState::NewSynRecv as u8;
     record.role = Role::Server as u8;
     record.flags |= flags::SYN_ACK;
-    record.tcp_flags = SYN_ACK;
+    record.tcp_flags = SYN | ACK;
     record.segments = 1;
     records::submit(entry);
     Some(())

@@ -56,7 +56,7 @@ fn reset(turn: Turn<'_>, sock: KernelPtr, skb: KernelPtr, reason: u8) -> Option<
                 // There it goes with its RST.
                 orphans::end(sock.path(sock.local_port()), sock.minisocket_ack_of_fin(), TcpState::Close);
             }
-            from_socket(turn, sock, None, state, phase(state), reason)
+            from_socket(turn, sock, None, state, ResetPhase::of_socket_in(state), reason)
         }
         TcpState::NewSynRecv => from_socket(turn, sock, None, state, ResetPhase::Handshake, reason),
         TcpState::Established
@@ -86,25 +86,7 @@ fn from_full(turn: Turn<'_>, sock: Socket, state: TcpState, reason: u8) -> Optio
     } else {
         state
     };
-    from_socket(turn, sock, Some(full), state, phase(state), reason)
-}
-
-/// Where in its life a connection in `state` is.
-#[inline(always)]
-pub(crate) fn phase(state: TcpState) -> ResetPhase {
-    match state {
-        TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Listen => {
-            ResetPhase::Handshake
-        }
-        TcpState::Established => ResetPhase::Established,
-        TcpState::FinWait1
-        | TcpState::FinWait2
-        | TcpState::CloseWait
-        | TcpState::LastAck
-        | TcpState::Closing
-        | TcpState::Close => ResetPhase::Closing,
-        TcpState::TimeWait => ResetPhase::TimeWait,
-    }
+    from_socket(turn, sock, Some(full), state, ResetPhase::of_socket_in(state), reason)
 }
 
 #[inline(always)]

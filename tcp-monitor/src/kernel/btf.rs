@@ -3,7 +3,7 @@
 
 use std::{fs, io, path::Path};
 
-use tcp_monitor_common::config::{KernelLayout, program};
+use tcp_monitor_common::abi::config::{KernelLayout, program};
 use thiserror::Error;
 
 use super::{

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use tcp_monitor_common::{
-    config::{map, slot},
+    abi::config::{map, slot},
     counters::{Histogram, PortCounters, RecordCounters, TableCounters},
 };
 use thiserror::Error;

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
     programs::{BtfTracePoint, ProgramError, SchedClassifier},
 };
-use tcp_monitor_common::config::{KernelLayout, Settings, global, map, program, slot};
+use tcp_monitor_common::abi::config::{KernelLayout, Settings, global, map, program, slot};
 
 use super::{
     error::{KernelError, with_causes},

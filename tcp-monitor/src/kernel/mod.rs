@@ -38,7 +38,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcp_monitor_common::{
-    config::{Settings, map, program},
+    abi::config::{Settings, map, program},
     counters::RecordCounters,
 };
 

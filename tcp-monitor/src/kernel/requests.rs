@@ -11,9 +11,10 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
 use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::{
     TcpState,
+    abi::half_open::{AT_ONCE, Arrivals, HalfOpen, Undecided},
     counters::{HandshakeFailure, PortCounters},
-    half_open::{AT_ONCE, Arrivals, Fate, HalfOpen, Undecided},
     record::{ResetPhase, Role},
+    rules::segment_outcome::SegmentOutcome,
 };
 
 /// The half-open requests, and the segments whose fate is not counted yet.
@@ -87,23 +88,7 @@ impl Requests {
     ) -> Result<T, MapError> {
         let (mut counters, undecided) = self.read_with_undecided(read)?;
         for undecided in undecided {
-            let mut more = PortCounters::ZERO;
-            if undecided.fate == Fate::AckRefused as u32 {
-                more.transitions[TcpState::NewSynRecv as usize][TcpState::Close as usize] = 1;
-            }
-            let failures = &mut more.handshake_failures[Role::Server as usize];
-            match Fate::from_number(undecided.fate) {
-                Some(Fate::SynOverflowed | Fate::AckRefused) => {
-                    failures[HandshakeFailure::AcceptQueueFull as usize] = 1;
-                    more.accept_queue_overflows = 1;
-                }
-                Some(Fate::SynDropped) => failures[HandshakeFailure::SynDropped as usize] = 1,
-                Some(Fate::AckOverflowed) => more.accept_queue_overflows = 1,
-                Some(Fate::RstInFinWait2) => more.resets_received[ResetPhase::Closing as usize] = 1,
-                Some(Fate::RstInTimeWait) => more.resets_received[ResetPhase::TimeWait as usize] = 1,
-                Some(Fate::RstUnclaimed) => more.resets_received[ResetPhase::NoSocket as usize] = 1,
-                Some(Fate::NoListener | Fate::SynTaken) | None => {}
-            }
+            let more = SegmentOutcome::from_number(undecided.fate).map_or(PortCounters::ZERO, counters_of);
             add(&mut counters, undecided.slot, &more);
         }
         for (slot, given_up) in &*self.given_up.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -171,6 +156,22 @@ impl GivenUp {
     }
 }
 
+/// What an outcome that no reaction cancelled counts as; the programs add the same when they commit it.
+fn counters_of(outcome: SegmentOutcome) -> PortCounters {
+    let mut counters = PortCounters::ZERO;
+    counters.accept_queue_overflows = outcome.overflows_accept_queue().into();
+    if let Some(reason) = outcome.handshake_failure() {
+        counters.handshake_failures[Role::Server as usize][reason as usize] = 1;
+    }
+    if let Some(phase) = outcome.reset_received() {
+        counters.resets_received[phase as usize] = 1;
+    }
+    if outcome.ends_request() {
+        counters.transitions[TcpState::NewSynRecv as usize][TcpState::Close as usize] = 1;
+    }
+    counters
+}
+
 /// When a request is certainly gone: its SYN-ACK should have been sent again by then, however late the timers were.
 fn deadline(request: &HalfOpen) -> u64 {
     let pause = pause(request);
@@ -215,7 +216,7 @@ const TRIES: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::{GivenUp, deadline, due};
-    use tcp_monitor_common::half_open::HalfOpen;
+    use tcp_monitor_common::abi::half_open::HalfOpen;
 
     #[test]
     fn a_request_is_gone_when_its_syn_ack_should_have_been_sent_again() {

@@ -2,7 +2,7 @@
 
 use std::{fs, ops::RangeInclusive};
 
-use tcp_monitor_common::config::{PortTable, slot};
+use tcp_monitor_common::abi::config::{PortTable, slot};
 
 use crate::ports::PortSet;
 
@@ -89,7 +89,7 @@ const _: () = assert!(size_of::<PortTable>() == size_of::<[u16; PORTS]>());
 
 #[cfg(test)]
 mod tests {
-    use tcp_monitor_common::config::slot;
+    use tcp_monitor_common::abi::config::slot;
 
     use super::{Slots, parse_range};
     use crate::ports::PortSet;

@@ -17,7 +17,7 @@ use super::sighting::Sightings;
 use super::socket::{Socket, numbers_set_in};
 use super::time::Time;
 use super::waiting::{Addresses, Minisocket, Substate, Waiting};
-use tcp_monitor_common::transition::{Circumstances, Outcome, outcome};
+use tcp_monitor_common::transition::{Outcome, TransitionContext, outcome};
 
 mod limit;
 mod options;
@@ -251,7 +251,7 @@ impl Tracker {
             self.keep(SocketKey::of(input), socket, input.time);
             return;
         }
-        let at = Circumstances {
+        let at = TransitionContext {
             role: socket.role,
             sk_err: input.tcp.map_or(0, |tcp| tcp.sk_err),
             peer_closed: input.peer_closed,
@@ -279,12 +279,12 @@ impl Tracker {
                 self.enter(&mut socket, from, to, input.time, out);
                 out.push(socket.closed(input.time, closed_by));
             }
-            Outcome::Waits(closed_by) => {
+            Outcome::EntersTimeWait(closed_by) => {
                 self.enter(&mut socket, from, TcpState::TimeWait, input.time, out);
                 out.push(socket.closed(input.time, closed_by));
                 self.add_waiting(Minisocket::new(socket, Substate::TimeWait), input.time);
             }
-            Outcome::AwaitsFin => self.await_fin(socket, input.time, out),
+            Outcome::EntersFinWait2Timewait => self.await_fin(socket, input.time, out),
             Outcome::ListenerClosed => self.enter(&mut socket, from, to, input.time, out),
         }
     }

@@ -1,5 +1,7 @@
 //! The server's side of a handshake before its last ACK, of which the kernel's tracepoints tell nothing.
 
+use crate::rules::segment_outcome::SegmentOutcome;
+
 /// A half-open request: its SYN-ACK awaits the last ACK. By its cookie, which the socket it becomes takes over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -93,7 +95,7 @@ pub struct Undecided {
     pub cookie: u64,
     /// The counters of its port.
     pub slot: u32,
-    /// A [`Fate`]; 0 if nothing is undecided.
+    /// A [`SegmentOutcome`]; 0 if nothing is undecided.
     pub fate: u32,
     /// Its sequence number, which no address translation changes.
     pub seq: u32,
@@ -112,50 +114,7 @@ impl Undecided {
     /// Whether it is the last ACK of this half-open request, refused.
     #[must_use]
     pub const fn is_refused_ack_of(&self, cookie: u64) -> bool {
-        self.fate == Fate::AckRefused as u32 && self.cookie == cookie
-    }
-}
-
-/// What becomes of a segment from which nothing follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Fate {
-    /// A SYN dropped while the accept queue was full.
-    SynOverflowed = 1,
-    /// A SYN dropped because the listener has too many requests and sends no SYN cookies.
-    SynDropped = 2,
-    /// The last ACK of a handshake dropped while the accept queue was full; the request stays.
-    AckOverflowed = 3,
-    /// The same, but the request is answered with a RST and gone (`net.ipv4.tcp_abort_on_overflow`).
-    AckRefused = 4,
-    /// A SYN to a port where nobody listens. It is answered with a RST, or dropped by a firewall.
-    NoListener = 5,
-    /// A SYN that its listener takes. It is dropped by a firewall, or its SYN-ACK waits for the address of the next hop.
-    SynTaken = 6,
-    /// A RST that met a minisocket in FIN_WAIT2.
-    RstInFinWait2 = 7,
-    /// A RST that met a TIME_WAIT.
-    RstInTimeWait = 8,
-    /// A RST of no connection: no socket has its address, or a listener only.
-    RstUnclaimed = 9,
-}
-
-impl Fate {
-    /// The fate with this number.
-    #[must_use]
-    pub const fn from_number(number: u32) -> Option<Self> {
-        Some(match number {
-            1 => Self::SynOverflowed,
-            2 => Self::SynDropped,
-            3 => Self::AckOverflowed,
-            4 => Self::AckRefused,
-            5 => Self::NoListener,
-            6 => Self::SynTaken,
-            7 => Self::RstInFinWait2,
-            8 => Self::RstInTimeWait,
-            9 => Self::RstUnclaimed,
-            _ => return None,
-        })
+        self.fate == SegmentOutcome::AckRefused as u32 && self.cookie == cookie
     }
 }
 

@@ -3,6 +3,8 @@
 //! Numbers are in host byte order unless a field says otherwise. Every record begins with a [`Header`], whose `kind`
 //! tells the layout that follows.
 
+pub use crate::rules::{reset::ResetPhase, role::Role};
+
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -23,17 +25,6 @@ pub enum Kind {
 impl Kind {
     /// Every kind, in order of its number.
     pub const ALL: [Self; 4] = [Self::State, Self::Segment, Self::Reset, Self::Retransmit];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::State => "state",
-            Self::Segment => "segment",
-            Self::Reset => "reset",
-            Self::Retransmit => "retransmit",
-        }
-    }
 }
 
 /// The start of every record.
@@ -135,64 +126,6 @@ pub mod flags {
     pub const SYN_ACK: u16 = 1 << 5;
 }
 
-/// Which end of the connection the socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Role {
-    /// Passive open: accepted by a listener.
-    Server = 0,
-    /// Active open: connected.
-    Client = 1,
-}
-
-impl Role {
-    /// Both roles, in order of their number.
-    pub const ALL: [Self; 2] = [Self::Server, Self::Client];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Client => "client",
-        }
-    }
-}
-
-/// Where in a connection's life a RST fell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ResetPhase {
-    /// Before ESTABLISHED, or from a listener.
-    Handshake = 0,
-    /// In ESTABLISHED.
-    Established = 1,
-    /// After a FIN was sent or received.
-    Closing = 2,
-    /// In TIME_WAIT.
-    TimeWait = 3,
-    /// No socket had that address.
-    NoSocket = 4,
-}
-
-impl ResetPhase {
-    /// Every phase, in order of its number.
-    pub const ALL: [Self; 5] =
-        [Self::Handshake, Self::Established, Self::Closing, Self::TimeWait, Self::NoSocket];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::Established => "established",
-            Self::Closing => "closing",
-            Self::TimeWait => "time_wait",
-            Self::NoSocket => "no_socket",
-        }
-    }
-}
-
 /// The longest TCP header, options included (RFC 9293, data offset 15).
 pub const MAX_TCP_HEADER: usize = 60;
 
@@ -252,13 +185,4 @@ pub enum Direction {
 impl Direction {
     /// Both directions, in order of their number.
     pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
 }

@@ -1,22 +1,22 @@
 //! What a transition that the kernel reported means: one table over all pairs of states.
 
-use crate::TcpState;
-use crate::counters::{ClosedBy, HandshakeFailure};
-use crate::record::Role;
+use crate::rules::cause::{ClosedBy, HandshakeFailure};
+use crate::rules::role::Role;
+use crate::rules::state::TcpState;
 
 /// What a transition means for the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on in its new state.
+    /// It stays open in its new state.
     Continues,
     /// The handshake is complete.
     Established,
     /// The handshake failed; the socket is closed.
     HandshakeFailed(HandshakeFailure),
-    /// The kernel reports CLOSE because the full socket is gone, but a TIME_WAIT minisocket stands in for it.
-    Waits(ClosedBy),
-    /// The same, with the minisocket in its FIN_WAIT2 substate: the peer's FIN is still awaited.
-    AwaitsFin,
+    /// The kernel reports CLOSE because it freed the full socket; a timewait socket in TIME_WAIT takes its place.
+    EntersTimeWait(ClosedBy),
+    /// As before, with the timewait socket in its FIN_WAIT2 substate: the peer's FIN is still awaited.
+    EntersFinWait2Timewait,
     /// The connection is over.
     Closed(ClosedBy),
     /// A listener is closed.
@@ -25,7 +25,7 @@ pub enum Outcome {
 
 /// What is known of the socket at a transition.
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances {
+pub struct TransitionContext {
     /// Which end the socket is.
     pub role: Role,
     /// The errno the application will see, or 0.
@@ -37,7 +37,7 @@ pub struct Circumstances {
 /// What the transition from `from` to `to` means. They differ: the caller ignores a transition to the same state.
 #[inline(always)]
 #[must_use]
-pub const fn outcome(from: TcpState, to: TcpState, at: Circumstances) -> Outcome {
+pub const fn outcome(from: TcpState, to: TcpState, at: TransitionContext) -> Outcome {
     use TcpState as S;
     match to {
         S::Established => match from {
@@ -67,10 +67,10 @@ pub const fn outcome(from: TcpState, to: TcpState, at: Circumstances) -> Outcome
             S::SynRecv | S::NewSynRecv => Outcome::HandshakeFailed(failure_in_syn_recv(at)),
             S::Established | S::CloseWait | S::FinWait1 => Outcome::Closed(cause(at.sk_err)),
             S::FinWait2 if at.sk_err != 0 => Outcome::Closed(cause(at.sk_err)),
-            S::FinWait2 if at.peer_closed => Outcome::Waits(ClosedBy::Local),
-            S::FinWait2 => Outcome::AwaitsFin,
+            S::FinWait2 if at.peer_closed => Outcome::EntersTimeWait(ClosedBy::Local),
+            S::FinWait2 => Outcome::EntersFinWait2Timewait,
             S::Closing if at.sk_err != 0 => Outcome::Closed(cause(at.sk_err)),
-            S::Closing => Outcome::Waits(ClosedBy::Both),
+            S::Closing => Outcome::EntersTimeWait(ClosedBy::Both),
             S::LastAck if at.sk_err != 0 => Outcome::Closed(cause(at.sk_err)),
             S::LastAck => Outcome::Closed(ClosedBy::Remote),
             // The kernel reports no transition of a TIME_WAIT socket.
@@ -105,7 +105,7 @@ const fn cause(sk_err: u32) -> ClosedBy {
     }
 }
 
-const fn failure_in_syn_recv(at: Circumstances) -> HandshakeFailure {
+const fn failure_in_syn_recv(at: TransitionContext) -> HandshakeFailure {
     match at.role {
         Role::Client => HandshakeFailure::of_client(at.sk_err),
         Role::Server => HandshakeFailure::of_server(at.sk_err),
@@ -119,18 +119,18 @@ const ECONNRESET: u32 = 104;
 
 #[cfg(test)]
 mod tests {
-    use crate::TcpState::{
+    use crate::rules::cause::{ClosedBy, HandshakeFailure};
+    use crate::rules::role::Role;
+    use crate::rules::state::TcpState::{
         self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, SynRecv, SynSent,
     };
-    use crate::counters::{ClosedBy, HandshakeFailure};
-    use crate::record::Role;
 
-    use super::{Circumstances, Outcome, outcome};
+    use super::{Outcome, TransitionContext, outcome};
 
     #[test]
     fn each_way_to_close_has_its_cause() {
         use ClosedBy as By;
-        use Outcome::{AwaitsFin, Closed, HandshakeFailed, ListenerClosed, Waits};
+        use Outcome::{Closed, EntersFinWait2Timewait, EntersTimeWait, HandshakeFailed, ListenerClosed};
         let table: [(TcpState, u32, bool, Outcome); 22] = [
             (Listen, 0, false, ListenerClosed),
             (SynSent, 111, false, HandshakeFailed(HandshakeFailure::Refused)),
@@ -147,27 +147,27 @@ mod tests {
             (CloseWait, 32, true, Closed(By::RemoteReset)),
             (CloseWait, 0, true, Closed(By::LocalReset)),
             (FinWait1, 110, false, Closed(By::TimedOut)),
-            (FinWait2, 0, true, Waits(By::Local)),
-            (FinWait2, 0, false, AwaitsFin),
+            (FinWait2, 0, true, EntersTimeWait(By::Local)),
+            (FinWait2, 0, false, EntersFinWait2Timewait),
             (FinWait2, 104, false, Closed(By::RemoteReset)),
-            (Closing, 0, true, Waits(By::Both)),
+            (Closing, 0, true, EntersTimeWait(By::Both)),
             (Closing, 104, true, Closed(By::RemoteReset)),
             (LastAck, 0, true, Closed(By::Remote)),
             (LastAck, 104, true, Closed(By::RemoteReset)),
         ];
         for (from, sk_err, peer_closed, expected) in table {
             let role = if from == SynRecv { Role::Server } else { Role::Client };
-            let at = Circumstances { role, sk_err, peer_closed };
-            assert_eq!(outcome(from, Close, at), expected, "{from} with errno {sk_err}");
+            let at = TransitionContext { role, sk_err, peer_closed };
+            assert_eq!(outcome(from, Close, at), expected, "{from:?} with errno {sk_err}");
         }
     }
 
     #[test]
     fn only_a_handshake_establishes() {
-        let at = Circumstances { role: Role::Server, sk_err: 0, peer_closed: false };
+        let at = TransitionContext { role: Role::Server, sk_err: 0, peer_closed: false };
         for from in TcpState::ALL {
             let handshake = matches!(from, SynSent | SynRecv | TcpState::NewSynRecv);
-            assert_eq!(outcome(from, Established, at) == Outcome::Established, handshake, "{from}");
+            assert_eq!(outcome(from, Established, at) == Outcome::Established, handshake, "{from:?}");
         }
     }
 }

@@ -1,7 +1,5 @@
 //! The TCP states, as the kernel numbers them and RFC 9293 names them.
 
-use core::fmt;
-
 /// A TCP state, with the kernel's number (`include/net/tcp_states.h`).
 ///
 /// RFC 9293 has eleven states. The kernel adds `NEW_SYN_RECV`, the half-open request socket that stands for SYN_RECEIVED
@@ -69,45 +67,6 @@ impl TcpState {
             11 => Self::Closing,
             12 => Self::NewSynRecv,
             _ => return None,
-        })
-    }
-
-    /// The name in metrics and JSON: node_exporter's spelling (`established`, `syn_recv`, …).
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Established => "established",
-            Self::SynSent => "syn_sent",
-            Self::SynRecv => "syn_recv",
-            Self::FinWait1 => "fin_wait1",
-            Self::FinWait2 => "fin_wait2",
-            Self::TimeWait => "time_wait",
-            Self::Close => "close",
-            Self::CloseWait => "close_wait",
-            Self::LastAck => "last_ack",
-            Self::Listen => "listen",
-            Self::Closing => "closing",
-            Self::NewSynRecv => "new_syn_recv",
-        }
-    }
-}
-
-impl fmt::Display for TcpState {
-    /// The kernel's spelling, as in the text log: `SYN_RECV`, `FIN_WAIT1`, …
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Established => "ESTABLISHED",
-            Self::SynSent => "SYN_SENT",
-            Self::SynRecv => "SYN_RECV",
-            Self::FinWait1 => "FIN_WAIT1",
-            Self::FinWait2 => "FIN_WAIT2",
-            Self::TimeWait => "TIME_WAIT",
-            Self::Close => "CLOSE",
-            Self::CloseWait => "CLOSE_WAIT",
-            Self::LastAck => "LAST_ACK",
-            Self::Listen => "LISTEN",
-            Self::Closing => "CLOSING",
-            Self::NewSynRecv => "NEW_SYN_RECV",
         })
     }
 }

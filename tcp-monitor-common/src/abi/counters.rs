@@ -1,148 +1,17 @@
 //! The counters that the kernel programs keep per CPU and the agent adds up at each scrape.
 
-use crate::TcpState;
 #[cfg(doc)]
-use crate::record::ResetPhase;
-use crate::record::{Direction, Kind, Role};
+use crate::rules::reset::ResetPhase;
 
-/// Why a handshake failed; the `reason` label of `handshake_failures_total`.
-///
-/// The first six are a client's (what `connect()` would report), the rest a server's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum HandshakeFailure {
-    /// A RST, or an ICMP port unreachable, answered the SYN (ECONNREFUSED).
-    Refused = 0,
-    /// Nobody answered (ETIMEDOUT).
-    TimedOut = 1,
-    /// ICMP host unreachable, or no ARP/ND answer (EHOSTUNREACH).
-    HostUnreachable = 2,
-    /// ICMP network unreachable (ENETUNREACH).
-    NetUnreachable = 3,
-    /// The side that began it gave up: the application closed the socket.
-    Aborted = 4,
-    /// Any other error.
-    Other = 5,
-    /// Server: the peer answered the SYN-ACK with a RST.
-    Reset = 6,
-    /// Server: the accept queue was full when the SYN came, or when the last ACK did and the request was given up.
-    AcceptQueueFull = 7,
-    /// Server: the listener did not answer the SYN, for another reason than a full accept queue.
-    SynDropped = 8,
-    /// Server: nobody listens on the port.
-    NoListener = 9,
-}
+use super::record::{Direction, Kind};
+use crate::rules::{role::Role, state::TcpState};
 
-impl HandshakeFailure {
-    /// Every reason, in order of its number.
-    pub const ALL: [Self; 10] = [
-        Self::Refused,
-        Self::TimedOut,
-        Self::HostUnreachable,
-        Self::NetUnreachable,
-        Self::Aborted,
-        Self::Other,
-        Self::Reset,
-        Self::AcceptQueueFull,
-        Self::SynDropped,
-        Self::NoListener,
-    ];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::TimedOut => "timed_out",
-            Self::HostUnreachable => "host_unreachable",
-            Self::NetUnreachable => "net_unreachable",
-            Self::Aborted => "aborted",
-            Self::Other => "other",
-            Self::Reset => "reset",
-            Self::AcceptQueueFull => "accept_queue_full",
-            Self::SynDropped => "syn_dropped",
-            Self::NoListener => "no_listener",
-        }
-    }
-
-    /// The reason that `sk_err` of a socket leaving SYN_SENT stands for.
-    #[must_use]
-    pub const fn of_client(sk_err: u32) -> Self {
-        match sk_err {
-            0 | ECONNABORTED => Self::Aborted,
-            ECONNREFUSED => Self::Refused,
-            ETIMEDOUT => Self::TimedOut,
-            EHOSTUNREACH => Self::HostUnreachable,
-            ENETUNREACH => Self::NetUnreachable,
-            _ => Self::Other,
-        }
-    }
-
-    /// The reason that `sk_err` of an accepted socket leaving SYN_RECV for CLOSE stands for.
-    #[must_use]
-    pub const fn of_server(sk_err: u32) -> Self {
-        match sk_err {
-            0 | ECONNABORTED => Self::Aborted,
-            ECONNRESET => Self::Reset,
-            ETIMEDOUT => Self::TimedOut,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// Who or what ended a connection; the `closed_by` label of `connections_closed_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ClosedBy {
-    /// This end sent the first FIN.
-    Local = 0,
-    /// The peer sent the first FIN.
-    Remote = 1,
-    /// Both sent a FIN before they saw the other's.
-    Both = 2,
-    /// This end sent a RST.
-    LocalReset = 3,
-    /// The peer sent a RST.
-    RemoteReset = 4,
-    /// The peer did not answer any more.
-    TimedOut = 5,
-    /// An administrator destroyed the socket (`ss -K`).
-    Killed = 6,
-}
-
-impl ClosedBy {
-    /// Every way, in order of its number.
-    pub const ALL: [Self; 7] = [
-        Self::Local,
-        Self::Remote,
-        Self::Both,
-        Self::LocalReset,
-        Self::RemoteReset,
-        Self::TimedOut,
-        Self::Killed,
-    ];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-            Self::Both => "both",
-            Self::LocalReset => "local_reset",
-            Self::RemoteReset => "remote_reset",
-            Self::TimedOut => "timed_out",
-            Self::Killed => "killed",
-        }
-    }
-}
-
-const ENETUNREACH: u32 = 101;
-const ECONNABORTED: u32 = 103;
-const ECONNRESET: u32 = 104;
-const ETIMEDOUT: u32 = 110;
-const ECONNREFUSED: u32 = 111;
-const EHOSTUNREACH: u32 = 113;
+#[cfg(feature = "user")]
+pub use crate::labels::reset_reason_label;
+pub use crate::rules::{
+    cause::{ClosedBy, HandshakeFailure},
+    control::SegmentKind,
+};
 
 // The kernel programs index by masking, so that the verifier sees the bound: dimensions are powers of two.
 
@@ -156,45 +25,6 @@ pub const PHASES: usize = 8;
 pub const RESET_REASONS: usize = 32;
 /// The slot of [`PortCounters::resets_sent`] for "no reason given".
 pub const RESET_REASON_UNKNOWN: usize = RESET_REASONS - 1;
-
-/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`) in snake case, or
-/// `unknown`.
-#[must_use]
-pub const fn reset_reason_label(reason: u8) -> &'static str {
-    if (reason as usize) < RESET_REASON_LABELS.len() {
-        RESET_REASON_LABELS[reason as usize]
-    } else {
-        "unknown"
-    }
-}
-
-const RESET_REASON_LABELS: [&str; 25] = [
-    "not_specified",
-    "no_socket",
-    "tcp_invalid_ack_sequence",
-    "tcp_rfc7323_paws",
-    "tcp_too_old_ack",
-    "tcp_ack_unsent_data",
-    "tcp_flags",
-    "tcp_old_ack",
-    "tcp_abort_on_data",
-    "tcp_timewait_socket",
-    "invalid_syn",
-    "tcp_abort_on_close",
-    "tcp_abort_on_linger",
-    "tcp_abort_on_memory",
-    "tcp_state",
-    "tcp_keepalive_timeout",
-    "tcp_disconnect_with_data",
-    "mptcp_rst_eunspec",
-    "mptcp_rst_emptcp",
-    "mptcp_rst_eresource",
-    "mptcp_rst_eprohibit",
-    "mptcp_rst_ewq2big",
-    "mptcp_rst_ebadperf",
-    "mptcp_rst_emiddlebox",
-    "error",
-];
 
 /// Room for every [`ClosedBy`].
 pub const CLOSINGS: usize = 8;
@@ -281,9 +111,9 @@ pub struct PortCounters {
     pub handshakes: [u64; Role::ALL.len()],
     /// Handshakes begun and not completed, by [`Role`] and [`HandshakeFailure`].
     pub handshake_failures: [[u64; FAILURES]; Role::ALL.len()],
-    /// SYNs (client) or SYN-ACKs (server) sent again, by [`Role`].
+    /// SYNs (client) or SYN-ACKs (server) retransmitted, by [`Role`].
     pub syn_retransmits: [u64; Role::ALL.len()],
-    /// Segments of data, or of a FIN, sent again.
+    /// Segments of data, or of a FIN, retransmitted.
     pub retransmits: u64,
     /// State transitions, by kernel number from and to.
     pub transitions: [[u64; STATES]; STATES],
@@ -345,36 +175,6 @@ pub struct InterfaceKey {
     pub ifindex: u32,
 }
 
-/// The `flags` label of `segments_total`. A segment counts once: RST before SYN before FIN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum SegmentKind {
-    /// SYN without ACK.
-    Syn = 0,
-    /// SYN with ACK.
-    SynAck = 1,
-    /// FIN.
-    Fin = 2,
-    /// RST.
-    Rst = 3,
-}
-
-impl SegmentKind {
-    /// Every kind, in order of its number.
-    pub const ALL: [Self; 4] = [Self::Syn, Self::SynAck, Self::Fin, Self::Rst];
-
-    /// The name in metrics and JSON.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Syn => "syn",
-            Self::SynAck => "syn_ack",
-            Self::Fin => "fin",
-            Self::Rst => "rst",
-        }
-    }
-}
-
 /// A table of the kernel programs that holds a limited number of entries; the `table` label of `table_evictions_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -392,17 +192,6 @@ pub enum Table {
 impl Table {
     /// Every table, in order of its number.
     pub const ALL: [Self; 4] = [Self::Acks, Self::Lifetimes, Self::Requests, Self::Orphans];
-
-    /// The name in metrics.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Acks => "acks",
-            Self::Lifetimes => "lifetimes",
-            Self::Requests => "requests",
-            Self::Orphans => "orphans",
-        }
-    }
 }
 
 /// How often a full table let go of an entry, or did not take one.
