@@ -1,7 +1,7 @@
 //! The HTTP endpoint: `/metrics` for Prometheus, `/healthz`, and a page with links to both.
 //!
-//! Whoever can reach the address may connect, so nothing a client does or leaves undone may cost much or hinder
-//! another: one request a connection, small headers, and limits on time, number and memory.
+//! Any client that reaches the address may connect, so none may cost much or hinder another: one request a connection,
+//! small headers, and limits on time, number and memory.
 
 mod scrapes;
 

@@ -16,8 +16,9 @@ pub(super) static FAMILIES: [Family; 10] = [
         name: "tcp_monitor_segments_total",
         kind: MetricType::COUNTER,
         labels: &["interface", "direction", "flags"],
-        help: "SYN, SYN-ACK, FIN and RST segments of watched ports that passed the traffic control hook of the interface. \
-               A packet counts on each interface it passes: on a bridge and its port, on a bond and its member.",
+        help: "SYN, SYN-ACK, FIN and RST segments of watched ports that passed the traffic \
+               control hook of the interface. A packet counts on each interface it passes: on a \
+               bridge and its port, on a bond and its member.",
         read: Read::Agent(segments),
     },
     Family {
@@ -31,25 +32,29 @@ pub(super) static FAMILIES: [Family; 10] = [
         name: "tcp_monitor_events_lost_total",
         kind: MetricType::COUNTER,
         labels: &["kind"],
-        help: "Records that the live log lacks because the ring buffer was full. All other metrics are unaffected.",
+        help: "Records that the live log lacks because the ring buffer was full. All other \
+               metrics are unaffected.",
         read: Read::Agent(|snapshot, _, samples| records(&snapshot.kernel.records.lost, samples)),
     },
     Family {
         name: "tcp_monitor_events_suppressed_total",
         kind: MetricType::COUNTER,
         labels: &["kind"],
-        help: "Records that the live log lacks because what is left of the ring buffer is kept for others: those of segments, and of \
-               RSTs and SYN-ACKs sent without a full socket, leave half of it, those of state transitions an eighth. All other metrics \
-               are unaffected.",
+        help: "Records that the live log lacks because the rest of the ring buffer is reserved \
+               for others. Records of segments, and of RSTs and SYN-ACKs sent without a full \
+               socket, leave half of it free, those of state transitions an eighth. All other \
+               metrics are unaffected.",
         read: Read::Agent(|snapshot, _, samples| records(&snapshot.kernel.records.suppressed, samples)),
     },
     Family {
         name: "tcp_monitor_table_evictions_total",
         kind: MetricType::COUNTER,
         labels: &["table"],
-        help: "How often a full table of the kernel programs let go of an entry, or did not take one. acks: an ACK may be missing in the \
-               log, or one that met a full accept queue in the counters; lifetimes: durations of a socket are not counted; requests: a half-open request that is reset or times out \
-               is not counted; orphans: nor is what ends a FIN_WAIT2 after close().",
+        help: "Entries that a full table of the kernel programs evicted or did not take. acks: an \
+               ACK may be missing in the log, or one that met a full accept queue in the \
+               counters. lifetimes: durations of a socket are not counted. requests: a half-open \
+               connection that is reset or times out is not counted. orphans: the exit of a \
+               timewait socket from FIN_WAIT2 is not counted.",
         read: Read::Agent(|snapshot, _, samples| {
             for (table, &count) in Table::ALL.into_iter().zip(&snapshot.kernel.tables.forgotten) {
                 samples.counter(&[table.label()], count);
@@ -60,7 +65,8 @@ pub(super) static FAMILIES: [Family; 10] = [
         name: "tcp_monitor_tracker_connections",
         kind: MetricType::GAUGE,
         labels: &[],
-        help: "Sockets that the live log follows now, those in TIME_WAIT included. Counted in the agent.",
+        help: "Sockets that the live log follows now, those in TIME_WAIT included. Counted in the \
+               agent.",
         read: Read::Agent(|snapshot, _, samples| {
             if let Some(tracker) = snapshot.tracker {
                 samples.gauge(&[], tracker.connections as f64);
@@ -71,8 +77,9 @@ pub(super) static FAMILIES: [Family; 10] = [
         name: "tcp_monitor_tracker_evicted_total",
         kind: MetricType::COUNTER,
         labels: &[],
-        help: "How often the live log had to forget something because one of its tables was full; lines on that connection may \
-               lack fields, or be missing. Counted in the agent. All other metrics are unaffected.",
+        help: "Entries that the live log evicted because one of its tables was full. Lines on \
+               that connection may lack fields, or be missing. Counted in the agent. All other \
+               metrics are unaffected.",
         read: Read::Agent(|snapshot, _, samples| {
             if let Some(tracker) = snapshot.tracker {
                 samples.counter(&[], tracker.evicted);
@@ -83,7 +90,7 @@ pub(super) static FAMILIES: [Family; 10] = [
         name: "tcp_monitor_bpf_run_seconds_total",
         kind: MetricType::COUNTER,
         labels: &["program"],
-        help: "CPU time that the kernel program took, while the kernel measures it (--bpf-stats).",
+        help: "CPU time of the kernel program, while the kernel measures it (--bpf-stats).",
         read: Read::Agent(|snapshot, _, samples| {
             for program in measured_programs(&snapshot.kernel) {
                 samples.counter_value(&[&program.name], program.run_time_ns as f64 / 1e9);

@@ -17,8 +17,9 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_handshakes_total",
         kind: MetricType::COUNTER,
         labels: &["role", PORT],
-        help: "Completed handshakes: sockets that became ESTABLISHED. role=server were accepted by a listener (PassiveOpens \
-               of /proc/net/snmp less the children that died before ESTABLISHED), role=client connected.",
+        help: "Completed handshakes: sockets that became ESTABLISHED. role=server were accepted \
+               by a listener (PassiveOpens of /proc/net/snmp less the children that died before \
+               ESTABLISHED), role=client connected.",
         read: Read::Port(|counters, _, samples| {
             for (role, &count) in Role::ALL.iter().zip(&counters.handshakes) {
                 samples.counter(&[role.label()], count);
@@ -29,10 +30,11 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_handshake_failures_total",
         kind: MetricType::COUNTER,
         labels: &["role", PORT, "reason"],
-        help: "Handshakes begun and not completed. Client: what connect() reported, or aborted if the application closed the \
-               socket first. Server: reset, the peer answered the SYN-ACK with a RST; timed_out, it did not answer (found by \
-               the agent, up to 3 s late); accept_queue_full and syn_dropped, a listener dropped the SYN, each SYN counting; \
-               no_listener, a RST answered the SYN.",
+        help: "Handshakes that began and were not completed. Client: what connect() reported, or \
+               aborted if the application closed the socket first. Server: reset, the peer \
+               answered the SYN-ACK with a RST; timed_out, it did not answer (found by the agent, \
+               up to 3 s late); accept_queue_full and syn_dropped, a listener dropped the SYN, \
+               each SYN counting; no_listener, a RST answered the SYN.",
         read: Read::Port(|counters, _, samples| {
             for (role, counts) in Role::ALL.into_iter().zip(&counters.handshake_failures) {
                 for (reason, &count) in HandshakeFailure::ALL.into_iter().zip(counts) {
@@ -47,8 +49,8 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_syn_retransmits_total",
         kind: MetricType::COUNTER,
         labels: &["role", PORT],
-        help: "SYNs (role=client) and SYN-ACKs (role=server) sent again. The sum equals TCPSynRetrans of /proc/net/netstat, less \
-               attempts that failed on this host.",
+        help: "Retransmitted SYNs (role=client) and SYN-ACKs (role=server). The sum equals \
+               TCPSynRetrans of /proc/net/netstat, less attempts that failed on this host.",
         read: Read::Port(|counters, _, samples| {
             for (role, &count) in Role::ALL.iter().zip(&counters.syn_retransmits) {
                 samples.counter(&[role.label()], count);
@@ -59,21 +61,25 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_resets_total",
         kind: MetricType::COUNTER,
         labels: &["direction", PORT, "phase", "reason"],
-        help: "RSTs, once each, by the phase of the connection they ended. reason is the sk_rst_reason of the kernel for \
-               those sent on Linux 6.12 and later, where the sum of direction=sent equals OutRsts of /proc/net/snmp; \
-               else unknown, and those sent without a full socket are not seen. Of those received, full sockets and half-open \
-               requests ignore the ones that do not have the sequence number they expect: these are not counted. phase=no_socket: \
-               a RST of no connection; all but those of full sockets are seen on watched interfaces only.",
+        help: "RSTs, once each, by the phase of the connection they ended. reason is the \
+               sk_rst_reason of the kernel for those sent on Linux 6.12 and later, where the sum \
+               of direction=sent equals OutRsts of /proc/net/snmp; else unknown, and those sent \
+               without a full socket are not seen. Of those received, full sockets and half-open \
+               requests ignore the ones that do not have the sequence number they expect: these \
+               are not counted. phase=no_socket: a RST of no connection; all but those of full \
+               sockets are seen on watched interfaces only.",
         read: Read::Port(resets),
     },
     Family {
         name: "tcp_monitor_state_transitions_total",
         kind: MetricType::COUNTER,
         labels: &[PORT, "from", "to"],
-        help: "State transitions of connections: of sockets as the kernel reports them (inet_sock_set_state), of half-open \
-               requests (new_syn_recv) and of those that wait for the peer's FIN after close() as their segments show. The end \
-               of TIME_WAIT, and of FIN_WAIT2 when the kernel gives up such a wait, is found by the agent at a scrape: who \
-               entered a state, was not seen to leave it and is not there any more has gone to close.",
+        help: "State transitions of connections: of sockets as the kernel reports them \
+               (inet_sock_set_state), of half-open connections (new_syn_recv) and of timewait \
+               sockets in FIN_WAIT2 as inferred from segments. Silent exits, when the kernel \
+               gives up a timewait socket, are found by the agent at a scrape: a socket that \
+               entered TIME_WAIT or FIN_WAIT2, was not seen to leave it and is not listed any \
+               more has gone to close.",
         read: Read::Port(|counters, snapshot, samples| {
             let silent_exits_known = snapshot.sockets.is_some();
             for from in TcpState::ALL {
@@ -91,15 +97,16 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_retransmits_total",
         kind: MetricType::COUNTER,
         labels: &[PORT],
-        help: "Segments of data, or of a FIN, sent again: RetransSegs of /proc/net/snmp less syn_retransmits_total \
-               and attempts that failed on this host.",
+        help: "Retransmitted segments with data or a FIN: RetransSegs of /proc/net/snmp less \
+               syn_retransmits_total and attempts that failed on this host.",
         read: Read::Port(|counters, _, samples| samples.counter(&[], counters.retransmits)),
     },
     Family {
         name: "tcp_monitor_handshake_duration_seconds",
         kind: MetricType::HISTOGRAM,
         labels: &["role", PORT],
-        help: "Time from the first SYN to ESTABLISHED, of completed handshakes whose SYN was seen; those by SYN cookie have none.",
+        help: "Time from the first SYN to ESTABLISHED, of completed handshakes whose SYN was \
+               seen. Handshakes by SYN cookie have none.",
         read: Read::Port(|counters, _, samples| {
             for (role, durations) in Role::ALL.into_iter().zip(&counters.handshake_durations) {
                 samples.durations(&[role.label()], Scale::HANDSHAKE, durations);
@@ -110,8 +117,8 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_syn_cookies_total",
         kind: MetricType::COUNTER,
         labels: &[PORT, "result"],
-        help: "SYNs answered with a SYN cookie (result=sent), and connections that began with one (result=accepted): \
-               SyncookiesSent and SyncookiesRecv of /proc/net/netstat.",
+        help: "SYNs answered with a SYN cookie (result=sent), and connections that began with one \
+               (result=accepted): SyncookiesSent and SyncookiesRecv of /proc/net/netstat.",
         read: Read::Port(|counters, _, samples| {
             for (result, &count) in ["sent", "accepted"].into_iter().zip(&counters.syn_cookies) {
                 samples.counter(&[result], count);
@@ -122,16 +129,17 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_accept_queue_overflows_total",
         kind: MetricType::COUNTER,
         labels: &[PORT],
-        help: "SYNs, and last ACKs of handshakes, that a listener dropped because its accept queue was full: ListenOverflows \
-               of /proc/net/netstat.",
+        help: "SYNs and handshake ACKs that a listener dropped because its accept queue was full: \
+               ListenOverflows of /proc/net/netstat.",
         read: Read::Port(|counters, _, samples| samples.counter(&[], counters.accept_queue_overflows)),
     },
     Family {
         name: "tcp_monitor_connections_closed_total",
         kind: MetricType::COUNTER,
         labels: &[PORT, "role", "closed_by"],
-        help: "Connections that ended, on entry to TIME_WAIT or CLOSE. closed_by=local: this end sent the first FIN; remote: the \
-               peer did; both: at once; local_reset, remote_reset: by a RST; timed_out; killed: by an administrator (ss -K).",
+        help: "Connections that ended, on entry to TIME_WAIT or CLOSE. closed_by=local: this end \
+               sent the first FIN; remote: the peer did; both: at once; local_reset, \
+               remote_reset: by a RST; timed_out; killed: by an administrator (ss -K).",
         read: Read::Port(|counters, _, samples| {
             for (role, counts) in Role::ALL.into_iter().zip(&counters.closed) {
                 for (closed_by, &count) in ClosedBy::ALL.into_iter().zip(counts) {
@@ -144,7 +152,8 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_connection_duration_seconds",
         kind: MetricType::HISTOGRAM,
         labels: &[PORT, "role"],
-        help: "Time from ESTABLISHED to the end, of connections that ended and whose beginning was seen.",
+        help: "Time from ESTABLISHED to the end, of connections that ended and whose beginning \
+               was seen.",
         read: Read::Port(|counters, _, samples| {
             for (role, durations) in Role::ALL.into_iter().zip(&counters.connection_durations) {
                 samples.durations(&[role.label()], Scale::LIFE, durations);
@@ -155,8 +164,9 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_state_duration_seconds",
         kind: MetricType::HISTOGRAM,
         labels: &[PORT, "state"],
-        help: "Time spent in a state, counted when it is left; of fin_wait2 after close(), when the peer's FIN or a RST comes, and \
-               not when the kernel gives up waiting.",
+        help: "Time in a state, counted when it is left. The time in fin_wait2 after close() is \
+               counted when the peer's FIN or a RST arrives, and not when the kernel gives up \
+               waiting.",
         read: Read::Port(|counters, _, samples| {
             for (state, durations) in TIMED_STATES.into_iter().zip(&counters.state_durations) {
                 samples.durations(&[state.label()], Scale::LIFE, durations);
@@ -167,8 +177,8 @@ pub(super) static FAMILIES: [Family; 13] = [
         name: "tcp_monitor_bytes_total",
         kind: MetricType::COUNTER,
         labels: &[PORT, "direction"],
-        help: "Payload of connections that ended: acknowledged by the peer (direction=sent), and received in order \
-               (direction=received).",
+        help: "Payload of connections that ended: acknowledged by the peer (direction=sent), and \
+               received in order (direction=received).",
         read: Read::Port(|counters, _, samples| {
             for (direction, &count) in ["sent", "received"].into_iter().zip(&counters.bytes) {
                 samples.counter(&[direction], count);
