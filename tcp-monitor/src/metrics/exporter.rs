@@ -1,14 +1,15 @@
 //! From a snapshot of what was counted to the text that Prometheus reads, at each scrape.
+//!
+//! Families without a port go through a [`Registry`] and the crate's [`TextEncoder`], those of ports through
+//! [`PortSamples`](super::port_samples::PortSamples), which says why.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
 use prometheus::{Registry, TextEncoder};
 use thiserror::Error;
 
-use super::families;
-use super::family::{Current, FamilyCollector};
+use super::families::agent::{AgentCollector, Current};
+use super::families::{ports, sockets};
 use crate::counts::Snapshot;
 
 /// Reads everything that is counted, or says why it cannot.
@@ -34,16 +35,14 @@ pub enum ScrapeError {
     Unwritable(String),
 }
 
-/// Answers scrapes: reads a snapshot, has each family collect its samples from it, and encodes them.
+/// Answers scrapes: reads a snapshot and writes it as text.
 pub struct Exporter {
     read: ReadSnapshot,
     build: BuildInfo,
-    /// What the collectors collect from.
-    current: Arc<Current>,
-    /// In the order of the exposition.
-    collectors: Vec<FamilyCollector>,
-    /// The same collectors.
+    /// Of the families without a port.
     registry: Registry,
+    /// What the registry's collector collects from.
+    current: Arc<Current>,
     scraping: Mutex<()>,
 }
 
@@ -55,15 +54,11 @@ impl Exporter {
     /// If the registry refuses a family. They are constants, and tested.
     #[must_use]
     pub fn new(read: ReadSnapshot, build: BuildInfo) -> Self {
-        let (current, registry) = (Arc::new(Current::default()), Registry::new());
-        let collectors = families::all().map(|family| {
-            let collector = FamilyCollector::new(family, build.clone(), Arc::clone(&current))?;
-            registry.register(Box::new(collector.clone()))?;
-            Ok(collector)
-        });
-        let collectors = collectors.collect::<prometheus::Result<_>>();
-        let collectors = collectors.expect("names of metrics are constants, and tested");
-        Self { read, build, current, collectors, registry, scraping: Mutex::default() }
+        let (registry, current) = (Registry::new(), Arc::new(Current::default()));
+        AgentCollector::new(build.clone(), Arc::clone(&current))
+            .and_then(|collector| registry.register(Box::new(collector)))
+            .expect("names of metrics are constants, and tested");
+        Self { read, build, registry, current, scraping: Mutex::default() }
     }
 
     /// The labels of `build_info`.
@@ -72,49 +67,25 @@ impl Exporter {
         &self.build
     }
 
-    /// Every family that has samples, as [`Registry::gather`] sorts them.
+    /// Every family that has samples, in the text format of Prometheus. Takes little more memory than the text.
     ///
     /// # Errors
     ///
-    /// If the counters cannot be read. They are never made up.
-    pub fn gather(&self) -> Result<Vec<MetricFamily>, ScrapeError> {
-        self.scrape(|_| Ok(self.registry.gather()))
-    }
-
-    /// Every family as text, in the format of Prometheus.
-    ///
-    /// Unlike [`Self::gather`] it has the samples of one family in memory at a time: those of all families take several
-    /// times as much as the text.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::gather`], or if a metric is none that Prometheus allows.
+    /// If the counters cannot be read: they are never made up. Or if the encoder refuses a family.
     pub fn expose(&self) -> Result<String, ScrapeError> {
-        self.scrape(|ports| {
-            let mut text = String::with_capacity(ports * TEXT_OF_A_PORT);
-            for collector in &self.collectors {
-                let family = collector.collect();
-                TextEncoder::new()
-                    .encode_utf8(&family, &mut text)
-                    .map_err(|error| ScrapeError::Unwritable(error.to_string()))?;
-                if ports <= KEPT_PORTS {
-                    collector.keep(family);
-                }
-            }
-            Ok(text)
-        })
-    }
-
-    /// Reads a snapshot, which collectors collect from as long as `answer` runs. It is called with the number of ports.
-    fn scrape<T>(&self, answer: impl FnOnce(usize) -> Result<T, ScrapeError>) -> Result<T, ScrapeError> {
         let _one_at_a_time = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         let mut snapshot = (self.read)().map_err(ScrapeError::Unreadable)?;
         snapshot.kernel.ports.sort_by_key(|(label, _)| *label);
-        let ports = snapshot.kernel.ports.len();
+        let mut text = String::with_capacity(snapshot.kernel.ports.len() * TEXT_OF_A_PORT);
+        ports::write(&snapshot, &mut text);
+        sockets::write(&snapshot, &mut text);
         self.set_current(Some(snapshot));
-        let answer = answer(ports);
+        let families = self.registry.gather();
         self.set_current(None);
-        answer
+        TextEncoder::new()
+            .encode_utf8(&families, &mut text)
+            .map_err(|error| ScrapeError::Unwritable(error.to_string()))?;
+        Ok(text)
     }
 
     fn set_current(&self, snapshot: Option<Snapshot>) {
@@ -124,5 +95,3 @@ impl Exporter {
 
 /// Bytes that most of a port's series take. Text that grows is copied, and both copies are in memory meanwhile.
 const TEXT_OF_A_PORT: usize = 24 << 10;
-/// Up to so many ports the samples are kept from one scrape to the next: 70 KB a port.
-const KEPT_PORTS: usize = 512;

@@ -5,6 +5,7 @@ mod exporter;
 mod families;
 mod family;
 pub mod http;
+mod port_samples;
 mod zero_series;
 
 pub use exporter::{BuildInfo, Exporter, ReadSnapshot, ScrapeError};

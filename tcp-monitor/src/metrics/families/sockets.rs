@@ -3,21 +3,33 @@
 use prometheus::proto::MetricType;
 use tcp_monitor_common::TcpState;
 
-use super::super::family::{Family, PORT, Read};
+use super::super::family::Family;
+use super::super::port_samples::{PORT, PortSamples};
+use crate::counts::{PortSockets, Snapshot};
 
-/// In the order of the exposition.
-pub(super) static FAMILIES: [Family; 6] = [
+/// Appends the families, in this order; none if the kernel does not list sockets.
+pub(in super::super) fn write(snapshot: &Snapshot, text: &mut String) {
+    let ports = snapshot.sockets.as_deref().unwrap_or_default();
+    for family in &FAMILIES {
+        PortSamples::write(family, ports, text, |read, sockets, samples| read(sockets, samples));
+    }
+}
+
+/// Adds the samples of a port.
+type Read = fn(&PortSockets, &mut PortSamples<'_>);
+
+pub(super) static FAMILIES: [Family<Read>; 6] = [
     Family {
         name: "tcp_monitor_connections",
         kind: MetricType::GAUGE,
         labels: &[PORT, "state"],
         help: "Existing sockets by state, as the kernel lists them (sock_diag, as `ss -tan`): \
                listeners, half-open connections (syn_recv) and TIME_WAIT included.",
-        read: Read::Sockets(|sockets, samples| {
+        read: |sockets, samples| {
             for state in RFC_STATES {
-                samples.gauge(&[state.label()], sockets.states[state as usize] as f64);
+                samples.count(&[state.label()], sockets.states[state as usize]);
             }
-        }),
+        },
     },
     Family {
         name: "tcp_monitor_half_open",
@@ -25,7 +37,7 @@ pub(super) static FAMILIES: [Family; 6] = [
         labels: &[PORT],
         help: "Half-open connections (SYN_RECV request sockets), which wait for the handshake \
                ACK. Listed by the kernel (sock_diag).",
-        read: Read::Sockets(|sockets, samples| samples.gauge(&[], sockets.half_open as f64)),
+        read: |sockets, samples| samples.count(&[], sockets.half_open),
     },
     Family {
         name: "tcp_monitor_accept_queue_length",
@@ -33,11 +45,11 @@ pub(super) static FAMILIES: [Family; 6] = [
         labels: &[PORT],
         help: "Connections that wait to be accepted, of all listeners on the port: Recv-Q of `ss \
                -ltn`. Listed by the kernel (sock_diag).",
-        read: Read::Sockets(|sockets, samples| {
+        read: |sockets, samples| {
             if let Some(queue) = sockets.accept_queue {
-                samples.gauge(&[], queue.length as f64);
+                samples.count(&[], queue.length);
             }
-        }),
+        },
     },
     Family {
         name: "tcp_monitor_accept_queue_limit",
@@ -45,11 +57,11 @@ pub(super) static FAMILIES: [Family; 6] = [
         labels: &[PORT],
         help: "The backlog of all listeners on the port: Send-Q of `ss -ltn`. A queue longer than \
                its limit drops handshakes. Listed by the kernel (sock_diag).",
-        read: Read::Sockets(|sockets, samples| {
+        read: |sockets, samples| {
             if let Some(queue) = sockets.accept_queue {
-                samples.gauge(&[], queue.limit as f64);
+                samples.count(&[], queue.limit);
             }
-        }),
+        },
     },
     Family {
         name: "tcp_monitor_close_wait_oldest_seconds",
@@ -58,9 +70,9 @@ pub(super) static FAMILIES: [Family; 6] = [
         help: "Age of the oldest socket in CLOSE_WAIT, 0 if there is none: the peer has closed, \
                the process here has not. Known from when the agent first saw it there, or from \
                the peer's last acknowledgment, if that is earlier.",
-        read: Read::Sockets(|sockets, samples| {
-            samples.gauge(&[], sockets.close_wait_oldest.as_secs_f64());
-        }),
+        read: |sockets, samples| {
+            samples.value(&[], sockets.close_wait_oldest.as_secs_f64());
+        },
     },
     Family {
         name: "tcp_monitor_close_wait_stuck",
@@ -69,11 +81,11 @@ pub(super) static FAMILIES: [Family; 6] = [
         help: "Sockets in CLOSE_WAIT for longer than --stuck-after, by the command name of a \
                process that holds them: the listener's, if they are not accepted; unknown, if \
                none is found. After 64 names, others are `other`.",
-        read: Read::Sockets(|sockets, samples| {
+        read: |sockets, samples| {
             for (process, &count) in &sockets.close_wait_stuck {
-                samples.gauge(&[process], count as f64);
+                samples.count(&[process], count);
             }
-        }),
+        },
     },
 ];
 
