@@ -4,7 +4,7 @@
 
 pub mod capture;
 pub mod cli;
-mod clock;
+pub mod clock;
 pub mod cmd;
 pub mod counts;
 pub mod kernel;

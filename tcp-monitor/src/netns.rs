@@ -164,6 +164,17 @@ pub(crate) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     Ok(found)
 }
 
+/// The names of network namespaces (`ip netns`), by inode. What cannot be read is left out.
+pub(crate) fn named_namespaces() -> Vec<(u32, String)> {
+    let entries = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| {
+        // Of the namespace that is mounted there, not of the directory's entry.
+        let inum = u32::try_from(fs::metadata(entry.path()).ok()?.ino()).ok()?;
+        Some((inum, entry.file_name().to_string_lossy().into_owned()))
+    });
+    named.collect()
+}
+
 /// `net:[4026531840]`.
 fn parse_link(link: &str) -> Option<u32> {
     link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()

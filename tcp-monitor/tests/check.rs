@@ -1,10 +1,10 @@
-//! What the recorded captures say of the check on sequence and acknowledgment numbers: kernels get them right.
+//! The check of sequence and acknowledgment numbers, on recorded captures: kernels get them right.
 
 use std::path::Path;
 
-use tcp_monitor::capture::{Capture, Packet};
+use tcp_monitor::capture::Capture;
 use tcp_monitor::lifecycle::event::{Check, Step};
-use tcp_monitor::lifecycle::{EventKind, InferFrom, Input, Options, SegmentInput, Tracker};
+use tcp_monitor::lifecycle::{EventKind, InferFrom, Options, Tracker};
 
 #[test]
 fn no_number_in_the_recorded_captures_is_wrong() {
@@ -35,8 +35,8 @@ fn every_syn_ack_to_a_syn_that_was_seen_is_checked() {
 fn steps(file: &Path) -> Vec<(Step, Check)> {
     let mut tracker = Tracker::with(Options { infer_from: InferFrom::AllSegments, ..Options::default() });
     let mut events = Vec::new();
-    for packet in Capture::open(file).expect("a capture").map_while(Result::ok) {
-        tracker.handle(Input::Segment(segment(&packet)), &mut events);
+    for input in Capture::open(file).expect("a capture").map_while(Result::ok) {
+        tracker.handle(input, &mut events);
     }
     let steps = events.iter().filter_map(|event| match &event.kind {
         EventKind::Segment(segment) => Some((segment.step, segment.check)),
@@ -49,21 +49,4 @@ fn steps(file: &Path) -> Vec<(Step, Check)> {
         | EventKind::Lost(_) => None,
     });
     steps.collect()
-}
-
-fn segment(packet: &Packet) -> SegmentInput {
-    SegmentInput {
-        time: packet.time,
-        netns: 0,
-        ifindex: packet.interface,
-        direction: packet.direction,
-        src: packet.src,
-        dst: packet.dst,
-        header: packet.header,
-        payload_len: packet.payload_len,
-        acks_syn_ack: false,
-        acks_fin: false,
-        syn_cookie: false,
-        frame: None,
-    }
 }

@@ -109,7 +109,8 @@ fn shorten(mut data: Vec<u8>, fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
 /// An input of a target: where it is from, and its bytes.
 type Source = (PathBuf, Vec<u8>);
 
-/// The inputs that libFuzzer found to reach different code, which are packed in one archive for each target.
+/// The inputs that libFuzzer found to reach different code, which are packed in one archive for
+/// each target.
 fn archived(name: &str) -> io::Result<Vec<Source>> {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/corpus/{name}.tar.gz"));
     let mut entries = tar::Archive::new(GzDecoder::new(File::open(&archive)?));

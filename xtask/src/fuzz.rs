@@ -3,9 +3,10 @@
 //! The stable compiler is enough: an LLVM pass reports to libFuzzer which code an input reaches.
 //! Sanitizers need a nightly, but nothing that is fuzzed here is unsafe.
 //!
-//! The corpus of a target is `corpus/NAME.tar.gz`, the inputs that reach different code, and the folder
-//! `corpus/NAME`, inputs that once broke a rule or show something, each named after that. What libFuzzer
-//! finds stays in `target/fuzz/NAME`; `--pack` adds to the archive what reaches new code.
+//! The corpus of a target is `corpus/NAME.tar.gz`, the inputs that reach different code, and the
+//! folder `corpus/NAME`, inputs that once broke a rule or show something, each named after that.
+//! What libFuzzer finds stays in `target/fuzz/NAME`; `--pack` adds to the archive what reaches new
+//! code.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,8 @@ const TARGETS: [Target; 4] = [
     Target { name: "capture", max_len: 4096, seeds: Some("tests/captures") },
 ];
 
-/// Builds the targets and fuzzes them one after the other, each until its time is over or something is found.
+/// Builds the targets and fuzzes them one after the other, each until its time is over or something
+/// is found.
 ///
 /// # Errors
 /// If they cannot be built or run.
@@ -124,7 +126,8 @@ impl Target {
         [Some(named), seeds].into_iter().flatten().filter(|folder| folder.is_dir())
     }
 
-    /// Replaces the archive by the fewest inputs that reach all code that the corpus and what was found reach.
+    /// Replaces the archive by the fewest inputs that reach all code that the corpus and what was
+    /// found reach.
     fn pack(&self, binaries: &Path, work: &Work) -> Result<()> {
         let merged = work.seeds.with_file_name("merged");
         empty(&merged)?;

@@ -1,8 +1,10 @@
 //! The bytes are a capture file.
 
 use std::io::Cursor;
+use std::num::NonZeroU64;
 
 use tcp_monitor::capture::{Capture, CaptureError, Statistics};
+use tcp_monitor::lifecycle::Input;
 
 pub(crate) fn run(data: &[u8]) {
     // What it decompresses to can be a thousand times as much.
@@ -14,10 +16,12 @@ pub(crate) fn run(data: &[u8]) {
     let (mut segments, mut number, mut offset) = (0, 0, capture.offset());
     while let Some(packet) = capture.next() {
         match packet {
-            Ok(packet) => {
-                assert!(packet.number > number, "packets are counted: {packet:?} after {number}");
-                assert!((20..=60).contains(&packet.header.header_len), "{packet:?}");
-                number = packet.number;
+            Ok(input) => {
+                let Input::Segment(segment) = input else { panic!("{input:?} is no segment") };
+                let frame = segment.frame.map_or(0, NonZeroU64::get);
+                assert!(frame > number, "packets are counted: {segment:?} after {number}");
+                assert!((20..=60).contains(&segment.header.header_len), "{segment:?}");
+                number = frame;
                 segments += 1;
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use tcp_monitor::capture::Capture;
-use tcp_monitor::lifecycle::TcpHeader;
+use tcp_monitor::lifecycle::{Input, TcpHeader};
 
 pub(crate) fn run(data: &[u8]) {
     parse_header(data);
@@ -13,7 +13,7 @@ pub(crate) fn run(data: &[u8]) {
         .expect("the file is well-formed")
         .map(|segment| segment.expect("the file is well-formed"))
         .collect();
-    let [segment] = &segments[..] else { return assert!(segments.is_empty()) };
+    let [Input::Segment(segment)] = &segments[..] else { return assert!(segments.is_empty()) };
     let len = packet.len() + usize::from(missing);
     let header_len = usize::from(segment.header.header_len);
     assert!((20..=60).contains(&header_len), "{segment:?}");

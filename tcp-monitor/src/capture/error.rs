@@ -1,38 +1,39 @@
-//! Why a capture could not be read, or not to its end.
+//! Why a capture cannot be read, or not to its end.
 
 use std::{fmt, io};
 
 use thiserror::Error;
 
-/// Why reading stopped. Offsets count bytes of the capture itself: of a compressed one, after decompression.
+/// Why reading stopped. Offsets count bytes of the capture itself: of a compressed one, after
+/// decompression.
 ///
-/// Every packet before the offset has been handed out.
+/// Every packet before the offset has been returned.
 #[derive(Debug, Error)]
 pub enum CaptureError {
     /// The file cannot be opened, for the system's reason.
     #[error("it cannot be opened: {0}")]
     Open(io::Error),
-    /// The system stopped handing out bytes.
-    #[error("reading failed at byte {offset}: {source}; what came before it was read")]
+    /// Reading from the file failed.
+    #[error("reading failed at byte {offset}: {source}; earlier packets were processed")]
     Read {
-        /// Bytes that were read.
+        /// How many bytes were read.
         offset: u64,
         /// The system's reason.
         source: io::Error,
     },
-    /// The compressed data end too early, or are damaged.
+    /// The compressed data is truncated or damaged.
     #[error(
-        "the gzip data are damaged or cut off where byte {offset} of the capture would be: {source}; \
-         what came before it was read, and `gzip -t` checks the file"
+        "the gzip data is damaged or truncated at byte {offset} of the decompressed capture: {source}; \
+         earlier packets were processed; `gzip -t` checks the file"
     )]
     Gzip {
-        /// Bytes that were decompressed.
+        /// How many bytes were decompressed.
         offset: u64,
         /// The decompressor's reason.
         source: io::Error,
     },
-    /// Nothing to read.
-    #[error("there is nothing in it, not even the header of a capture: was it ever written to?")]
+    /// The file is empty.
+    #[error("it is empty: a capture has at least a header")]
     Empty,
     /// Compressed by something other than gzip.
     #[error("it is compressed by {0}: decompress it first, as in `{0} -dc FILE | tcp-monitor read -`")]
@@ -48,8 +49,8 @@ pub enum CaptureError {
     },
     /// The file ends within a header, a packet or a block.
     #[error(
-        "it is cut off: the {part} at byte {offset} takes {len} bytes, and there are {available}; \
-         what came before it was read, and capturing was probably interrupted or the disk full"
+        "it is truncated: the {part} at byte {offset} has {len} bytes, the file only {available} of them; \
+         earlier packets were processed; the capture was probably interrupted or the disk full"
     )]
     CutOff {
         /// What is incomplete.
@@ -58,39 +59,40 @@ pub enum CaptureError {
         offset: u64,
         /// Its length, bytes.
         len: u64,
-        /// How much of it there is, bytes.
+        /// How many of them the file has.
         available: u64,
     },
-    /// A packet that no capture has, so the bytes are not those of a packet's header.
+    /// An impossible length of a packet: the bytes are no packet header.
     #[error(
-        "the packet at byte {offset} claims {len} captured bytes, and no capture holds more than {limit} of one: \
-         the file is damaged from there on, or was joined by other means than mergecap; what came before it was read"
+        "the packet at byte {offset} has a captured length of {len} bytes, the maximum is {limit}: \
+         the file is damaged from there on, or was concatenated instead of merged with mergecap; \
+         earlier packets were processed"
     )]
     PacketLength {
         /// Where it begins.
         offset: u64,
-        /// The length it claims.
+        /// Its length field.
         len: u32,
-        /// The most there can be.
+        /// The longest packet of any capture.
         limit: u32,
     },
     /// A pcapng block with an impossible length.
     #[error(
-        "the block at byte {offset} claims a length of {len} bytes, which must be a multiple of 4 and at least {least}: \
-         the file is damaged from there on; what came before it was read"
+        "the block at byte {offset} has a length of {len} bytes, which must be a multiple of 4 and at least {least}: \
+         the file is damaged from there on; earlier packets were processed"
     )]
     BlockLength {
         /// Where it begins.
         offset: u64,
-        /// The length it claims.
+        /// Its length field.
         len: u32,
-        /// The least a block of its type can have.
+        /// The shortest block of its type.
         least: u32,
     },
-    /// A pcapng block whose length at the end is not the one at its beginning.
+    /// A pcapng block with two different lengths, at its beginning and its end.
     #[error(
-        "the block at byte {offset} claims {first} bytes at its beginning and {last} at its end: \
-         the file is damaged from there on; what came before it was read"
+        "the block at byte {offset} has a length of {first} bytes at its beginning and {last} at its end: \
+         the file is damaged from there on; earlier packets were processed"
     )]
     BlockLengths {
         /// Where it begins.
@@ -100,24 +102,24 @@ pub enum CaptureError {
         /// The length at its end.
         last: u32,
     },
-    /// A pcapng section that does not say in which byte order it is.
+    /// A pcapng section without a valid byte-order mark.
     #[error(
         "the section at byte {offset} has the byte-order mark {mark:02x?} instead of 1a2b3c4d or its reverse: \
-         the file is damaged from there on; what came before it was read"
+         the file is damaged from there on; earlier packets were processed"
     )]
     ByteOrder {
         /// Where its header begins.
         offset: u64,
-        /// What is there instead.
+        /// The bytes at its place.
         mark: [u8; 4],
     },
-    /// A version of the format that did not exist when this was written.
+    /// A version of the format that is not supported.
     #[error(
-        "it is {format} {major}.{minor} from byte {offset} on, and {known} is what is read here; \
+        "it is {format} {major}.{minor} from byte {offset} on, and only {known} is supported; \
          `editcap -F pcap FILE NEW.pcap` may convert it"
     )]
     Version {
-        /// Where the header begins that says so.
+        /// Where the header with the version begins.
         offset: u64,
         /// The format's name.
         format: &'static str,
@@ -125,13 +127,13 @@ pub enum CaptureError {
         major: u16,
         /// Minor version.
         minor: u16,
-        /// The version that can be read.
+        /// The version that is supported.
         known: &'static str,
     },
 }
 
 impl CaptureError {
-    /// Where in the capture reading stopped; `None` if it did not begin.
+    /// The byte where reading stopped; `None` if it did not begin.
     #[must_use]
     pub const fn offset(&self) -> Option<u64> {
         match self {
@@ -151,7 +153,7 @@ impl CaptureError {
 /// A part of a capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// What a pcap file begins with.
+    /// The header of a pcap file.
     FileHeader,
     /// A packet with its own header.
     Packet,

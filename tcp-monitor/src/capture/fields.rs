@@ -1,4 +1,4 @@
-//! Integers out of bytes, in the byte order of whoever wrote the capture.
+//! Integers from bytes, in the byte order of the capture.
 
 /// Which byte of an integer comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl ByteOrder {
     }
 }
 
-/// Bytes that are taken apart from the front; `None` where they end.
+/// A reader of fields from the front; `None` at the end of the bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Fields<'a> {
     order: ByteOrder,
@@ -66,7 +66,7 @@ impl<'a> Fields<'a> {
         Some(bytes)
     }
 
-    /// Whatever is left.
+    /// The rest.
     pub(super) const fn rest(self) -> &'a [u8] {
         self.rest
     }

@@ -1,4 +1,4 @@
-//! What both file formats hold: packets as they were captured.
+//! A captured packet, as both file formats have it.
 
 use tcp_monitor_common::record::Direction;
 
@@ -8,28 +8,28 @@ use crate::lifecycle::Time;
 /// One packet with its link-layer header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
-    /// When it was captured; `None` where the format has no room for it.
+    /// When it was captured; `None` in a block without a timestamp.
     pub(super) time: Option<Time>,
     /// Number of the interface within the file.
     pub(super) interface: u32,
     /// Which way it went, if the file says so.
     pub(super) direction: Option<Direction>,
-    /// What its bytes begin with.
+    /// The type of its link-layer header.
     pub(super) link: LinkType,
     /// Its length on the wire.
     pub(super) original_len: u32,
-    /// What was captured of it.
+    /// The captured bytes.
     pub(super) bytes: &'a [u8],
 }
 
-/// What was found at one place of a file.
+/// The next item of a file.
 #[derive(Debug)]
 pub(super) enum Step<'a> {
     /// A packet.
     Frame(Frame<'a>),
-    /// A packet that makes no sense, in a file that still does.
+    /// A malformed packet in an intact file.
     Malformed,
-    /// Something else that Wireshark numbers along with the packets.
+    /// Something else that Wireshark counts as a frame.
     Numbered,
     /// Something else.
     Other,

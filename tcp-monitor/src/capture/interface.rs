@@ -7,21 +7,21 @@ use super::{
 };
 use crate::lifecycle::Time;
 
-/// What an Interface Description Block says.
+/// An Interface Description Block.
 #[derive(Clone, Debug)]
 pub(super) struct Interface {
-    /// What its packets begin with.
+    /// The type of its link-layer headers.
     pub(super) link: LinkType,
     /// The most bytes captured of a packet, 0 for no limit.
     pub(super) snap_len: u32,
-    /// What the capturing host called it.
+    /// Its name on the capturing host.
     pub(super) name: Option<Box<str>>,
     resolution: Resolution,
     /// Seconds to add to each timestamp.
     offset: i64,
 }
 
-/// What a timestamp counts.
+/// The unit of timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resolution {
     /// Units of 10^-n seconds.
@@ -57,7 +57,7 @@ impl Interface {
         Some(interface)
     }
 
-    /// The time that a timestamp means; the nearest that can be told if it lies before 1970 or after 2554.
+    /// The time of a timestamp, clamped to the years 1970 to 2554.
     pub(super) fn time(&self, ticks: u64) -> Time {
         let nanos = self.resolution.nanos(ticks) + i128::from(self.offset) * 1_000_000_000;
         Time::from_nanos(u64::try_from(nanos.max(0)).unwrap_or(u64::MAX))
@@ -86,5 +86,5 @@ const NAME: u16 = 2;
 const TSRESOL: u16 = 9;
 const TSOFFSET: u16 = 14;
 
-/// Four times what Windows has, with whose names of devices no other's compare.
+/// Four times as long as the device names of Windows, the longest in use.
 const MAX_NAME: usize = 255;

@@ -1,55 +1,36 @@
 //! IPv4 and IPv6 headers, and the TCP header behind them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::reach::{NotSegment, Reach};
+use super::cursor::{Cursor, NotSegment};
 use crate::lifecycle::TcpHeader;
 
-/// A TCP segment in an IP packet.
+/// The addresses of an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) src: SocketAddr,
-    pub(super) dst: SocketAddr,
-    pub(super) header: TcpHeader,
-    /// Bytes, by the IP header.
-    pub(super) payload_len: u32,
-    /// More of it follows in other IP packets.
-    pub(super) fragmented: bool,
+pub(super) struct IpHeader {
+    /// Source. A v4-mapped address is given as IPv4.
+    pub(super) src: IpAddr,
+    /// Destination.
+    pub(super) dst: IpAddr,
 }
 
-/// What an IP header says of the packet behind it.
-struct Envelope {
-    src: IpAddr,
-    dst: IpAddr,
-    fragmented: bool,
-}
-
-/// Finds the segment in a packet that begins with its IP header.
-pub(super) fn segment(mut packet: Reach<'_>) -> Result<Segment, NotSegment> {
+/// Moves `packet` from its IP header to the TCP header.
+pub(super) fn ip_header(packet: &mut Cursor<'_>) -> Result<IpHeader, NotSegment> {
     let version = packet.bytes().first().map(|byte| byte >> 4);
-    let envelope = match version {
-        Some(6) => open_v6(&mut packet)?,
-        Some(4) => open_v4(&mut packet)?,
-        Some(_) => return Err(NotSegment::Malformed),
-        None => return Err(packet.take::<1>().err().unwrap_or(NotSegment::Malformed)),
-    };
-    let header = tcp_header(packet)?;
-    let payload = packet.original() - usize::from(header.header_len);
-    Ok(Segment {
-        src: SocketAddr::new(envelope.src, header.src_port),
-        dst: SocketAddr::new(envelope.dst, header.dst_port),
-        header,
-        payload_len: u32::try_from(payload).unwrap_or(u32::MAX),
-        fragmented: envelope.fragmented,
-    })
+    match version {
+        Some(6) => ipv6_header(packet),
+        Some(4) => ipv4_header(packet),
+        Some(_) => Err(NotSegment::Malformed),
+        None => Err(packet.take::<1>().err().unwrap_or(NotSegment::Malformed)),
+    }
 }
 
-fn open_v4(packet: &mut Reach<'_>) -> Result<Envelope, NotSegment> {
+fn ipv4_header(packet: &mut Cursor<'_>) -> Result<IpHeader, NotSegment> {
     let whole = packet.original();
     let header = packet.take::<IPV4_HEADER>()?;
     let header_len = usize::from(header[0] & 0xf) * 4;
     let total_len = match usize::from(u16::from_be_bytes([header[2], header[3]])) {
-        // Too long for the field (BIG TCP), or left to the network card to fill in.
+        // Too long for the field (BIG TCP), or the network card fills it in.
         0 => whole,
         total_len => total_len,
     };
@@ -66,32 +47,27 @@ fn open_v4(packet: &mut Reach<'_>) -> Result<Envelope, NotSegment> {
     packet.limit(total_len - IPV4_HEADER);
     packet.skip(header_len - IPV4_HEADER)?;
     let [.., a, b, c, d, e, f, g, h] = header;
-    Ok(Envelope {
-        src: Ipv4Addr::new(a, b, c, d).into(),
-        dst: Ipv4Addr::new(e, f, g, h).into(),
-        fragmented: fragment & 0x2000 != 0,
-    })
+    Ok(IpHeader { src: Ipv4Addr::new(a, b, c, d).into(), dst: Ipv4Addr::new(e, f, g, h).into() })
 }
 
-fn open_v6(packet: &mut Reach<'_>) -> Result<Envelope, NotSegment> {
+fn ipv6_header(packet: &mut Cursor<'_>) -> Result<IpHeader, NotSegment> {
     let header = packet.take::<8>()?;
-    let src = Ipv6Addr::from(packet.take::<16>()?).to_canonical();
-    let dst = Ipv6Addr::from(packet.take::<16>()?).to_canonical();
+    let [src, dst] =
+        [packet.take::<16>()?, packet.take::<16>()?].map(|bytes| Ipv6Addr::from(bytes).to_canonical());
     match u16::from_be_bytes([header[4], header[5]]) {
-        // A jumbogram (BIG TCP), or left to the network card to fill in: up to the end of the packet.
+        // A jumbogram (BIG TCP), or the network card fills it in: up to the end of the packet.
         0 => {}
         payload_len => packet.limit(payload_len.into()),
     }
-    let fragmented = skip_extensions(header[6], packet)?;
-    Ok(Envelope { src, dst, fragmented })
+    skip_extensions(header[6], packet)?;
+    Ok(IpHeader { src, dst })
 }
 
-/// Moves past the extension headers (RFC 8200, section 4) to that of TCP; says whether the packet is a first fragment.
-fn skip_extensions(mut next: u8, packet: &mut Reach<'_>) -> Result<bool, NotSegment> {
-    let mut fragmented = false;
+/// Moves past the extension headers (RFC 8200, section 4) to that of TCP.
+fn skip_extensions(mut next: u8, packet: &mut Cursor<'_>) -> Result<(), NotSegment> {
     for _ in 0..=MAX_EXTENSIONS {
         if next == TCP {
-            return Ok(fragmented);
+            return Ok(());
         }
         let len = match next {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => {
@@ -115,7 +91,6 @@ fn skip_extensions(mut next: u8, packet: &mut Reach<'_>) -> Result<bool, NotSegm
                         NotSegment::OtherProtocol
                     });
                 }
-                fragmented |= fragment & 1 != 0;
                 4
             }
             _ => return Err(NotSegment::OtherProtocol),
@@ -125,8 +100,9 @@ fn skip_extensions(mut next: u8, packet: &mut Reach<'_>) -> Result<bool, NotSegm
     Err(NotSegment::Malformed)
 }
 
-/// Parses the TCP header; if the capture cut its options off, with those there are.
-fn tcp_header(packet: Reach<'_>) -> Result<TcpHeader, NotSegment> {
+/// Parses the TCP header that `packet` is at. If the capture cut its options off, with those that
+/// are whole.
+pub(super) fn tcp_header(packet: Cursor<'_>) -> Result<TcpHeader, NotSegment> {
     let fixed = packet.clone().take::<TCP_HEADER>()?;
     let header_len = (fixed[12] >> 4) * 4;
     if usize::from(header_len) < TCP_HEADER || usize::from(header_len) > packet.original() {
@@ -134,11 +110,11 @@ fn tcp_header(packet: Reach<'_>) -> Result<TcpHeader, NotSegment> {
     }
     let captured = packet.bytes().len() / 4 * 4;
     let mut bytes = [0; MAX_TCP_HEADER];
-    let there = captured.min(header_len.into());
-    bytes[..there].copy_from_slice(&packet.bytes()[..there]);
-    // A header of as many options as were captured; one that was cut in two is left out.
-    bytes[12] = u8::try_from(there / 4).unwrap_or_default() << 4 | fixed[12] & 0xf;
-    let header = TcpHeader::parse(&bytes[..there]).map_err(|_| NotSegment::Malformed)?;
+    let available = captured.min(header_len.into());
+    bytes[..available].copy_from_slice(&packet.bytes()[..available]);
+    // A header with the options that were captured; one that was cut in two is left out.
+    bytes[12] = u8::try_from(available / 4).unwrap_or_default() << 4 | fixed[12] & 0xf;
+    let header = TcpHeader::parse(&bytes[..available]).map_err(|_| NotSegment::Malformed)?;
     Ok(TcpHeader { header_len, ..header })
 }
 

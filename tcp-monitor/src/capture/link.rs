@@ -4,18 +4,18 @@ use std::fmt;
 
 use tcp_monitor_common::record::Direction;
 
-use super::reach::{NotSegment, Reach};
+use super::cursor::{Cursor, NotSegment};
 
 /// A number of <https://www.tcpdump.org/linktypes.html>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkType(pub u16);
 
-/// What a link-layer header tells.
+/// What a link-layer header has beside the protocol.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LinkHeader {
-    /// Index of the interface that the packet passed, if the header has one.
+    /// Index of the interface, if the header has it.
     pub(super) ifindex: Option<u32>,
-    /// Which way it went, if the header says so.
+    /// The direction, if the header has it.
     pub(super) direction: Option<Direction>,
 }
 
@@ -26,7 +26,7 @@ impl LinkType {
     pub const NULL: Self = Self(0);
     /// OpenBSD loopback: an address family in network order.
     pub const LOOP: Self = Self(108);
-    /// IPv4 or IPv6, nothing before it.
+    /// IPv4 or IPv6 without a link-layer header.
     pub const RAW: Self = Self(101);
     /// IPv4 only.
     pub const IPV4: Self = Self(228);
@@ -37,14 +37,14 @@ impl LinkType {
     /// Its second version, with the index of the interface.
     pub const LINUX_SLL2: Self = Self(276);
 
-    /// Whether segments are found behind it.
+    /// Whether it is supported.
     #[must_use]
     pub const fn is_known(self) -> bool {
         self.layout().is_some()
     }
 
     /// Moves `packet` to the IP header.
-    pub(super) fn skip_header(self, packet: &mut Reach<'_>) -> Result<LinkHeader, NotSegment> {
+    pub(super) fn skip_header(self, packet: &mut Cursor<'_>) -> Result<LinkHeader, NotSegment> {
         let mut header = LinkHeader::default();
         match self.layout().ok_or(NotSegment::UnknownLink)? {
             Layout::Ethernet => {
@@ -64,7 +64,7 @@ impl LinkType {
                 skip_ether_type(packet)?;
             }
             Layout::CookedV2 => {
-                // The protocol comes first here.
+                // The protocol comes first.
                 let fixed = packet.take::<20>()?;
                 header.ifindex = Some(u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]));
                 header.direction = cooked_direction(fixed[10].into());
@@ -78,7 +78,7 @@ impl LinkType {
         match self.0 {
             1 => Some(Layout::Ethernet),
             0 | 108 => Some(Layout::Family),
-            // 12 and 14 are what some systems call 101 in their files.
+            // Some systems write 12 or 14 for 101.
             12 | 14 | 101 | 228 | 229 => Some(Layout::Ip),
             113 => Some(Layout::CookedV1),
             276 => Some(Layout::CookedV2),
@@ -127,7 +127,7 @@ impl fmt::Display for LinkType {
     }
 }
 
-/// What precedes the IP header.
+/// The header before the IP header.
 #[derive(Clone, Copy)]
 enum Layout {
     Ethernet,
@@ -139,13 +139,13 @@ enum Layout {
     CookedV2,
 }
 
-fn skip_ether_type(packet: &mut Reach<'_>) -> Result<(), NotSegment> {
+fn skip_ether_type(packet: &mut Cursor<'_>) -> Result<(), NotSegment> {
     let ether_type = u16::from_be_bytes(packet.take()?);
     follow_ether_type(ether_type, packet)
 }
 
-/// Passes the VLAN tags.
-fn follow_ether_type(mut ether_type: u16, packet: &mut Reach<'_>) -> Result<(), NotSegment> {
+/// Moves past VLAN tags to the IP header.
+fn follow_ether_type(mut ether_type: u16, packet: &mut Cursor<'_>) -> Result<(), NotSegment> {
     for _ in 0..=MAX_VLAN_TAGS {
         match ether_type {
             IPV4 | IPV6 => return Ok(()),
@@ -180,8 +180,8 @@ const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 /// IEEE 802.1ad, the outer tag of two.
 const QINQ: u16 = 0x88a8;
-/// The same before there was a standard.
+/// The same before the standard.
 const OLD_QINQ: u16 = 0x9100;
 
-/// Two are usual.
+/// Two are common.
 const MAX_VLAN_TAGS: u32 = 8;

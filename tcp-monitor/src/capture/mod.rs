@@ -1,11 +1,15 @@
-//! Capture files as a stream of TCP segments: pcap and pcapng, compressed by gzip or not, in constant memory.
+//! Capture files as inputs of the tracker: pcap and pcapng, compressed by gzip or not, in constant memory.
 //!
-//! A [`Capture`] is an iterator. Packets that hold no TCP segment are left out and counted ([`Statistics`]). It
-//! ends early, with a [`CaptureError`], only where the file itself makes no sense any more.
+//! A [`Capture`] is an iterator over TCP segments. Packets without one are skipped and counted
+//! ([`Statistics`]). It ends early, with a [`CaptureError`], only where the file itself is damaged.
 //!
-//! Fragments and tunnels: the first fragment of an IP packet is read, what it says of its payload goes for itself
-//! alone; what is encapsulated once more (IP in IP, GRE, VXLAN, MPLS, PPPoE) is not looked into.
+//! A packet becomes a `Frame` (what either file format holds), whose headers a `Cursor` passes, and
+//! then a [`SegmentInput`](crate::lifecycle::SegmentInput).
+//!
+//! Of a fragmented IP packet the first fragment is read; its payload length is that of this fragment.
+//! Tunnels are not decoded: IP in IP, GRE, VXLAN, MPLS, PPPoE.
 
+mod cursor;
 mod error;
 mod fields;
 mod frame;
@@ -15,14 +19,13 @@ mod link;
 mod options;
 mod pcap;
 mod pcapng;
-mod reach;
 mod reader;
 mod statistics;
 mod stream;
 
 pub use error::{CaptureError, Part};
 pub use link::LinkType;
-pub use reader::{Capture, Packet, open};
+pub use reader::{Capture, open};
 pub use statistics::Statistics;
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub(super) struct Pcap {
     link: LinkType,
 }
 
-/// What the second half of a timestamp counts.
+/// The unit of the second half of a timestamp.
 #[derive(Clone, Copy, Debug)]
 enum Fraction {
     Microseconds,
@@ -26,7 +26,7 @@ enum Fraction {
 }
 
 impl Pcap {
-    /// Whether a file that begins with `magic` is one.
+    /// Whether a file that begins with `magic` is a pcap file.
     pub(super) fn recognises(magic: [u8; 4]) -> bool {
         variant(magic).is_some()
     }
@@ -44,7 +44,7 @@ impl Pcap {
         if major != 2 {
             return Err(CaptureError::Version { offset: 0, format: "pcap", major, minor, known: "pcap 2" });
         }
-        // The upper half tells of frame check sequences, which an IP length leaves out anyway.
+        // The upper half is about frame check sequences, which the IP length does not include.
         let link = order.u32([i, j, k, l]) & 0xffff;
         Ok(Self { order, fraction, record_header, link: LinkType(u16::try_from(link).unwrap_or_default()) })
     }
@@ -102,7 +102,7 @@ impl Pcap {
     }
 }
 
-/// What the first four bytes say: byte order, timestamps, and the length of a packet's header.
+/// Byte order, unit of timestamps and length of packet headers, from the first four bytes.
 fn variant(magic: [u8; 4]) -> Option<(ByteOrder, Fraction, usize)> {
     [ByteOrder::Little, ByteOrder::Big].into_iter().find_map(|order| match order.u32(magic) {
         MICROSECONDS => Some((order, Fraction::Microseconds, RECORD_HEADER)),
@@ -125,5 +125,5 @@ const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
 const MODIFIED_RECORD_HEADER: usize = 24;
 
-/// What USB captures hold at most (Wireshark: `WTAP_MAX_PACKET_SIZE_USBPCAP`).
+/// The longest packet of USB captures (Wireshark: `WTAP_MAX_PACKET_SIZE_USBPCAP`).
 const MAX_OTHER_PACKET: u32 = 128 << 20;

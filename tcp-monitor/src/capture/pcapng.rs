@@ -17,17 +17,17 @@ pub(super) struct PcapNg {
     order: ByteOrder,
     /// The interfaces of this section.
     interfaces: Vec<Interface>,
-    /// How many the sections before it had.
+    /// How many interfaces the sections before had.
     earlier: u32,
 }
 
 impl PcapNg {
-    /// Whether a file that begins with `magic` is one.
+    /// Whether a file that begins with `magic` is a pcapng file.
     pub(super) fn recognises(magic: [u8; 4]) -> bool {
         magic == SECTION_HEADER.to_be_bytes()
     }
 
-    /// A file whose first block is still to be read.
+    /// A file before its first block.
     pub(super) const fn begin() -> Self {
         Self { order: ByteOrder::Little, interfaces: Vec::new(), earlier: 0 }
     }
@@ -49,7 +49,7 @@ impl PcapNg {
                 Err(cut_off(offset, MIN_BLOCK.into(), start.len() as u64))
             };
         };
-        // Reads the same in both byte orders.
+        // The same in both byte orders.
         let section = [a, b, c, d] == SECTION_HEADER.to_be_bytes();
         if section {
             self.order = byte_order([i, j, k, l], offset)?;
@@ -82,7 +82,7 @@ impl PcapNg {
         let head = block.pass_but_keep_head(stream)?;
         let mut fields = Fields::new(block.order, head.get(BYTE_ORDER_MARK..).unwrap_or_default());
         let (major, minor) = (fields.u16().unwrap_or_default(), fields.u16().unwrap_or_default());
-        // 1.2 was written by some for what is 1.0.
+        // Some programs write 1.2 for 1.0.
         if (major, minor) != (1, 0) && (major, minor) != (1, 2) {
             let (offset, format, known) = (block.offset, "pcapng", "pcapng 1.0");
             return Err(CaptureError::Version { offset, format, major, minor, known });
@@ -100,7 +100,7 @@ impl PcapNg {
             len: block.len,
             least: MIN_INTERFACE,
         })?;
-        // The packets of one beyond the limit will name an interface that is not there.
+        // Packets of an interface beyond the limit are malformed.
         if self.interfaces.len() < MAX_INTERFACES {
             self.interfaces.push(interface);
         }
@@ -112,7 +112,7 @@ impl PcapNg {
         self.timed_packet(number, body)
     }
 
-    /// As of 2004, with a count of dropped packets where the upper half of the interface's number is now.
+    /// The packet block of 2004, with a drop count in place of the upper half of the interface number.
     fn obsolete_packet<'a>(&self, mut body: Fields<'a>) -> Option<Frame<'a>> {
         let (number, _drops) = (body.u16()?, body.u16()?);
         self.timed_packet(number.into(), body)
@@ -141,7 +141,7 @@ impl PcapNg {
         })
     }
 
-    /// Of the first interface; its captured length follows from the others.
+    /// A packet of the first interface; its captured length follows from the lengths of packet and block.
     fn simple_packet<'a>(&self, mut body: Fields<'a>) -> Option<Frame<'a>> {
         let interface = self.interfaces.first()?;
         let original = body.u32()?;
@@ -158,7 +158,7 @@ impl PcapNg {
     }
 }
 
-/// Where a block is and how long.
+/// The position and length of a block.
 struct Block {
     offset: u64,
     len: u32,
@@ -227,22 +227,22 @@ const JOURNAL_ENTRY: u32 = 9;
 const CUSTOM: u32 = 0x0bad;
 const CUSTOM_NOT_COPIED: u32 = 0x4000_0bad;
 
-/// The option of a packet that says which way it went.
+/// The option with a packet's direction.
 const FLAGS: u16 = 2;
 
 /// Type and length.
 const HEADER: usize = 8;
-/// The length once more.
+/// The length again.
 const TRAILER: usize = 4;
-/// Length of the mark that the body of a section header begins with.
+/// Length of the mark at the beginning of a section header's body.
 const BYTE_ORDER_MARK: usize = 4;
 
-/// The least that each kind of block can measure.
+/// The shortest block of each kind.
 const MIN_BLOCK: u32 = 12;
 const MIN_SECTION_HEADER: u32 = 28;
 const MIN_INTERFACE: u32 = 20;
 
-/// How far options are looked for in the blocks of sections and interfaces.
+/// How much of the blocks of sections and interfaces is searched for options.
 const HEAD: usize = 64 << 10;
-/// Many times what any section has.
+/// Many times as many as any section has.
 const MAX_INTERFACES: usize = 1 << 16;

@@ -1,52 +1,26 @@
-//! Reading a capture: the file's format, its packets, the segments in them.
+//! Reads a capture: the file's format, its packets, the segments in them.
 
 use std::{
     fs::File,
     io::{self, Read},
     iter::FusedIterator,
     net::SocketAddr,
+    num::NonZeroU64,
     os::fd::AsFd,
     path::Path,
 };
 
-use tcp_monitor_common::record::Direction;
-
 use super::{
+    cursor::{Cursor, NotSegment},
     error::CaptureError,
     frame::{Frame, Step, StepResult},
-    ip,
+    ip::{IpHeader, ip_header, tcp_header},
     pcap::Pcap,
     pcapng::PcapNg,
-    reach::{NotSegment, Reach},
     statistics::Statistics,
     stream::Stream,
 };
-use crate::lifecycle::{TcpHeader, Time};
-
-/// A TCP segment as a capture has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// Its number in the file, from 1: Wireshark's `frame.number`, which also counts the custom blocks of pcapng.
-    pub number: u64,
-    /// When it was captured.
-    pub time: Time,
-    /// The interface it was captured on, counted through the whole file from 0.
-    pub interface: u32,
-    /// The index of the interface on the capturing host, if the packet says so (Linux cooked capture, version 2).
-    pub ifindex: Option<u32>,
-    /// Which way it went, if the packet or the file says so.
-    pub direction: Option<Direction>,
-    /// Source. A v4-mapped address is given as IPv4.
-    pub src: SocketAddr,
-    /// Destination.
-    pub dst: SocketAddr,
-    /// The TCP header, with those options that were captured.
-    pub header: TcpHeader,
-    /// Payload on the wire, bytes, however much of it was captured; of this fragment only if `fragmented`.
-    pub payload_len: u32,
-    /// More of the segment follows in other IP packets, which are not read.
-    pub fragmented: bool,
-}
+use crate::lifecycle::{Input, SegmentInput, Time};
 
 /// Opens the file at `path`; `-` is standard input.
 ///
@@ -57,22 +31,28 @@ pub fn open(path: &Path) -> Result<File, CaptureError> {
         return io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(CaptureError::Open);
     }
     let file = File::open(path).map_err(CaptureError::Open)?;
-    // Opening one works.
+    // Opening a directory works.
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
         return Err(CaptureError::Open(io::ErrorKind::IsADirectory.into()));
     }
     Ok(file)
 }
 
-/// A capture that is being read. Ends after the first error.
+/// A capture that is being read: an iterator over its TCP segments, which ends after the first error.
+///
+/// A segment's `frame` is the packet's number as Wireshark's `frame.number`, which also counts the
+/// custom blocks of pcapng. Its `ifindex` is the index of the interface on the capturing host if the
+/// packet has one (Linux cooked capture, version 2); otherwise it stands for an interface of the
+/// file, and [`interface_name`](Self::interface_name) finds the name.
 pub struct Capture {
     stream: Stream,
     format: Format,
     statistics: Statistics,
-    /// Number of the packet before.
-    number: u64,
-    /// Time of the packet before.
+    /// Of the packet read last.
+    frame: u64,
     time: Time,
+    interface: u32,
+    /// The earliest and the latest time.
     times: Option<(Time, Time)>,
     ended: bool,
 }
@@ -102,19 +82,34 @@ impl Capture {
             stream,
             format,
             statistics: Statistics::default(),
-            number: 0,
+            frame: 0,
             time: Time::default(),
+            interface: 0,
             times: None,
             ended: false,
         })
     }
 
-    /// The name of an interface by the number that [`Packet::interface`] has, of the section that is being read; pcap has none.
+    /// Counts packets from `frames` on: those of the files before.
     #[must_use]
-    pub fn interface_name(&self, interface: u32) -> Option<&str> {
+    pub fn after(self, frames: u64) -> Self {
+        Self { frame: frames, ..self }
+    }
+
+    /// How many packets Wireshark counts so far, those of the files before included.
+    #[must_use]
+    pub const fn frames(&self) -> u64 {
+        self.frame
+    }
+
+    /// The name of an interface by the `ifindex` of the segment read last; pcap has none.
+    #[must_use]
+    pub fn interface_name(&self, ifindex: u32) -> Option<&str> {
         match &self.format {
             Format::Pcap(_) => None,
-            Format::PcapNg(pcapng) => pcapng.interface_name(interface),
+            Format::PcapNg(pcapng) => {
+                pcapng.interface_name(ifindex.checked_sub(FILE_INTERFACES).unwrap_or(self.interface))
+            }
         }
     }
 
@@ -136,19 +131,19 @@ impl Capture {
         self.stream.offset()
     }
 
-    fn next_segment(&mut self) -> Result<Option<Packet>, CaptureError> {
+    fn next_segment(&mut self) -> Result<Option<SegmentInput>, CaptureError> {
         loop {
             let frame = match self.format.step(&mut self.stream)? {
                 Step::Frame(frame) => Some(frame),
                 Step::Malformed => None,
                 Step::Numbered => {
-                    self.number += 1;
+                    self.frame += 1;
                     continue;
                 }
                 Step::Other => continue,
                 Step::End => return Ok(None),
             };
-            self.number += 1;
+            self.frame += 1;
             self.statistics.packets += 1;
             let Some(frame) = frame else {
                 self.statistics.malformed += 1;
@@ -159,11 +154,12 @@ impl Capture {
                 let (earliest, latest) = self.times.unwrap_or((time, time));
                 self.times = Some((earliest.min(time), latest.max(time)));
             }
-            match dissect(&frame, self.number, self.time) {
-                Ok(packet) => {
+            self.interface = frame.interface;
+            match segment(&frame, self.time) {
+                Ok(segment) => {
                     self.statistics.tcp += 1;
                     self.statistics.untimed += u64::from(frame.time.is_none());
-                    return Ok(Some(packet));
+                    return Ok(Some(SegmentInput { frame: NonZeroU64::new(self.frame), ..segment }));
                 }
                 Err(reason) => self.statistics.count(reason, frame.link),
             }
@@ -172,15 +168,15 @@ impl Capture {
 }
 
 impl Iterator for Capture {
-    type Item = Result<Packet, CaptureError>;
+    type Item = Result<Input, CaptureError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
             return None;
         }
-        let packet = self.next_segment().transpose();
-        self.ended = !matches!(packet, Some(Ok(_)));
-        packet
+        let segment = self.next_segment().transpose();
+        self.ended = !matches!(segment, Some(Ok(_)));
+        segment.map(|segment| segment.map(Input::Segment))
     }
 }
 
@@ -219,20 +215,28 @@ impl Format {
     }
 }
 
-fn dissect(frame: &Frame<'_>, number: u64, time: Time) -> Result<Packet, NotSegment> {
-    let mut reach = Reach::new(frame.bytes, frame.original_len as usize);
-    let link = frame.link.skip_header(&mut reach)?;
-    let ip::Segment { src, dst, header, payload_len, fragmented } = ip::segment(reach)?;
-    Ok(Packet {
-        number,
+/// The segment in a packet, captured at `time`.
+fn segment(frame: &Frame<'_>, time: Time) -> Result<SegmentInput, NotSegment> {
+    let mut packet = Cursor::new(frame.bytes, frame.original_len as usize);
+    let link = frame.link.skip_header(&mut packet)?;
+    let IpHeader { src, dst } = ip_header(&mut packet)?;
+    let header = tcp_header(packet)?;
+    let payload_len = packet.original() - usize::from(header.header_len);
+    Ok(SegmentInput {
         time,
-        interface: frame.interface,
-        ifindex: link.ifindex,
+        netns: 0,
+        ifindex: link.ifindex.unwrap_or(FILE_INTERFACES.saturating_add(frame.interface)),
         direction: link.direction.or(frame.direction),
-        src,
-        dst,
+        src: SocketAddr::new(src, header.src_port),
+        dst: SocketAddr::new(dst, header.dst_port),
         header,
-        payload_len,
-        fragmented,
+        payload_len: u32::try_from(payload_len).unwrap_or(u32::MAX),
+        acks_syn_ack: false,
+        acks_fin: false,
+        syn_cookie: false,
+        frame: None,
     })
 }
+
+/// The first `ifindex` that stands for an interface of the file: no host has that many interfaces.
+pub(super) const FILE_INTERFACES: u32 = 1 << 31;

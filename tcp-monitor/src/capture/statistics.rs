@@ -1,28 +1,29 @@
-//! What became of the packets of a capture.
+//! Counts of the packets of a capture.
 
 use std::collections::BTreeMap;
 
-use super::{link::LinkType, reach::NotSegment};
+use super::{cursor::NotSegment, link::LinkType};
 
-/// How many packets there were, and how many of them were handed out. Each of the others is in exactly one count.
+/// How many packets there were, and how many TCP segments. Each other packet is in exactly one count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// All packets.
     pub packets: u64,
-    /// TCP segments that were handed out.
+    /// TCP segments that were returned.
     pub tcp: u64,
-    /// Of another protocol, or TCP within a tunnel.
+    /// Of another protocol, or TCP in a tunnel.
     pub not_tcp: u64,
-    /// Fragments of IP packets that do not hold the TCP header.
+    /// Fragments of IP packets after the first, without the TCP header.
     pub later_fragments: u64,
     /// Cut off by the capture's snap length before the end of the fixed TCP header.
     pub truncated: u64,
-    /// With headers that contradict each other or the length of the packet, or of an interface that the file
-    /// does not describe.
+    /// With headers that contradict each other or the length of the packet, or of an interface that the
+    /// file does not describe.
     pub malformed: u64,
-    /// With a link-layer header that is not read here; by link type, of which there are at most 65,536.
+    /// Of a link type that is not supported; by link type, of which there are at most 65,536.
     pub unknown_link: BTreeMap<LinkType, u64>,
-    /// Segments among those handed out that came without a time (pcapng's Simple Packet Blocks), and have that of the packet before.
+    /// Returned segments without a timestamp (Simple Packet Blocks of pcapng), which have the time of the
+    /// packet before.
     pub untimed: u64,
 }
 

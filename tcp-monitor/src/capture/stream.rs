@@ -6,20 +6,20 @@ use flate2::read::MultiGzDecoder;
 
 use super::error::CaptureError;
 
-/// A source of bytes and the part of it that is at hand.
+/// A source of bytes and a buffer.
 pub(super) struct Stream {
     source: Box<dyn Read + Send>,
     gzip: bool,
     buffer: Box<[u8]>,
-    /// The bytes that were read and not yet taken: `buffer[start..end]`.
+    /// The buffered bytes: `buffer[start..end]`.
     start: usize,
     end: usize,
-    /// How many bytes were taken: where `buffer[start]` lies in the capture.
+    /// Where `buffer[start]` lies in the capture.
     offset: u64,
 }
 
 impl Stream {
-    /// Of whatever `source` yields, gzip or not.
+    /// Reads `source`, gzip or not.
     pub(super) fn new(mut source: impl Read + Send + 'static) -> Result<Self, CaptureError> {
         let mut first = Vec::with_capacity(GZIP_MAGIC.len());
         source
@@ -46,7 +46,7 @@ impl Stream {
 
     /// The next `len` bytes, at most [`CAPACITY`]; fewer only where the capture ends.
     ///
-    /// Never waits for more than it was asked for, so that a capture can be read while it is written.
+    /// Never waits for more bytes than these, so that a capture can be read while it is written.
     pub(super) fn peek(&mut self, len: usize) -> Result<&[u8], CaptureError> {
         let len = len.min(CAPACITY);
         if self.end - self.start < len {
@@ -55,7 +55,7 @@ impl Stream {
         Ok(&self.buffer[self.start..self.end.min(self.start + len)])
     }
 
-    /// As [`peek`](Self::peek), and moves past them.
+    /// Like [`peek`](Self::peek), and moves past them.
     pub(super) fn take(&mut self, len: usize) -> Result<&[u8], CaptureError> {
         let taken = self.peek(len)?.len();
         let start = self.start;
@@ -64,7 +64,7 @@ impl Stream {
         Ok(&self.buffer[start..start + taken])
     }
 
-    /// Moves past `len` bytes, and says how many there were.
+    /// Moves past `len` bytes, and returns how many there were.
     pub(super) fn skip(&mut self, len: u64) -> Result<u64, CaptureError> {
         let mut left = len;
         while left > 0 {
@@ -77,13 +77,13 @@ impl Stream {
         Ok(len - left)
     }
 
-    /// Reads until `len` bytes are at hand or the source ends.
+    /// Reads until `len` bytes are buffered or the source ends.
     fn fill(&mut self, len: usize) -> Result<(), CaptureError> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         while self.end < len {
-            // A decompressor that finds damage keeps to itself what it wrote in the same call: ask for little.
+            // A decompressor that finds damage discards what it wrote in the same call: ask for little.
             let room = if self.gzip { CAPACITY.min(self.end + GZIP_READ) } else { CAPACITY };
             match self.source.read(&mut self.buffer[self.end..room]) {
                 Ok(0) => break,
@@ -106,7 +106,7 @@ impl Stream {
     }
 }
 
-/// The most bytes that can be looked at in one piece: twice the longest packet that tcpdump and Wireshark capture.
+/// The most bytes that can be peeked at once: twice the longest packet of tcpdump and Wireshark.
 pub(super) const CAPACITY: usize = 512 << 10;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];

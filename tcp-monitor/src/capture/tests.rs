@@ -12,10 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Capture, CaptureError, Packet, Statistics};
+use super::{Capture, CaptureError, Statistics};
+use crate::lifecycle::{Input, SegmentInput};
 
 /// All that can be read from these bytes.
-fn read_all(bytes: &[u8]) -> (Vec<Packet>, Statistics, Option<CaptureError>) {
+fn read_all(bytes: &[u8]) -> (Vec<SegmentInput>, Statistics, Option<CaptureError>) {
     let mut capture = match Capture::read(Cursor::new(bytes.to_vec())) {
         Ok(capture) => capture,
         Err(error) => return (Vec::new(), Statistics::default(), Some(error)),
@@ -23,7 +24,10 @@ fn read_all(bytes: &[u8]) -> (Vec<Packet>, Statistics, Option<CaptureError>) {
     let (mut packets, mut error) = (Vec::new(), None);
     for packet in &mut capture {
         match packet {
-            Ok(packet) => packets.push(packet),
+            Ok(input) => {
+                let Input::Segment(segment) = input else { panic!("{input:?} is no segment") };
+                packets.push(segment);
+            }
             Err(reason) => error = Some(reason),
         }
     }

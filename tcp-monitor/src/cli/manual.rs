@@ -1,4 +1,4 @@
-//! The parts of `--help` that are about no single flag.
+//! The parts of `--help` that are not about a single flag.
 
 pub(super) const ABOUT: &str = "Monitor of the TCP connection lifecycle: a live log and Prometheus metrics";
 
@@ -7,8 +7,8 @@ Monitor of the TCP connection lifecycle: a live log and Prometheus metrics.
 
 tcp-monitor shows every TCP handshake and teardown of this host as it happens: the segments with their sequence \
 numbers and options, the state transitions of the sockets, resets, retransmissions, and why a connection failed or \
-ended. It counts all of it for Prometheus. It runs small eBPF programs in the kernel that pass over the data \
-between handshake and teardown, so that it can be left on.
+ended. It counts all of it for Prometheus. Its eBPF programs in the kernel skip the data between handshake and \
+teardown, so that it can run all the time.
 
 It needs Linux 5.10 or later with BTF (/sys/kernel/btf/vmlinux), and root or the capabilities below.";
 
@@ -22,36 +22,39 @@ The manual: tcp-monitor --help";
 
 pub(super) const AFTER_LONG_HELP: &str = "\
 What is printed:
-  Standard output carries the events and nothing else, one on a line.
-  With --output text, for people, a line has the time, what happened, who to
-  whom and the details:
+  Standard output has the events only, one a line. With --output text, a line
+  has the time, the kind of event, the addresses and the details:
 
     12:00:01.123456  SYN      10.0.0.5:51920 → 10.0.0.9:8899  seq 303234858 …
-    12:00:01.123470  SYN-ACK  10.0.0.9:8899 → 10.0.0.5:51920  ack 303234859 …
-    12:00:01.123963  OPEN     10.0.0.9:8899 ← 10.0.0.5:51920  SYN_RECV →
-                              ESTABLISHED  handshake 505 µs
+    12:00:01.123470  SYN-ACK  10.0.0.9:8899 → 10.0.0.5:51920  seq 3214115980 …
+    12:00:01.123963  OPEN     10.0.0.9:8899 ← 10.0.0.5:51920
+        SYN_RECV → ESTABLISHED  handshake 505 µs
 
-  After an acknowledgment number, (=seq+1) says what it is the sum of; a
-  number that is wrong is followed by ≠ and the right one. With --view ladder
-  or table each connection is shown when it is over, as a sequence diagram
-  or as tables of its segments.
-  Its wording may change; scripts should read --output json: one object a
-  line with the fields v (1), time, event (segment, state, handshake, reset,
-  retransmit, closed, stuck, lost) and what belongs to that event.
-  Standard error carries one line on what is being monitored, warnings, and
-  a summary at the end.
+  (=seq+1) after an acknowledgment number shows the sum that it matches. A
+  wrong number is followed by ≠ and the right one. On a terminal, a line that
+  is too long continues on the next, indented. Where several network
+  namespaces are watched, each line ends with the name of its namespace.
+  With --view ladder or table, each connection is shown when it is over: as
+  a sequence diagram, or as tables of its segments.
+  The wording of text may change. Scripts should read --output json: one
+  object a line with the fields v (1), time, event (segment, state, handshake,
+  reset, retransmit, closed, stuck, lost), conn (the number of the connection)
+  and those of the event. docs/events.md describes them.
+  Standard error has one line on what is monitored, warnings, and a summary
+  at the end.
 
 Metrics:
   All begin with tcp_monitor_. By port: handshakes, their failures by reason
   and durations; SYN cookies, accept queues and their overflows, half-open
-  requests; resets, state transitions and how long states and connections
-  last; how connections closed, bytes, retransmissions; sockets by state and
-  those left in CLOSE_WAIT. By interface: segments. Of the log: events_total,
-  events_lost_total, events_suppressed_total. docs/metrics.md has them all.
+  connections; resets, state transitions, time in each state, connection
+  durations; how connections closed, bytes, retransmissions; sockets by state
+  and those left in CLOSE_WAIT. By interface: segments. For the log:
+  events_total, events_lost_total, events_suppressed_total. docs/metrics.md
+  describes all of them.
   Counters are counted in the kernel: a slow terminal, a stopped agent or a
-  full ring buffer changes none of them. Only half-open requests that time
-  out and the ends of TIME_WAIT are found by the agent, once it goes on.
-  Sockets by state are what the kernel lists when it is asked.
+  full ring buffer changes none of them. Only timeouts of half-open
+  connections and the ends of TIME_WAIT are found by the agent, once it
+  continues. Sockets by state are what the kernel lists at the scrape.
 
 Privileges:
   root, or these capabilities:
@@ -60,7 +63,7 @@ Privileges:
     CAP_SYS_ADMIN         interfaces of other network namespaces; --bpf-stats
     CAP_SYS_PTRACE        finding the namespaces of other users' processes
     CAP_SYS_RESOURCE      locked memory, on kernels before 5.11
-  A message names each one that is missing and what is lost without it.
+  A message names each one that is missing and what does not work without it.
 
 Exit codes:
   0  done, or stopped by Ctrl-C or SIGTERM
@@ -71,8 +74,11 @@ Exit codes:
 
 Environment:
   NO_COLOR  if set and not empty, text is not coloured (see --color)
-  COLUMNS   how wide a ladder is, where there is no terminal
-  RUST_LOG  what tcp-monitor says of itself on standard error:
+  COLUMNS   the width of a ladder without a terminal
+  LC_ALL, LC_CTYPE, LANG
+            the first that is set: C or POSIX means plain ASCII (see --ascii)
+  TZ        the time zone of text [default: that of the system]
+  RUST_LOG  the level of messages of tcp-monitor itself on standard error:
             error, warn, info, debug or trace [default: warn]
 
 Examples:
@@ -86,7 +92,7 @@ Examples:
     sudo tcp-monitor --output none --listen 0.0.0.0:9899
   The connections of a capture, without privilege:
     tcp-monitor read trace.pcap
-  Only the log, of the network namespace named blue:
+  Only the log, of the network namespace blue:
     sudo tcp-monitor --netns blue --listen none
   The handshakes and teardowns of one port, live in Wireshark:
     sudo tcp-monitor -p 8899 -o none -w - | wireshark -k -i -
@@ -94,13 +100,14 @@ Examples:
     sudo tcp-monitor -o json -c 100 | jq 'select(.event == \"reset\")'";
 
 pub(super) const AFTER_READ_HELP: &str = "\
-Standard output carries the events; standard error what was read, what was
-left out and why, and how the connections ended. A file that is damaged or
-cut off says at which byte; what came before it is told, the other files are
-read, and the exit code is 1.
+Standard output has the events. Standard error has a summary: how many packets
+were read, which were skipped and why, and how the connections ended. For a
+damaged or truncated file the byte offset is reported; earlier packets and the
+other files are processed, and the exit code is 1.
 
-Times are local, as tcpdump has them: TZ=UTC tcp-monitor read … shows another
-time zone. A line with the date begins each day.
+Times are local, as in tcpdump: TZ=UTC tcp-monitor read … shows another time
+zone. Each day begins with a line with the date. With --output json, frame is
+the packet's number as in Wireshark, counted over all files.
 
 Examples:
   The connections of one port, compressed or not:

@@ -1,55 +1,54 @@
-//! The live log: records and what else is known of sockets in, explained by the tracker, lines out on standard output.
+//! The live log: the inputs of the kernel programs and of socket dumps through the tracker, the events to
+//! the outputs.
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
 use std::vec::Drain;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::time::{ClockId, clock_gettime};
-
-use super::recording::{Recorded, Recording};
-use super::report::Report;
+use crate::clock::WallClock;
 use crate::counts::{TrackerCounts, TrackerStats};
-use crate::kernel::decode::{Clock, decode};
 use crate::kernel::{Batch, ReadError, RecordReader};
-use crate::lifecycle::{Event, InferFrom, Input, Options, StuckSocket, Time, Tracker};
-use crate::sockets::ExistingSocket;
+use crate::lifecycle::{Event, InferFrom, Input, Options, PresentSocket, StuckSocket, Time, Tracker};
+use crate::output::{Context, FanOut, Names, Outcome};
 
-/// Turns records into lines, on the thread that reads them.
+/// Turns records into events, on the thread that reads them.
 pub(super) struct Log {
     tracker: Tracker,
     /// Where the size of the tracker is published.
     stats: Arc<TrackerStats>,
     queue: Queue,
-    /// The sockets that were there before, latest first, as far as they are not handed to the tracker yet.
-    found: Vec<ExistingSocket>,
-    /// Sockets that are found to be stuck.
+    /// Existing sockets that were not passed to the tracker yet, latest first.
+    existing: Vec<PresentSocket>,
     stuck: Receiver<StuckSocket>,
-    report: Report,
-    recording: Option<Recording>,
-    clock: Clock,
-    clock_set: Instant,
+    outputs: FanOut,
+    names: Box<dyn Names + Send>,
+    clock: WallClock,
     written: Written,
 }
 
-/// What came of it.
+/// The sockets that the tracker learns of from dumps.
+pub(super) struct Dumped {
+    /// Those that existed when the records began, in order of time.
+    pub(super) existing: Vec<PresentSocket>,
+    /// Those that their processes neglect, as they are found.
+    pub(super) stuck: Receiver<StuckSocket>,
+}
+
+/// The result.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written {
-    /// Events written.
-    pub(super) events: u64,
     /// Records read.
     pub(super) read: u64,
-    /// Records that the ring buffer had no room for.
+    /// Records lost because the ring buffer was full.
     pub(super) lost: u64,
-    /// Records that could not be understood; any is a bug.
+    /// Records that could not be decoded; any is a bug.
     pub(super) malformed: u64,
-    /// How often something had to be forgotten because there was too much of it.
+    /// Evictions of the tracker.
     pub(super) evicted: u64,
-    /// What came of the recording, if there was one.
-    pub(super) recorded: Option<Recorded>,
+    /// Of each output.
+    pub(super) outputs: Vec<Outcome>,
 }
 
 /// Why the log ended early.
@@ -58,89 +57,77 @@ pub(super) enum LogError {
     /// The records could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Standard output took no more.
+    /// Writing to standard output failed.
     #[error("cannot write to standard output: {0}")]
     Write(io::Error),
 }
 
 impl Log {
-    /// Remembers at most `max_connections`. `found` are the sockets that were there when the records began, in order of time.
+    /// Tracks at most `max_connections`.
     pub(super) fn new(
-        report: Report,
-        recording: Option<Recording>,
+        outputs: FanOut,
+        names: impl Names + Send + 'static,
         max_connections: usize,
-        mut found: Vec<ExistingSocket>,
-        stuck: Receiver<StuckSocket>,
+        Dumped { mut existing, stuck }: Dumped,
     ) -> Self {
-        found.reverse();
+        existing.reverse();
         Self {
             tracker: Tracker::with(Options { infer_from: InferFrom::ControlSegments, max_connections }),
             stats: Arc::default(),
             queue: Queue::default(),
-            found,
+            existing,
             stuck,
-            report,
-            recording,
-            clock: read_clock(),
-            clock_set: Instant::now(),
+            outputs,
+            names: Box::new(names),
+            clock: WallClock::system(),
             written: Written::default(),
         }
     }
 
-    /// The size of the tracker, as of each look at the records; `None` if nothing is written, and so nothing tracked.
+    /// The size of the tracker, as of each batch of records; `None` without outputs: then nothing is
+    /// tracked.
     pub(super) fn tracker_stats(&self) -> Option<Arc<TrackerStats>> {
-        (self.report.is_wanted() || self.recording.is_some()).then(|| Arc::clone(&self.stats))
+        (!self.outputs.is_empty()).then(|| Arc::clone(&self.stats))
     }
 
-    fn writes_to_stdout(&self) -> bool {
-        self.report.is_wanted() || self.recording.as_ref().is_some_and(Recording::is_stdout)
-    }
-
-    /// Reads and writes until the source is stopped, the limit is reached or nobody reads any more.
+    /// Reads and writes until the source is stopped, an output is full or has no reader any more.
     ///
-    /// Lines are flushed at the end of each batch: never later than the reader looks, never a call a line.
+    /// Outputs are flushed at the end of each batch: at each poll of the reader, and not once a line.
     pub(super) fn run(mut self, reader: RecordReader) -> Result<Written, LogError> {
-        let mut out = BufWriter::with_capacity(BUFFER, io::stdout().lock());
-        let mut failure = None;
-        reader.run(&mut |batch| match self.take(&batch, &mut out) {
-            Ok(more) => more,
-            Err(error) => {
-                failure = Some(error);
-                ControlFlow::Break(())
-            }
+        let (mut failure, mut is_full) = (None, false);
+        reader.run(&mut |batch| {
+            let more = self.process(&batch);
+            is_full = more.is_break();
+            failure = self.outputs.flush().err();
+            if failure.is_some() { ControlFlow::Break(()) } else { more }
         })?;
-        let ended_early = failure.is_some() || self.report.is_full();
-        if !ended_early && let Err(error) = self.finish(&mut out).and_then(|()| out.flush()) {
-            failure = Some(error);
+        let context = Context::new(&self.clock, self.names.as_ref());
+        if failure.is_none() && !is_full {
+            // Nothing is to be done if an output is full now.
+            let _ = self.outputs.write(self.queue.take(None), &context);
         }
-        // What did not get through must not be tried again when the buffer is dropped.
-        let (_, _) = out.into_parts();
+        self.outputs.end_events(&context);
+        let failure = failure.or(self.outputs.flush().err());
         self.written.evicted = self.tracker.evicted();
-        self.written.recorded = self.recording.take().map(Recording::finish);
+        self.written.outputs = self.outputs.finish();
         match failure {
             None => Ok(self.written),
-            // The reader has seen enough, as `head` does.
+            // The reader has exited, as `head` does.
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(self.written),
             Some(error) => Err(LogError::Write(error)),
         }
     }
 
-    fn take(
-        &mut self,
-        batch: &Batch<'_>,
-        out: &mut BufWriter<StdoutLock<'_>>,
-    ) -> io::Result<ControlFlow<()>> {
-        if self.clock_set.elapsed() >= CLOCK_INTERVAL {
-            self.clock = read_clock();
-            self.clock_set = Instant::now();
-        }
-        self.written.read += batch.records.len() as u64;
+    fn process(&mut self, batch: &Batch<'_>) -> ControlFlow<()> {
+        self.clock.update();
+        self.written.read += batch.records() as u64;
         self.written.malformed += batch.malformed;
-        for record in batch.records.iter() {
-            match decode(record, &self.clock) {
+        self.written.lost += batch.lost();
+        for input in batch.inputs() {
+            match input {
                 Ok(input) => {
-                    // What was told of a socket before it was looked at must be known by then, and nothing later.
-                    self.find_until(input.time());
+                    // Events of a socket before its dump must be known by then, and none from after it.
+                    self.add_existing(input.time());
                     self.tracker.handle(input, &mut self.queue.events);
                 }
                 Err(error) => {
@@ -149,112 +136,57 @@ impl Log {
                 }
             }
         }
-        let time = self.clock.time(batch.complete_until);
-        self.find_until(time);
+        let time = batch.complete_until;
+        self.add_existing(time);
         let events = &mut self.queue.events;
         self.tracker.expire(time, events);
         for stuck in self.stuck.try_iter() {
-            // It was found so a moment later, of which not all is known yet.
+            // It was found a moment later, of which not all records are known yet.
             self.tracker.handle(Input::Stuck(StuckSocket { time, ..stuck }), events);
         }
-        for &(kind, count) in batch.lost {
-            self.written.lost += count;
-            self.tracker.handle(Input::Lost { time, kind, count }, events);
+        for loss in batch.losses() {
+            self.tracker.handle(loss, events);
         }
         self.stats.publish(TrackerCounts {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });
-        let untold = self.tracker.first_untold(time);
-        let mut more = self.write(untold, out)?;
-        if more.is_continue() {
-            more = self.report.advance(untold.map_or(time, |untold| untold.min(time)), out)?;
-            self.written.events = self.report.written();
-        }
-        out.flush()?;
-        if let Some(recording) = &mut self.recording {
-            recording.flush(untold.unwrap_or(time).min(time));
-        }
-        if self.writes_to_stdout() && nobody_reads(out.get_ref()) {
-            // With nothing to write it would show only at the next event, which may be hours away.
-            return Err(io::ErrorKind::BrokenPipe.into());
-        }
-        Ok(more)
+        let deferred = self.tracker.first_untold(time);
+        let context = Context::new(&self.clock, self.names.as_ref());
+        self.outputs.write(self.queue.take(deferred), &context)?;
+        self.outputs.advance(deferred.map_or(time, |deferred| deferred.min(time)), &context)
     }
 
-    /// Hands the tracker the sockets that were looked at until `time`.
-    fn find_until(&mut self, time: Time) {
-        while let Some(found) = self.found.pop_if(|found| self.clock.time(found.not_before) <= time) {
-            self.tracker.handle(found.input(&self.clock), &mut self.queue.events);
+    /// Passes the tracker the existing sockets that were dumped until `time`.
+    fn add_existing(&mut self, time: Time) {
+        while let Some(socket) = self.existing.pop_if(|socket| socket.time <= time) {
+            self.tracker.handle(Input::Present(socket), &mut self.queue.events);
         }
-        if self.found.is_empty() {
+        if self.existing.is_empty() {
             // Its memory is not needed any more.
-            self.found = Vec::new();
+            self.existing = Vec::new();
         }
-    }
-
-    /// Writes what is left when the source has stopped.
-    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        if self.write(None, out)?.is_continue() {
-            let _ = self.report.finish(out)?;
-            self.written.events = self.report.written();
-        }
-        Ok(())
-    }
-
-    /// Writes the events that come before `untold`.
-    fn write(&mut self, untold: Option<Time>, out: &mut dyn Write) -> io::Result<ControlFlow<()>> {
-        let recording = &mut self.recording;
-        let events = self.queue.take(untold).inspect(|event| {
-            if let Some(recording) = recording {
-                recording.take(event);
-            }
-        });
-        let more = self.report.write(events, out)?;
-        self.written.events = self.report.written();
-        Ok(more)
     }
 }
 
-/// Events on their way out. The tracker tells births late at times; here they get to their place.
+/// Sorts events by time: the tracker emits the births of sockets late at times.
 #[derive(Debug, Default)]
 struct Queue {
     events: Vec<Event>,
 }
 
 impl Queue {
-    /// Takes out, in order of time, all events before `untold`, the first birth that is still to be told. Of one moment,
-    /// they stay in the order in which they were told.
-    fn take(&mut self, untold: Option<Time>) -> Drain<'_, Event> {
+    /// Takes out all events before `deferred`, the first birth that is still to be emitted, in order of time.
+    /// Events of one moment stay in the order in which they were emitted.
+    fn take(&mut self, deferred: Option<Time>) -> Drain<'_, Event> {
         self.events.sort_by_key(|event| event.time);
-        let ready = match untold {
-            Some(untold) => self.events.partition_point(|event| event.time < untold),
+        let ready = match deferred {
+            Some(deferred) => self.events.partition_point(|event| event.time < deferred),
             None => self.events.len(),
         };
         self.events.drain(..ready)
     }
 }
-
-/// Whether standard output is a pipe whose reader has gone away.
-fn nobody_reads(out: &StdoutLock<'_>) -> bool {
-    let mut stdout = [PollFd::new(out, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut stdout, Some(&now)).is_ok() && stdout[0].revents().contains(PollFlags::ERR)
-}
-
-fn read_clock() -> Clock {
-    Clock::new(nanoseconds(ClockId::Realtime), nanoseconds(ClockId::Monotonic))
-}
-
-fn nanoseconds(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    // Neither clock is negative on a machine that knows the year.
-    now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
-}
-
-const BUFFER: usize = 64 << 10;
-/// How often the wall clock is looked at again: it may be set, or slewed.
-const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -268,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn events_get_in_order_of_time_and_of_one_moment_stay_as_told() {
+    fn events_are_sorted_by_time_and_those_of_one_moment_keep_their_order() {
         let mut queue =
             Queue { events: [(3, 1), (3, 2), (1, 3), (3, 4), (2, 5)].map(|(t, n)| event(t, n)).into() };
         let taken: Vec<_> = queue.take(None).collect();
@@ -276,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn a_birth_told_with_the_next_batch_still_gets_to_its_place() {
+    fn a_birth_emitted_with_the_next_batch_is_sorted_to_its_place() {
         let mut queue = Queue { events: [(1, 1), (3, 2), (4, 3)].map(|(t, n)| event(t, n)).into() };
-        let untold = Some(Time::from_nanos(2));
-        assert_eq!(queue.take(untold).collect::<Vec<_>>(), [event(1, 1)]);
+        let deferred = Some(Time::from_nanos(2));
+        assert_eq!(queue.take(deferred).collect::<Vec<_>>(), [event(1, 1)]);
         queue.events.extend([event(5, 4), event(2, 5)]);
         let taken: Vec<_> = queue.take(None).collect();
         assert_eq!(taken, [(2, 5), (3, 2), (4, 3), (5, 4)].map(|(t, n)| event(t, n)));

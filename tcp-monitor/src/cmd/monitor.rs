@@ -1,4 +1,4 @@
-//! The main job: attach to the kernel, write the log, serve metrics, until told to stop.
+//! The main job: attach to the kernel, write the log, serve metrics, until a signal.
 
 use std::future;
 use std::net::{SocketAddr, TcpListener};
@@ -13,9 +13,10 @@ use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::time;
 
-use super::log::{Log, LogError, Written};
-use super::recording::{Destination, Recording};
-use super::report::Report;
+use super::log::{Dumped, Log, LogError, Written};
+use super::names::LiveNames;
+use super::outputs;
+use super::recording::RecordingFile;
 use super::say;
 use super::scrape::Scrape;
 use super::signals::Signals;
@@ -24,6 +25,7 @@ use crate::counts::ProgramRuns;
 use crate::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
 use crate::metrics::{BuildInfo, Exporter, http};
 use crate::netns::NetnsSelection;
+use crate::output::Outcome;
 use crate::sockets::{self, SocketDiag};
 
 /// Monitors until a signal, `--count` or `--duration` ends it.
@@ -40,41 +42,39 @@ pub fn run(options: &Monitor) -> Result<()> {
 }
 
 async fn monitor(options: &Monitor) -> Result<()> {
-    // In this order: an address in use or a file that cannot be written is found before anything is attached, and no signal can
-    // leave anything behind.
+    // In this order: an address in use or a file that cannot be written is found before anything is
+    // attached, and no signal can leave anything behind.
     let listener = match options.listen {
         Listen::At(address) => Some(http::bind(address)?),
         Listen::Off => None,
     };
     // With port 0 the kernel chose one.
     let address = listener.as_ref().map(TcpListener::local_addr).transpose().context("no metrics address")?;
-    let destination = options.write.as_deref().map(Destination::open).transpose()?;
+    let recording = options.write.as_deref().map(RecordingFile::open).transpose()?;
     let mut signals = Signals::new().context("cannot handle signals")?;
-    let (tell_stuck, stuck) = mpsc::sync_channel(STUCK_AT_ONCE);
-    let sockets = SocketDiag::start(diag_options(options), tell_stuck).context("sockets cannot be listed")?;
+    let (report_stuck, stuck) = mpsc::sync_channel(STUCK_AT_ONCE);
+    let sockets =
+        SocketDiag::start(diag_options(options), report_stuck).context("sockets cannot be listed")?;
     let mut source = kernel::start(&source_options(options, sockets.service_ports()))?;
     let started = Instant::now();
     let reader = source.reader().context("the records are being read already")?;
-    let interface_name = || {
-        let interfaces = source.interfaces();
-        move |netns, ifindex| interfaces.interface_name(netns, ifindex)
-    };
-    let recording = destination.map(|file| Recording::start(file, interface_name())).transpose()?;
-    let report = Report::new(&options.report, interface_name());
+    let outputs = outputs::of_monitor(&options.report, recording)?;
+    let names = LiveNames::new(source.interfaces(), &netns(options));
     // The reader is not started yet: records wait in the ring buffer, and no transition is missed between dump and records.
     let counters = source.counters();
     let (scrape, existing) =
         Scrape::begin(Arc::clone(&counters), sockets).context("the counters cannot be read")?;
     let existing = if wants_records(options) { existing } else { Vec::new() };
     say(banner(&source.attached(), address));
-    let log = Log::new(report, recording, options.report.max_connections as usize, existing, stuck);
+    let max_connections = options.report.max_connections as usize;
+    let log = Log::new(outputs, names, max_connections, Dumped { existing, stuck });
     let tracker = log.tracker_stats();
     let mut log = LogThread::start(log, reader)?;
     let (stop_serving, mut stopping) = watch::channel(());
     let server = listener.map(|listener| {
         let endpoint = endpoint(scrape.with_tracker(tracker), &source.attached(), Arc::clone(&log.running));
         tokio::spawn(http::serve(listener, endpoint, async move {
-            // An error means that the sender is gone, which is as good a reason to stop.
+            // An error means that the sender is gone, which is a reason to stop as well.
             let _ = stopping.changed().await;
         }))
     });
@@ -102,20 +102,21 @@ async fn monitor(options: &Monitor) -> Result<()> {
         let counts = counters.read().context("the cost of the kernel programs cannot be read")?;
         say(cost_table(&counts.programs));
     }
-    if written.recorded.is_some_and(|recorded| recorded.failed) {
-        bail!("not all was recorded");
+    if written.outputs.iter().any(|output| output.failed) {
+        bail!("the recording is not complete");
     }
     Ok(())
 }
 
-/// Detaches, and lets the log write what is left. A second signal cuts that short, or time: standard output may be blocked.
+/// Detaches, and waits until the log has written the rest; but not longer than some time, or a second
+/// signal: standard output may be blocked.
 async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals) -> Result<Written> {
     source.stop();
     tokio::select! {
         () = log.ended() => {}
         () = signals.insist() => bail!("stopped by a second signal; the end of the log was not written"),
         () = time::sleep(LAST_WRITES) => {
-            bail!("nobody reads the output; its end was not written")
+            bail!("the reader of the output does not read; the end of the log was not written")
         }
     }
     log.join()
@@ -130,14 +131,14 @@ struct LogThread {
 
 impl LogThread {
     fn start(log: Log, reader: RecordReader) -> Result<Self> {
-        let (tell_end, ended) = oneshot::channel::<()>();
+        let (report_end, ended) = oneshot::channel::<()>();
         let running = Arc::new(AtomicBool::new(true));
         let runs = Arc::clone(&running);
         let handle = thread::Builder::new()
             .name("log".into())
             .spawn(move || {
                 // Dropped when the thread ends, however it does.
-                let _tell_end = tell_end;
+                let _report_end = report_end;
                 let outcome = log.run(reader);
                 runs.store(false, Ordering::Relaxed);
                 outcome
@@ -170,7 +171,7 @@ async fn elapse(duration: Option<Duration>) {
     }
 }
 
-/// Looks each second for half-open requests that were given up. Never ends.
+/// Expires half-open connections each second. Never ends.
 async fn expire_requests(counters: &Counters) {
     let mut interval = time::interval(EXPIRY_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -253,30 +254,25 @@ fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
 }
 
 fn summary(written: &Written, elapsed: Duration) -> String {
-    let mut text = format!(
-        "stopped after {:.1} s: {} events written, {} records read, {} records lost",
-        elapsed.as_secs_f64(),
-        written.events,
-        written.read,
-        written.lost,
-    );
+    let mut text = format!("stopped after {:.1} s: ", elapsed.as_secs_f64());
+    for Outcome { items, taken, dropped, .. } in &written.outputs {
+        text += &format!("{taken} {items}, ");
+        if *dropped > 0 {
+            text += &format!("{dropped} dropped, ");
+        }
+    }
+    text += &format!("{} records read, {} records lost", written.read, written.lost);
     if written.lost > 0 {
         text += " (a larger --ring-size loses fewer; metrics lose none)";
     }
     if written.evicted > 0 {
         text += &format!(
-            ", forgot something {} times (a larger --max-connections remembers more)",
+            ", {} tracker evictions (a larger --max-connections tracks more connections)",
             written.evicted
         );
     }
-    if let Some(recorded) = &written.recorded {
-        text += &format!(", {} packets recorded", recorded.packets);
-        if recorded.dropped > 0 {
-            text += &format!(", {} left out", recorded.dropped);
-        }
-    }
     if written.malformed > 0 {
-        text += &format!(", {} records not understood (please report this)", written.malformed);
+        text += &format!(", {} malformed records (please report this)", written.malformed);
     }
     text
 }
@@ -291,10 +287,10 @@ fn cost_table(programs: &[ProgramRuns]) -> String {
     table
 }
 
-/// How often half-open requests are looked through.
+/// How often half-open connections are expired.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 const BANNER_INTERFACES: usize = 8;
-/// Events of stuck sockets that wait to be written; more wait for a later look.
+/// Stuck sockets that wait to be logged; more wait for a later dump.
 const STUCK_AT_ONCE: usize = 1024;
 /// How long the rest of the log may take after the programs are detached.
 const LAST_WRITES: Duration = Duration::from_secs(10);

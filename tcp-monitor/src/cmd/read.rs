@@ -1,10 +1,11 @@
-//! `tcp-monitor read`: the connections of capture files, explained.
+//! `tcp-monitor read`: explains the connections of capture files.
 
-use std::io::{self, Write};
+use std::io;
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,24 +13,30 @@ use anyhow::{Context, Result, bail};
 use tokio::runtime;
 use tokio::sync::oneshot;
 
-use super::report::Report;
+use super::outputs;
 use super::say;
 use super::signals::Signals;
-use crate::capture::{self, Capture, CaptureError, Packet};
+use super::stdout::Stdout;
+use crate::capture::{self, Capture, CaptureError};
 use crate::cli::Read;
-use crate::lifecycle::{Event, InferFrom, Input as TrackerInput, Options, SegmentInput, Time, Tracker};
+use crate::clock::WallClock;
+use crate::lifecycle::{
+    ConnectionId, Event, InferFrom, Input as TrackerInput, Options, SegmentInput, Time, Tracker,
+};
+use crate::output::{Context as OutputContext, FanOut, Names, NoNames};
 use crate::ports::PortSet;
-use input::{Halt, Input, Output};
+use input::{Halt, Input};
 use summary::Summary;
 
 mod input;
 mod summary;
 
-/// Reads the captures one after the other and writes what they tell, until their end, `--count` or a signal.
+/// Reads the captures one after the other and writes their events, until their end, `--count` or a signal.
 ///
 /// # Errors
 ///
-/// A capture that cannot be read, after what came before the error was written; or that standard output takes no more.
+/// If a capture cannot be read, after the events before the error were written; or if standard output
+/// cannot be written.
 pub fn run(options: &Read) -> Result<()> {
     runtime::Builder::new_current_thread()
         .enable_all()
@@ -38,17 +45,17 @@ pub fn run(options: &Read) -> Result<()> {
         .block_on(read(options.clone()))
 }
 
-/// Reads on a thread of its own, which a signal stops wherever it waits for input. A second one does not wait for it: standard
-/// output may be blocked.
+/// Reads on a thread of its own, which a signal stops while it waits for input. A second signal does not
+/// wait for the thread: standard output may be blocked.
 async fn read(options: Read) -> Result<()> {
     let mut signals = Signals::new().context("cannot handle signals")?;
     let (stop, stopped) = UnixStream::pair().context("cannot make a pair of sockets")?;
-    let (tell_outcome, mut outcome) = oneshot::channel();
+    let (report_outcome, mut outcome) = oneshot::channel();
     thread::Builder::new()
         .name("read".into())
         .spawn(move || {
-            // Nobody wants it any more after a second signal.
-            let _ = tell_outcome.send(read_files(&options, stopped));
+            // After a second signal it is not awaited any more.
+            let _ = report_outcome.send(read_files(&options, stopped));
         })
         .context("cannot start a thread")?;
     let outcome = tokio::select! {
@@ -75,13 +82,13 @@ fn read_files(options: &Read, stopped: UnixStream) -> Result<()> {
                 say(format_args!("tcp-monitor: {}: {error}", file.display()));
                 failures += 1;
             }
-            // The reader has seen enough, as `head` does.
+            // The reader has exited, as `head` does.
             Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => break,
             Err(ReadError::Output(error)) => bail!("cannot write to standard output: {error}"),
         }
     }
     match reading.finish() {
-        // The reader has seen enough, as `head` does.
+        // The reader has exited, as `head` does.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             bail!("cannot write to standard output: {error}")
         }
@@ -89,7 +96,7 @@ fn read_files(options: &Read, stopped: UnixStream) -> Result<()> {
     }
     let summary = reading.summarize();
     let all_failed = failures == options.files.len();
-    // Where no file had a packet to read, the errors say it all.
+    // If no file had a packet, the errors are enough.
     if !(all_failed && summary.is_empty()) {
         say(summary);
     }
@@ -113,76 +120,88 @@ struct Reading {
     tracker: Tracker,
     max_connections: usize,
     ports: PortSet,
-    report: Report,
-    output: Output,
+    outputs: FanOut,
+    clock: WallClock,
+    stdout: Stdout,
     stopped: Arc<UnixStream>,
     events: Vec<Event>,
     /// The latest time of a segment so far.
     latest: Time,
-    interface: Arc<Mutex<Interface>>,
+    /// Frames of the files before.
+    frames: u64,
+    /// The highest connection number so far, and that of the captures before this one.
+    connections: u64,
+    earlier_connections: u64,
     summary: Summary,
 }
 
-/// The interface of the segment that is being told.
-#[derive(Debug, Default)]
-struct Interface {
-    number: Option<u32>,
-    name: Option<String>,
+/// The names of a capture.
+struct CaptureNames<'a>(&'a Capture);
+
+impl Names for CaptureNames<'_> {
+    fn interface(&self, _netns: u32, ifindex: u32) -> Option<String> {
+        self.0.interface_name(ifindex).map(str::to_owned)
+    }
+
+    fn netns(&self, _netns: u32) -> Option<String> {
+        None
+    }
 }
 
 impl Reading {
     fn new(options: &Read, stopped: UnixStream) -> Self {
-        let interface = Arc::new(Mutex::new(Interface::default()));
-        let told = Arc::clone(&interface);
         let max_connections = options.report.max_connections as usize;
-        let name = move |_, _| told.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
+        let stdout = Stdout::new(options.report.count.map(u64::from));
         Self {
             tracker: new_tracker(max_connections),
             max_connections,
             ports: options.port_set(),
-            report: Report::of_capture(&options.report, name),
-            output: Output::new(),
+            outputs: outputs::of_capture(&options.report, &stdout),
+            clock: WallClock::of_capture(),
+            stdout,
             stopped: Arc::new(stopped),
             events: Vec::new(),
             latest: Time::default(),
-            interface,
+            frames: 0,
+            connections: 0,
+            earlier_connections: 0,
             summary: Summary::default(),
         }
     }
 
     fn read(&mut self, path: &Path) -> Result<ControlFlow<()>, ReadError> {
         let file = capture::open(path).map_err(ReadError::Capture)?;
-        let input = Input::new(file, Arc::clone(&self.stopped), self.output.clone());
+        let input = Input::new(file, Arc::clone(&self.stopped), self.stdout.clone());
         let mut capture = match Capture::read(input) {
-            Ok(capture) => capture,
+            Ok(capture) => capture.after(self.frames),
             Err(error) => return halted(error),
         };
-        let outcome = self.take(&mut capture, path);
+        let outcome = self.process(&mut capture, path);
+        self.frames = capture.frames();
         self.summary.add_packets(&capture);
-        self.output.flush()?;
+        self.stdout.flush()?;
         outcome
     }
 
-    fn take(&mut self, capture: &mut Capture, path: &Path) -> Result<ControlFlow<()>, ReadError> {
-        *self.interface.lock().unwrap_or_else(PoisonError::into_inner) = Interface::default();
+    fn process(&mut self, capture: &mut Capture, path: &Path) -> Result<ControlFlow<()>, ReadError> {
         let mut is_first = true;
-        while let Some(packet) = capture.next() {
-            let packet = match packet {
-                Ok(packet) => packet,
+        while let Some(input) = capture.next() {
+            let input = match input {
+                Ok(input) => input,
                 Err(error) => return halted(error),
             };
+            let time = input.time();
             if is_first {
-                self.connect(packet.time, path)?;
+                self.begin_file(time, path);
                 is_first = false;
             }
-            self.latest = self.latest.max(packet.time);
-            // What time brings about does not wait for a segment that is wanted.
-            self.tracker.expire(packet.time, &mut self.events);
-            if self.is_wanted(&packet) {
-                self.name_interface(capture, packet.interface);
-                self.tracker.handle(TrackerInput::Segment(segment(&packet)), &mut self.events);
+            self.latest = self.latest.max(time);
+            // Timers do not wait for a segment that is selected.
+            self.tracker.expire(time, &mut self.events);
+            if self.is_selected(&input) {
+                self.tracker.handle(input, &mut self.events);
             }
-            if self.write()?.is_break() {
+            if self.write(&CaptureNames(capture)).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -191,45 +210,50 @@ impl Reading {
 
     /// No packet follows.
     fn finish(&mut self) -> io::Result<()> {
-        let _ = self.report.finish(&mut self.output)?;
-        self.output.flush()
+        self.outputs.end_events(&OutputContext::new(&self.clock, &NoNames));
+        self.stdout.flush()
     }
 
-    /// A file that goes on where the one before it ended is a part of the same capture; any other is one of its own.
-    fn connect(&mut self, begin: Time, path: &Path) -> io::Result<()> {
+    /// A file that begins where the one before it ended is a part of the same capture; any other is a
+    /// capture of its own.
+    fn begin_file(&mut self, begin: Time, path: &Path) {
         let back = self.latest.since(begin);
         if back > REORDERING {
             say(format_args!(
-                "tcp-monitor: {} begins {:.1} s before the latest packet so far: it is read as a capture of its own \
-                 (give parts of one in their order, as in `$(ls -tr NAME*)`, and merge what was captured side by side with mergecap)",
+                "tcp-monitor: {} begins {:.1} s before the latest packet so far: it is read as a separate capture \
+                 (list parts of one capture in their order, as in `$(ls -tr NAME*)`, and merge simultaneous \
+                 captures with mergecap)",
                 path.display(),
                 back.as_secs_f64(),
             ));
-            let _ = self.report.finish(&mut self.output)?;
+            self.outputs.end_events(&OutputContext::new(&self.clock, &NoNames));
             self.summary.add_rest(&self.tracker);
             self.tracker = new_tracker(self.max_connections);
+            self.earlier_connections = self.connections;
             self.latest = begin;
         }
-        Ok(())
     }
 
-    fn is_wanted(&self, packet: &Packet) -> bool {
-        self.ports.is_empty() || [packet.src, packet.dst].iter().any(|end| self.ports.contains(end.port()))
-    }
-
-    fn name_interface(&self, capture: &Capture, number: u32) {
-        let mut interface = self.interface.lock().unwrap_or_else(PoisonError::into_inner);
-        if interface.number != Some(number) {
-            let name = capture.interface_name(number).map(str::to_owned);
-            *interface = Interface { number: Some(number), name };
+    fn is_selected(&self, input: &TrackerInput) -> bool {
+        match input {
+            TrackerInput::Segment(SegmentInput { src, dst, .. }) => {
+                self.ports.is_empty() || [src, dst].iter().any(|end| self.ports.contains(end.port()))
+            }
+            TrackerInput::Socket(_)
+            | TrackerInput::Present(_)
+            | TrackerInput::Stuck(_)
+            | TrackerInput::Lost { .. } => true,
         }
     }
 
-    fn write(&mut self) -> io::Result<ControlFlow<()>> {
-        for event in &self.events {
+    fn write(&mut self, names: &dyn Names) -> ControlFlow<()> {
+        for event in &mut self.events {
+            // Each tracker counts connections from 1.
+            event.connection = event.connection.map(|id| numbered(id, self.earlier_connections));
+            self.connections = self.connections.max(event.connection.map_or(0, ConnectionId::get));
             self.summary.add_event(event);
         }
-        self.report.write(self.events.drain(..), &mut self.output)
+        self.outputs.write(self.events.drain(..), &OutputContext::new(&self.clock, names))
     }
 
     fn summarize(mut self) -> Summary {
@@ -238,11 +262,16 @@ impl Reading {
     }
 }
 
+/// The number of a connection of this capture, after those of `earlier` connections.
+fn numbered(id: ConnectionId, earlier: u64) -> ConnectionId {
+    NonZeroU64::new(id.get().saturating_add(earlier)).map_or(id, ConnectionId::new)
+}
+
 fn new_tracker(max_connections: usize) -> Tracker {
     Tracker::with(Options { infer_from: InferFrom::AllSegments, max_connections })
 }
 
-/// What an error of the capture means, if it is one.
+/// The result of an error of the capture: of the capture, or of what its bytes come through.
 fn halted(error: CaptureError) -> Result<ControlFlow<()>, ReadError> {
     let CaptureError::Read { offset, source } = error else { return Err(ReadError::Capture(error)) };
     match source.downcast() {
@@ -252,24 +281,5 @@ fn halted(error: CaptureError) -> Result<ControlFlow<()>, ReadError> {
     }
 }
 
-fn segment(packet: &Packet) -> SegmentInput {
-    SegmentInput {
-        time: packet.time,
-        netns: 0,
-        ifindex: packet.ifindex.unwrap_or(FILE_INTERFACES.saturating_add(packet.interface)),
-        direction: packet.direction,
-        src: packet.src,
-        dst: packet.dst,
-        header: packet.header,
-        payload_len: packet.payload_len,
-        acks_syn_ack: false,
-        acks_fin: false,
-        syn_cookie: false,
-        frame: None,
-    }
-}
-
-/// Where the numbers begin that stand for the interfaces of a file: no host has that many, and so they are no indexes of it.
-const FILE_INTERFACES: u32 = 1 << 31;
-/// How far the packets of a capture may be out of order: those of several queues are by microseconds.
+/// How far packets of a capture may be out of order: those of several queues are by microseconds.
 const REORDERING: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! The recording (`--write`): packets on their way into a file, on a thread of their own, so that a slow disk or a reader that does not
-//! read holds up nothing else.
+//! The recording (`--write`): a file as a destination of packets. A thread of its own writes it, so that a
+//! slow disk or reader does not delay anything else.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -13,25 +13,26 @@ use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
 use rustix::io::Errno;
 
 use super::say;
-use crate::lifecycle::{Event, Time};
-use crate::output::Pcapng;
+use super::stdout::has_no_reader;
+use crate::output::{Destination, Outcome, Pcapng};
 
-/// Where a recording goes, opened for writing.
+/// The file of a recording, opened for writing.
 #[derive(Debug)]
-pub(super) struct Destination {
+pub(super) struct RecordingFile {
     file: File,
     /// As in messages.
     name: String,
     kind: Kind,
-    /// How much it has taken, bytes.
+    /// Bytes written.
     written: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// One that is this recording from its first byte on, and can be cut off after the last whole block.
+    /// A regular file: the recording begins at its first byte, and it can be truncated after the last
+    /// whole block.
     File,
-    /// A pipe or a device by name.
+    /// A named pipe or a device.
     Stream,
     Stdout,
 }
@@ -41,7 +42,7 @@ enum Kind {
 pub(super) enum RecordingError {
     #[error("cannot write {name}")]
     Write { name: String, source: io::Error },
-    #[error("cannot write {name}: nobody has opened this pipe to read it; start the reader first")]
+    #[error("cannot write {name}: the pipe has no reader; start the reader first")]
     NoReader { name: String },
     #[error("--write - would write binary packets to the terminal: redirect standard output, or name a file")]
     Terminal,
@@ -49,36 +50,24 @@ pub(super) enum RecordingError {
     Thread(io::Error),
 }
 
-/// A recording that is being made.
+/// A recording in progress.
 pub(super) struct Recording {
-    packets: Pcapng,
     name: String,
     is_stdout: bool,
-    /// Whole blocks that the thread has not taken yet.
+    /// Whole blocks that were not passed to the thread yet.
     pending: Vec<u8>,
-    /// Where the thread takes them; `None` if it has ended.
+    /// The way to the thread; `None` if it has ended.
     blocks: Option<SyncSender<Vec<u8>>>,
     thread: Option<JoinHandle<Result<(), Failed>>>,
-    outcome: Recorded,
+    outcome: Outcome,
 }
 
-/// What came of it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Recorded {
-    /// Packets handed to the file.
-    pub(super) packets: u64,
-    /// Packets that it had no time for.
-    pub(super) dropped: u64,
-    /// It took no more: that was said then.
-    pub(super) failed: bool,
-}
-
-/// The file took no more.
+/// Writing failed; the error was printed.
 struct Failed;
 
-impl Destination {
-    /// Opens `path`; `-` is standard output. What a file has in it is left alone until a recording begins. Of a named pipe no
-    /// reader is waited for.
+impl RecordingFile {
+    /// Opens `path`; `-` is standard output. An existing file is not changed until the recording begins. A
+    /// named pipe must have a reader.
     pub(super) fn open(path: &Path) -> Result<Self, RecordingError> {
         let name =
             if path.as_os_str() == "-" { "standard output".into() } else { path.display().to_string() };
@@ -91,12 +80,12 @@ impl Destination {
             (File::from(stdout.as_fd().try_clone_to_owned().map_err(failed)?), Kind::Stdout)
         } else {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
-            // Without it, a pipe would be waited for until somebody reads.
+            // Without it, opening a pipe would wait for a reader.
             let file = match open(path, flags | OFlags::NONBLOCK, Mode::from_raw_mode(0o666)) {
                 Err(Errno::NXIO) => return Err(RecordingError::NoReader { name }),
                 opened => opened.map_err(|error| failed(error.into()))?,
             };
-            // The thread may wait.
+            // The thread may block.
             fcntl_getfl(&file)
                 .and_then(|flags| fcntl_setfl(&file, flags.difference(OFlags::NONBLOCK)))
                 .map_err(|error| failed(error.into()))?;
@@ -107,7 +96,7 @@ impl Destination {
         Ok(Self { file, name, kind, written: 0 })
     }
 
-    /// Makes the file a recording without packets.
+    /// Writes the beginning of a recording.
     fn begin(&mut self) -> Result<(), RecordingError> {
         let mut head = Vec::new();
         Pcapng::begin(&mut head);
@@ -117,30 +106,30 @@ impl Destination {
             .map_err(|source| RecordingError::Write { name: self.name.clone(), source })
     }
 
-    /// Writes whole blocks: after an error, a file ends before them.
+    /// Writes whole blocks. After an error, a regular file ends before them.
     fn write(&mut self, blocks: &[u8]) -> io::Result<()> {
         let outcome = self.file.write_all(blocks);
         match (&outcome, self.kind) {
             (Ok(()), _) => self.written += blocks.len() as u64,
-            // If this fails too, readers will find half a block at the end.
+            // If this fails too, half a block is left at the end.
             (Err(_), Kind::File) => drop(self.file.set_len(self.written)),
             (Err(_), Kind::Stream | Kind::Stdout) => {}
         }
         outcome
     }
 
-    /// Writes what comes, until nothing more comes or an error, which it says.
+    /// Writes all blocks. Prints the error, if there is one.
     fn write_all(mut self, blocks: &Receiver<Vec<u8>>) -> Result<(), Failed> {
         for blocks in blocks {
             match self.write(&blocks) {
                 Ok(()) => {}
-                // The reader has seen enough: the log ends with that, too.
+                // The reader has exited: the log ends, too.
                 Err(error) if self.kind == Kind::Stdout && error.kind() == io::ErrorKind::BrokenPipe => {
                     return Ok(());
                 }
                 Err(error) => {
                     say(format_args!(
-                        "tcp-monitor: cannot write {}: {error}; the recording ends here, monitoring goes on",
+                        "tcp-monitor: cannot write {}: {error}; the recording ends here, monitoring continues",
                         self.name
                     ));
                     return Err(Failed);
@@ -152,48 +141,28 @@ impl Destination {
 }
 
 impl Recording {
-    /// Records to `destination`. `interface_name` finds the name of an interface by its network namespace and index.
-    pub(super) fn start(
-        mut destination: Destination,
-        interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static,
-    ) -> Result<Self, RecordingError> {
-        destination.begin()?;
+    /// Records to `file`.
+    pub(super) fn start(mut file: RecordingFile) -> Result<Self, RecordingError> {
+        file.begin()?;
         // One batch on its way: the rest waits where it can be counted.
         let (blocks, taken) = sync_channel(1);
-        let (name, is_stdout) = (destination.name.clone(), destination.kind == Kind::Stdout);
+        let (name, is_stdout) = (file.name.clone(), file.kind == Kind::Stdout);
         let thread = thread::Builder::new()
             .name("recording".into())
-            .spawn(move || destination.write_all(&taken))
+            .spawn(move || file.write_all(&taken))
             .map_err(RecordingError::Thread)?;
         Ok(Self {
-            packets: Pcapng::new(interface_name),
             name,
             is_stdout,
             pending: Vec::new(),
             blocks: Some(blocks),
             thread: Some(thread),
-            outcome: Recorded::default(),
+            outcome: Outcome { items: "packets recorded", ..Outcome::default() },
         })
     }
 
-    /// Whether it goes to standard output.
-    pub(super) const fn is_stdout(&self) -> bool {
-        self.is_stdout
-    }
-
-    /// Takes in an event.
-    pub(super) fn take(&mut self, event: &Event) {
-        if self.blocks.is_some() {
-            self.packets.take(event);
-            self.collect(event.time);
-        }
-    }
-
-    /// Hands on the packets of which all has been said, now that all events before `until` have been taken in.
-    pub(super) fn flush(&mut self, until: Time) {
-        if self.blocks.is_some() {
-            self.collect(until);
-        }
+    /// Passes what is pending to the thread, unless it is busy.
+    fn send(&mut self) {
         let Some(blocks) = self.blocks.as_ref().filter(|_| !self.pending.is_empty()) else { return };
         match blocks.try_send(mem::take(&mut self.pending)) {
             Ok(()) => {}
@@ -201,36 +170,47 @@ impl Recording {
             Err(TrySendError::Disconnected(_)) => self.blocks = None,
         }
     }
+}
 
-    /// Hands on what is left and awaits that it is written.
-    pub(super) fn finish(mut self) -> Recorded {
-        if self.blocks.is_some() {
-            self.collect(Time::from_nanos(u64::MAX));
+impl Destination for Recording {
+    /// An item is whole blocks: a packet, and its interface if that is new.
+    fn take(&mut self, append: &mut dyn FnMut(&mut Vec<u8>)) {
+        if self.blocks.is_none() {
+            return;
         }
-        if let Some(blocks) = self.blocks.take() {
-            // An error is the thread's to tell.
+        if self.pending.len() < MAX_PENDING {
+            append(&mut self.pending);
+            self.outcome.taken += 1;
+            return;
+        }
+        if self.outcome.dropped == 0 {
+            say(format_args!(
+                "tcp-monitor: {} is too slow: packets are dropped from the recording",
+                self.name
+            ));
+        }
+        self.outcome.dropped += 1;
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send();
+        if self.is_stdout && has_no_reader() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Outcome {
+        if let Some(blocks) = self.blocks {
+            // The thread prints its error.
             let _ = blocks.send(self.pending);
         }
         let ended = self.thread.map(JoinHandle::join);
-        Recorded { failed: !matches!(ended, Some(Ok(Ok(())))), ..self.outcome }
-    }
-
-    fn collect(&mut self, now: Time) {
-        while let Some(packet) = self.packets.pop(now) {
-            if self.pending.len() < MAX_PENDING {
-                self.packets.write(&packet, &mut self.pending);
-                self.outcome.packets += 1;
-                continue;
-            }
-            if self.outcome.dropped == 0 {
-                say(format_args!("tcp-monitor: {} is too slow: packets are left out", self.name));
-            }
-            self.outcome.dropped += 1;
-        }
+        Outcome { failed: !matches!(ended, Some(Ok(Ok(())))), ..self.outcome }
     }
 }
 
-/// How much may wait for a file that takes it too slowly, bytes: some 60,000 packets.
+/// The most pending bytes, if the file is too slow: some 60,000 packets.
 const MAX_PENDING: usize = if cfg!(test) { 64 << 10 } else { 16 << 20 };
 
 #[cfg(test)]
@@ -241,16 +221,36 @@ mod tests {
 
     use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-    use super::{Destination, Recording, RecordingError};
+    use super::{Recording, RecordingError, RecordingFile};
     use crate::capture::Capture;
+    use crate::clock::WallClock;
     use crate::lifecycle::{Event, Input, SegmentInput, TcpHeader, Time, Tracker};
+    use crate::output::{Context, FanOut, NoNames, Outcome, Pcapng};
 
     fn fifo(path: &Path) {
         mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a named pipe");
     }
 
-    fn record(to: Destination) -> Recording {
-        Recording::start(to, |_, _| None).expect("room for the head")
+    fn record(file: RecordingFile) -> FanOut {
+        let mut outputs = FanOut::default();
+        let recording = Recording::start(file).expect("room for the head");
+        outputs.add(Box::new(Pcapng::default()), Box::new(recording));
+        outputs
+    }
+
+    /// Records events, and the end of them.
+    fn write(outputs: &mut FanOut, events: Vec<Event>) {
+        let clock = WallClock::of_capture();
+        let context = Context::new(&clock, &NoNames);
+        for event in events {
+            assert!(outputs.write([event], &context).is_continue());
+            outputs.flush().expect("a recording does not end the run");
+        }
+        outputs.end_events(&context);
+    }
+
+    fn finish(outputs: FanOut) -> Outcome {
+        outputs.finish()[0]
     }
 
     /// SYNs of as many connections, a millisecond apart.
@@ -282,18 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_had_in_it_is_left_alone_until_the_recording_begins() {
+    fn an_existing_file_is_not_changed_until_the_recording_begins() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("old.pcapng");
         fs::write(&path, [b'x'; 10_000]).expect("room");
-        let destination = Destination::open(&path).expect("a file");
+        let file = RecordingFile::open(&path).expect("a file");
         assert_eq!(fs::read(&path).expect("there").len(), 10_000);
-        let mut recording = record(destination);
-        for event in syns(3) {
-            recording.take(&event);
-        }
-        let recorded = recording.finish();
-        assert!((recorded.packets, recorded.dropped, recorded.failed) == (3, 0, false), "{recorded:?}");
+        let mut outputs = record(file);
+        write(&mut outputs, syns(3));
+        let outcome = finish(outputs);
+        assert_eq!((outcome.taken, outcome.dropped, outcome.failed), (3, 0, false));
         assert_eq!(Capture::open(&path).expect("a capture").flatten().count(), 3);
     }
 
@@ -302,25 +300,22 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("fifo");
         fifo(&path);
-        // Both ends: opening one waits for the other, else.
+        // Both ends: opening one would wait for the other.
         let reader = OpenOptions::new().read(true).write(true).open(&path).expect("a pipe");
-        let mut recording = record(Destination::open(&path).expect("a reader is there"));
-        let events = syns(3);
-        for event in &events {
-            recording.take(event);
-        }
-        recording.flush(Time::from_nanos(u64::MAX));
+        let mut outputs = record(RecordingFile::open(&path).expect("a reader is there"));
+        write(&mut outputs, syns(3));
+        outputs.flush().expect("a recording does not end the run");
         let read = Capture::read(reader).expect("a capture").take(3);
         assert_eq!(read.flatten().count(), 3);
-        recording.finish();
+        let _ = finish(outputs);
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_is_not_waited_for() {
+    fn a_pipe_without_a_reader_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("fifo");
         fifo(&path);
-        let refused = Destination::open(&path);
+        let refused = RecordingFile::open(&path);
         assert!(matches!(refused, Err(RecordingError::NoReader { .. })), "{refused:?}");
     }
 
@@ -331,31 +326,28 @@ mod tests {
         fifo(&path);
         let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
         let reader = OpenOptions::new().read(true).custom_flags(nonblocking).open(&path).expect("a pipe");
-        let mut recording = record(Destination::open(&path).expect("a reader is there"));
-        for event in syns(5_000) {
-            recording.take(&event);
-            recording.flush(event.time);
-        }
-        assert!(recording.outcome.dropped > 0, "{:?}", recording.outcome);
+        let mut outputs = record(RecordingFile::open(&path).expect("a reader is there"));
+        write(&mut outputs, syns(5_000));
         drop(reader);
-        assert!(recording.finish().failed);
+        let outcome = finish(outputs);
+        assert!(outcome.dropped > 0 && outcome.failed, "{outcome:?}");
     }
 
     #[test]
     fn a_full_disk_ends_the_recording() {
-        let full = Destination::open(Path::new("/dev/full")).expect("it opens");
-        let Err(error) = Recording::start(full, |_, _| None) else { panic!("there was room") };
+        let full = RecordingFile::open(Path::new("/dev/full")).expect("it opens");
+        let Err(error) = Recording::start(full) else { panic!("there was room") };
         assert_eq!(error.to_string(), "cannot write /dev/full");
         let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
         assert!(cause.contains("No space left"), "{cause}");
     }
 
     #[test]
-    fn what_cannot_be_opened_is_named() {
+    fn a_file_that_cannot_be_opened_is_named() {
         let directory = tempfile::tempdir().expect("a directory");
         let missing = directory.path().join("missing/file");
         for path in [directory.path(), &missing] {
-            let error = Destination::open(path).expect_err("no file").to_string();
+            let error = RecordingFile::open(path).expect_err("no file").to_string();
             assert!(error.contains(&path.display().to_string()), "{error}");
         }
     }

@@ -14,7 +14,8 @@ use crate::counts::{
     EntriesAndExits, PortLabel, PortSockets, SilentExits, Snapshot, SocketDump, TrackerStats, label_sockets,
 };
 use crate::kernel::{CounterError, Counters};
-use crate::sockets::{Dump, ExistingSocket, SocketDiag};
+use crate::lifecycle::PresentSocket;
+use crate::sockets::{Dump, SocketDiag};
 
 /// The sources of a [`Snapshot`].
 pub(super) struct Scrape {
@@ -32,7 +33,7 @@ impl Scrape {
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,
-    ) -> Result<(Self, Vec<ExistingSocket>), CounterError> {
+    ) -> Result<(Self, Vec<PresentSocket>), CounterError> {
         let of_ports = Arc::clone(&counters);
         sockets.read_before_dumps(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
         let existing = sockets.existing();

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: they end a command in good order, and at once if they come again.
+//! SIGINT and SIGTERM: the first ends a command in order, a second one at once.
 
 use std::io;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Signals {
         }
     }
 
-    /// Another signal, but not one that came along with the first: timeout(1) and sudo(8) may pass one on twice.
+    /// Another signal, but not the first one again: timeout(1) and sudo(8) may send one twice.
     pub(super) async fn insist(&mut self) {
         let patience = time::sleep(PATIENCE);
         tokio::pin!(patience);
@@ -38,5 +38,5 @@ impl Signals {
     }
 }
 
-/// How long a second signal is taken for the first.
+/// How long a second signal is taken for the first one.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -1,8 +1,7 @@
-//! Records of the ring buffer, as bytes, into inputs of the tracker.
+//! Decodes records of the ring buffer to inputs of the tracker.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{
     Direction, Header, Kind, ResetPhase, Role, SegmentRecord, SocketRecord, acks, flags, origin,
@@ -16,41 +15,7 @@ use crate::lifecycle::input::{
 };
 use crate::lifecycle::segment::{BadHeader, Flags, TcpHeader};
 
-/// Turns the `CLOCK_MONOTONIC` of records into time of day.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Clock {
-    offset_ns: i64,
-}
-
-impl Clock {
-    /// A clock set by the system's clocks as they are now.
-    #[must_use]
-    pub fn now() -> Self {
-        let before = read_clock(ClockId::Monotonic);
-        let realtime_ns = read_clock(ClockId::Realtime);
-        Self::new(realtime_ns, before.midpoint(read_clock(ClockId::Monotonic)))
-    }
-
-    /// A clock from both readings of one moment, in nanoseconds.
-    #[must_use]
-    pub const fn new(realtime_ns: u64, monotonic_ns: u64) -> Self {
-        Self { offset_ns: realtime_ns.wrapping_sub(monotonic_ns).cast_signed() }
-    }
-
-    /// The time of day at `monotonic_ns`.
-    #[must_use]
-    pub const fn time(&self, monotonic_ns: u64) -> Time {
-        Time::from_nanos(monotonic_ns.saturating_add_signed(self.offset_ns))
-    }
-}
-
-/// Nanoseconds. Both clocks are positive and last until 2554.
-fn read_clock(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
-}
-
-/// Why bytes are no record.
+/// Why bytes are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BadRecord {
     /// Too short for its kind.
@@ -82,22 +47,22 @@ pub enum BadRecord {
 /// Decodes one record.
 ///
 /// # Errors
-/// If the bytes are too few or say something that no kernel program of this version says.
-pub fn decode(bytes: &[u8], clock: &Clock) -> Result<Input, BadRecord> {
+/// If the bytes are too few, or hold a value that no kernel program of this version writes.
+pub fn decode(bytes: &[u8]) -> Result<Input, BadRecord> {
     let header: Header = read(bytes)?;
     match numbered(Kind::ALL, header.kind).ok_or(BadRecord::Kind(header.kind))? {
-        Kind::Segment => decode_segment(&read(bytes)?, clock).map(Input::Segment),
+        Kind::Segment => decode_segment(&read(bytes)?).map(Input::Segment),
         kind @ (Kind::State | Kind::Reset | Kind::Retransmit) => {
-            decode_socket(&read(bytes)?, kind, clock).map(Input::Socket)
+            decode_socket(&read(bytes)?, kind).map(Input::Socket)
         }
     }
 }
 
-fn decode_socket(record: &SocketRecord, kind: Kind, clock: &Clock) -> Result<SocketInput, BadRecord> {
+fn decode_socket(record: &SocketRecord, kind: Kind) -> Result<SocketInput, BadRecord> {
     let Header { time, netns, ip_version, .. } = record.header;
     let has = |flag| record.flags & flag != 0;
     Ok(SocketInput {
-        time: clock.time(time),
+        time: Time::from_nanos(time),
         netns,
         cookie: record.cookie,
         sk: record.sk,
@@ -132,7 +97,7 @@ fn decode_event(record: &SocketRecord, kind: Kind) -> Result<SocketEvent, BadRec
             reason: record.reason,
             state: TcpState::from_kernel(record.old_state),
         },
-        // The half-open request that sends a SYN-ACK is in SYN_RECV; its record is of the listener.
+        // The record of a SYN-ACK has the state of the listener; the request is in SYN_RECV.
         Kind::Retransmit if has(flags::SYN_ACK) => {
             SocketEvent::Retransmit { kind: RetransmitKind::SynAck, state: TcpState::SynRecv }
         }
@@ -156,13 +121,13 @@ fn retransmit_kind(flags: Flags) -> RetransmitKind {
     }
 }
 
-fn decode_segment(record: &SegmentRecord, clock: &Clock) -> Result<SegmentInput, BadRecord> {
+fn decode_segment(record: &SegmentRecord) -> Result<SegmentInput, BadRecord> {
     let Header { time, netns, ip_version, .. } = record.header;
-    // A length past the end stands for the end; whether the header is whole, its data offset tells.
+    // A length past the end means the end; the data offset shows whether the header is whole.
     let len = record.tcp_header.len().min(record.tcp_header_len.into());
     let header = TcpHeader::parse(&record.tcp_header[..len])?;
     Ok(SegmentInput {
-        time: clock.time(time),
+        time: Time::from_nanos(time),
         netns,
         ifindex: record.ifindex,
         direction: Some(
@@ -183,7 +148,7 @@ fn read<T: FromBytes>(bytes: &[u8]) -> Result<T, BadRecord> {
     T::read_from_prefix(bytes).map(|(record, _)| record).map_err(|_| BadRecord::Truncated(bytes.len()))
 }
 
-/// The value that has this number, of an enum whose values are numbered from 0.
+/// The value with this number, of an enum whose values are numbered from 0.
 fn numbered<T: Copy, const N: usize>(all: [T; N], number: u8) -> Option<T> {
     all.get(usize::from(number)).copied()
 }
@@ -202,15 +167,13 @@ fn address(ip_version: u8, bytes: [u8; 16]) -> Result<IpAddr, BadRecord> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use tcp_monitor_common::TcpState;
     use tcp_monitor_common::record::{
         Header, Kind, MAX_TCP_HEADER, Role, SegmentRecord, SocketRecord, flags,
     };
     use zerocopy::IntoBytes;
 
-    use super::{BadRecord, Clock, decode};
+    use super::{BadRecord, decode};
     use crate::lifecycle::Input;
     use crate::lifecycle::input::{RetransmitKind, SocketEvent};
     use crate::lifecycle::segment::BadHeader;
@@ -253,12 +216,11 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_record_is_read_whole() {
-        let clock = Clock::new(1_000_000, 3);
-        let Ok(Input::Socket(input)) = decode(socket_record(Kind::State).as_bytes(), &clock) else {
+    fn every_field_of_a_socket_record_is_decoded() {
+        let Ok(Input::Socket(input)) = decode(socket_record(Kind::State).as_bytes()) else {
             panic!("a good record is refused");
         };
-        assert_eq!(input.time.as_nanos(), 1_000_002);
+        assert_eq!(input.time.as_nanos(), 5);
         assert_eq!(input.local.to_string(), "10.0.0.9:8899", "v4-mapped is IPv4");
         assert_eq!(input.remote.to_string(), "[2001:db8::1]:51920");
         assert_eq!(input.kind, SocketEvent::State { from: TcpState::SynSent, to: TcpState::Established });
@@ -268,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_segment_record_has_its_ports_from_the_tcp_header() {
-        let Ok(Input::Segment(segment)) = decode(segment_record().as_bytes(), &Clock::default()) else {
+        let Ok(Input::Segment(segment)) = decode(segment_record().as_bytes()) else {
             panic!("a good record is refused");
         };
         assert_eq!((segment.src.to_string(), segment.dst.port()), ("10.0.0.5:51920".into(), 8899));
@@ -279,7 +241,7 @@ mod tests {
     fn a_retransmission_is_named_by_what_it_carried() {
         let kind_of = |tcp_flags, flags| {
             let record = SocketRecord { tcp_flags, flags, ..socket_record(Kind::Retransmit) };
-            let Ok(Input::Socket(input)) = decode(record.as_bytes(), &Clock::default()) else {
+            let Ok(Input::Socket(input)) = decode(record.as_bytes()) else {
                 panic!("a good record is refused");
             };
             let SocketEvent::Retransmit { kind, state } = input.kind else {
@@ -295,9 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn bad_records_are_refused_for_what_is_wrong_with_them() {
-        let refusal =
-            |record: &[u8]| decode(record, &Clock::default()).expect_err("a bad record is accepted");
+    fn bad_records_are_refused_with_the_reason() {
+        let refusal = |record: &[u8]| decode(record).expect_err("a bad record is accepted");
         let good = socket_record(Kind::State);
         let with_header = |header| SocketRecord { header, ..good };
         assert_eq!(refusal(&[]), BadRecord::Truncated(0));
@@ -316,20 +277,5 @@ mod tests {
             refusal(SegmentRecord { tcp_header_len: 3, ..segment }.as_bytes()),
             BadRecord::TcpHeader(BadHeader::Truncated { len: 3 })
         );
-    }
-
-    #[test]
-    fn a_clock_of_now_tells_the_time_of_day() {
-        let clock = Clock::now();
-        let monotonic = super::read_clock(super::ClockId::Monotonic);
-        let told = Duration::from_nanos(clock.time(monotonic).as_nanos());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
-        assert!(now.abs_diff(told) < Duration::from_secs(1), "{now:?} {told:?}");
-    }
-
-    #[test]
-    fn a_clock_before_its_epoch_saturates() {
-        assert_eq!(Clock::new(0, 10).time(4).as_nanos(), 0);
-        assert_eq!(Clock::new(0, 10).time(12).as_nanos(), 2);
     }
 }

@@ -50,7 +50,7 @@ pub use self::{
     interfaces::InterfaceTable,
     load::OBJECT,
     privilege::MissingPrivilege,
-    ring::{Batch, ReadError, Ready, RecordReader},
+    ring::{Batch, ReadError, RecordReader},
     watch::InterfaceSelection,
 };
 use self::{

@@ -1,9 +1,12 @@
-//! Puts records of all CPUs in the order of their time.
+//! Sorts the records of all CPUs by time.
 //!
-//! A program takes the time before it reserves room in the ring buffer, and may be interrupted between the two: records
-//! lie in the ring nearly, but not quite, in order. Young records are therefore held back until none older can come.
+//! A program takes the time before it reserves room in the ring buffer, and may be interrupted
+//! between the two: records lie in the ring nearly, but not quite, in order. Young records are
+//! therefore held back until no older one can follow.
 
 use tcp_monitor_common::record::Header;
+
+use crate::lifecycle::Time;
 
 /// Records that wait for older ones.
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ struct Entry {
 pub(super) struct TooShort;
 
 impl Reorder {
-    /// Takes in one record, as the ring buffer gave it.
+    /// Adds a record, as read from the ring buffer.
     pub(super) fn push(&mut self, record: &[u8]) -> Result<(), TooShort> {
         if record.len() < size_of::<Header>() {
             return Err(TooShort);
@@ -38,24 +41,27 @@ impl Reorder {
         Ok(())
     }
 
-    /// The time of the newest record ever pushed, `CLOCK_MONOTONIC` nanoseconds; 0 before the first.
-    pub(super) fn newest(&self) -> u64 {
-        self.newest
+    /// The time of the newest record ever added; 0 before the first.
+    pub(super) fn newest(&self) -> Time {
+        Time::from_nanos(self.newest)
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Sorts what waits. The records from before `until` come first in [`Ready`]; they are given up by [`Self::discard`].
-    pub(super) fn ready(&mut self, until: u64) -> Ready<'_> {
-        // A stable sort: records of the same time stay as they came.
+    /// The records from before `until`, or all; [`Self::discard`] then removes them.
+    pub(super) fn ready(&mut self, until: Option<Time>) -> Ready<'_> {
+        // A stable sort: records of the same time stay in the order of arrival.
         self.waiting.sort_by_key(|entry| entry.time);
-        let count = self.waiting.partition_point(|entry| entry.time < until);
+        let count = match until {
+            Some(until) => self.waiting.partition_point(|entry| entry.time < until.as_nanos()),
+            None => self.waiting.len(),
+        };
         Ready { bytes: &self.bytes, entries: self.waiting.get(..count).unwrap_or_default() }
     }
 
-    /// Forgets the first `count` records in order.
+    /// Removes the first `count` records in order.
     pub(super) fn discard(&mut self, count: usize) {
         self.waiting.drain(..count.min(self.waiting.len()));
         let mut kept = Vec::with_capacity(self.waiting.iter().map(|entry| entry.len).sum());
@@ -75,26 +81,19 @@ impl Reorder {
 
 /// Records in the order of their time, as bytes that begin with a [`Header`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ready<'a> {
+pub(super) struct Ready<'a> {
     bytes: &'a [u8],
     entries: &'a [Entry],
 }
 
 impl<'a> Ready<'a> {
     /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Each record, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let Self { bytes, entries } = *self;
         entries.iter().filter_map(|entry| bytes.get(entry.start..entry.start + entry.len))
     }
@@ -102,7 +101,7 @@ impl<'a> Ready<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Reorder, TooShort};
+    use super::{Reorder, Time, TooShort};
 
     fn record(time: u64, mark: u8) -> Vec<u8> {
         let mut bytes = time.to_ne_bytes().to_vec();
@@ -110,8 +109,8 @@ mod tests {
         bytes
     }
 
-    fn take(order: &mut Reorder, until: u64) -> Vec<(u64, u8)> {
-        let ready = order.ready(until);
+    fn take(order: &mut Reorder, until: Option<u64>) -> Vec<(u64, u8)> {
+        let ready = order.ready(until.map(Time::from_nanos));
         let taken = ready
             .iter()
             .map(|bytes| (u64::from_ne_bytes(*bytes.first_chunk().expect("a time")), bytes[23]))
@@ -127,7 +126,7 @@ mod tests {
         for (time, mark) in [(30, 1), (10, 2), (20, 3), (10, 4)] {
             order.push(&record(time, mark)).expect("long enough");
         }
-        assert_eq!(take(&mut order, u64::MAX), [(10, 2), (10, 4), (20, 3), (30, 1)]);
+        assert_eq!(take(&mut order, None), [(10, 2), (10, 4), (20, 3), (30, 1)]);
         assert!(order.is_empty());
     }
 
@@ -137,12 +136,12 @@ mod tests {
         for (time, mark) in [(100, 1), (205, 2), (101, 3)] {
             order.push(&record(time, mark)).expect("long enough");
         }
-        assert_eq!(take(&mut order, 200), [(100, 1), (101, 3)]);
+        assert_eq!(take(&mut order, Some(200)), [(100, 1), (101, 3)]);
         assert!(!order.is_empty());
         order.push(&record(203, 4)).expect("long enough");
-        assert_eq!(take(&mut order, 205), [(203, 4)]);
-        assert_eq!(take(&mut order, u64::MAX), [(205, 2)]);
-        assert_eq!(take(&mut order, u64::MAX), []);
+        assert_eq!(take(&mut order, Some(205)), [(203, 4)]);
+        assert_eq!(take(&mut order, None), [(205, 2)]);
+        assert_eq!(take(&mut order, None), []);
     }
 
     #[test]
@@ -151,9 +150,9 @@ mod tests {
         let long = [record(2, 7), vec![9; 100]].concat();
         order.push(&long).expect("long enough");
         order.push(&record(1, 8)).expect("long enough");
-        assert_eq!(order.ready(2).len(), 1);
+        assert_eq!(order.ready(Some(Time::from_nanos(2))).len(), 1);
         order.discard(1);
-        assert_eq!(order.ready(u64::MAX).iter().collect::<Vec<_>>(), [long.as_slice()]);
+        assert_eq!(order.ready(None).iter().collect::<Vec<_>>(), [long.as_slice()]);
     }
 
     #[test]

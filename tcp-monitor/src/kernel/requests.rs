@@ -8,7 +8,6 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
-use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::{
     TcpState,
     abi::half_open::{AT_ONCE, Arrivals, HalfOpen, Undecided},
@@ -16,6 +15,8 @@ use tcp_monitor_common::{
     record::{ResetPhase, Role},
     rules::segment_outcome::SegmentOutcome,
 };
+
+use crate::clock;
 
 /// The half-open requests, and the segments whose fate is not counted yet.
 pub(super) struct Requests {
@@ -51,7 +52,7 @@ impl Requests {
     /// Counts, and forgets, the requests that the kernel has given up by now. It tells of none of them; but a request
     /// whose SYN-ACK was not sent again when it should have been is gone.
     pub(super) fn expire(&self) -> Result<(), MapError> {
-        let now = now();
+        let now = clock::now().as_nanos();
         let undecided = self.undecided()?;
         let mut half_open = self.half_open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut overdue = Vec::new();
@@ -116,7 +117,7 @@ impl Requests {
 
     /// The segments from which nothing followed, and will not any more.
     fn undecided(&self) -> Result<Vec<Undecided>, MapError> {
-        let now = now();
+        let now = clock::now().as_nanos();
         let arrivals = self.arrivals.get(&0, 0)?;
         Ok(arrivals
             .iter()
@@ -190,12 +191,6 @@ fn pause(request: &HalfOpen) -> Duration {
     (request.timeouts..=last)
         .map(|timeouts| FIRST_TIMEOUT.saturating_mul(1 << timeouts.min(31)).min(LONGEST_TIMEOUT))
         .sum()
-}
-
-/// `CLOCK_MONOTONIC`, nanoseconds.
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

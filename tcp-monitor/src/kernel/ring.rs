@@ -1,7 +1,7 @@
-//! Reads the ring buffer: drains it fully each time, hands records on in order.
+//! Reads the ring buffer: drains it each time, and yields its records as inputs, in order of time.
 //!
-//! The programs do not wake the reader for each record, only when many wait. The reader looks by itself every 50 ms, so
-//! a busy host costs a few dozen wake-ups a second and an idle one no more.
+//! The programs do not wake the reader for each record, only when many wait. The reader polls every
+//! 50 ms: a busy host costs a few dozen wake-ups a second, an idle one 20.
 
 use std::{
     array, io,
@@ -16,9 +16,17 @@ use aya_log::EbpfLogger;
 use rustix::{buffer::spare_capacity, event::epoll, time::Timespec};
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
-pub use super::order::Ready;
-use super::{counters::sum_records, error::with_causes, order::Reorder, stop::StopSignal};
-use crate::clock::monotonic_now;
+use super::{
+    counters::sum_records,
+    decode::{BadRecord, decode},
+    error::with_causes,
+    order::{Ready, Reorder},
+    stop::StopSignal,
+};
+use crate::{
+    clock,
+    lifecycle::{Input, Time},
+};
 
 /// Reads the records that the kernel programs write. Made by
 /// [`KernelSource::reader`](super::KernelSource::reader).
@@ -32,24 +40,48 @@ pub struct RecordReader {
     pub(super) _stop: StopSignal,
 }
 
-/// What one look at the ring buffer brought; most often nothing.
+/// The inputs of one poll of the ring buffer; most often none.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// Records in the order of their time. None in an earlier or later batch is out of order with them, save one that
-    /// the kernel delayed by more than 2 ms.
-    pub records: Ready<'a>,
-    /// How many records of each kind were lost or suppressed since this was last reported, for want of room in the ring
-    /// buffer. Kinds of which none was are left out.
-    pub lost: &'a [(Kind, u64)],
-    /// How many items of the ring buffer were too short to be a record; they are skipped.
+    records: Ready<'a>,
+    /// How many records of each kind were lost or suppressed since the last report, because the ring
+    /// buffer was full. Kinds without losses are left out.
+    lost: &'a [(Kind, u64)],
+    /// How many items of the ring buffer were too short for a record; they are skipped.
     pub malformed: u64,
-    /// No record from before this time will come, `CLOCK_MONOTONIC` nanoseconds: timers up to it may fire.
-    pub complete_until: u64,
+    /// No record from before this time will follow: timers up to it may fire.
+    pub complete_until: Time,
+}
+
+impl<'a> Batch<'a> {
+    /// How many records there are.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Each record as an input, in order of time. No earlier or later batch is out of order with it,
+    /// except for a record that the kernel delayed by more than 2 ms.
+    pub fn inputs(&self) -> impl Iterator<Item = Result<Input, BadRecord>> + use<'a> {
+        self.records.iter().map(decode)
+    }
+
+    /// The losses, as of the end of the batch.
+    pub fn losses(&self) -> impl Iterator<Item = Input> + use<'a> {
+        let Self { lost, complete_until: time, .. } = *self;
+        lost.iter().map(move |(kind, count)| Input::Lost { time, kind: *kind, count: *count })
+    }
+
+    /// How many records were lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.iter().map(|(_, count)| count).sum()
+    }
 }
 
 impl RecordReader {
-    /// Calls `on_batch` at least every 50 ms, with records or without, until the source is stopped or it returns
-    /// [`ControlFlow::Break`]. After the stop it is called a last time, with all that is left.
+    /// Calls `on_batch` at least every 50 ms, with records or without, until the source is stopped or
+    /// `on_batch` returns [`ControlFlow::Break`]. After the stop it is called a last time, with the rest.
     ///
     /// # Errors
     /// If waiting for the ring buffer fails.
@@ -61,24 +93,21 @@ impl RecordReader {
         let mut backlog = false;
         loop {
             if !backlog {
-                // What is held back is old enough soon; looking again just once keeps a busy host at two looks a tick.
+                // Records held back are soon old enough. One more poll for them: at most two a tick.
                 followed_up = followed_up || order.is_empty();
                 let timeout = if followed_up { TICK } else { HOLD_BACK };
                 followed_up = !followed_up;
                 stopped = wait(self.epoll.as_fd(), timeout).map_err(ReadError::Wait)?;
             }
-            let begin = monotonic_now();
+            let begin = clock::now();
             let drained = self.drain(&mut order);
             backlog = drained.records == MAX_BATCH;
-            let complete_until = if backlog {
-                // What is still in the ring may be as old as what was just read.
-                begin.min(order.newest()).saturating_sub(HOLD_BACK_NS)
-            } else {
-                begin.saturating_sub(HOLD_BACK_NS)
-            };
+            // What is still in the ring may be as old as what was just read.
+            let newest = if backlog { begin.min(order.newest()) } else { begin };
+            let complete_until = newest - HOLD_BACK;
             let flush = !backlog && (stopped || drained.records == 0);
-            let lost = lost.look(&self.counters, begin, flush && stopped);
-            let records = order.ready(if flush { u64::MAX } else { complete_until });
+            let lost = lost.read(&self.counters, begin, flush && stopped);
+            let records = order.ready((!flush).then_some(complete_until));
             let count = records.len();
             let batch = Batch { records, lost, malformed: drained.malformed, complete_until };
             if on_batch(batch).is_break() || (stopped && !backlog) {
@@ -104,10 +133,10 @@ impl RecordReader {
     }
 }
 
-/// What waits for records and for the stop. Made before anything else takes file descriptors.
+/// Waits for records and for the stop. To be made before anything else takes file descriptors.
 pub(super) fn watch(ring: &RingBuf<MapData>, stop: &StopSignal) -> io::Result<OwnedFd> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    // Edge-triggered: level-triggered, the ring is ready whenever one record waits, and each would be read alone.
+    // Edge-triggered: level-triggered, the ring would be ready for each record, and each read alone.
     epoll::add(&epoll, ring, epoll::EventData::new_u64(RING), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
     epoll::add(&epoll, stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
     Ok(epoll)
@@ -130,40 +159,42 @@ fn wait(epoll: impl AsFd, timeout: Duration) -> io::Result<bool> {
     }
 }
 
-/// Watches the counters of lost records.
+/// Reports increases of the counters of lost records.
 #[derive(Default)]
 struct Losses {
-    looked: u64,
+    /// When the counters were read last.
+    read_at: Time,
     reported: [u64; Kind::ALL.len()],
     new: Vec<(Kind, u64)>,
-    failure_told: bool,
+    failure_reported: bool,
 }
 
 impl Losses {
-    /// What was lost since the last report. Looks once a second, or `now_or_never`.
+    /// What was lost since the last report. Reads the counters once a second, and if this is the last
+    /// call.
     ///
-    /// If it cannot be known, for lack of file descriptors or memory, the next look makes up for it.
-    fn look(
+    /// If they cannot be read, for lack of file descriptors or memory, the next call makes up for it.
+    fn read(
         &mut self,
         counters: &PerCpuArray<MapData, RecordCounters>,
-        now: u64,
-        now_or_never: bool,
+        now: Time,
+        is_last: bool,
     ) -> &[(Kind, u64)] {
         self.new.clear();
-        if now_or_never || now.saturating_sub(self.looked) >= LOSS_INTERVAL_NS {
-            self.looked = now;
+        if is_last || now.since(self.read_at) >= LOSS_INTERVAL {
+            self.read_at = now;
             match sum_records(counters) {
                 Ok(total) => self.report(array::from_fn(|kind| total.lost[kind] + total.suppressed[kind])),
-                Err(error) => self.tell_failure(&error),
+                Err(error) => self.report_failure(&error),
             }
         }
         &self.new
     }
 
-    fn tell_failure(&mut self, error: &MapError) {
-        if !self.failure_told {
-            self.failure_told = true;
-            log::warn!("how many records were lost cannot be read now: {}", with_causes(error));
+    fn report_failure(&mut self, error: &MapError) {
+        if !self.failure_reported {
+            self.failure_reported = true;
+            log::warn!("the counters of lost records cannot be read now: {}", with_causes(error));
         }
     }
 
@@ -186,16 +217,16 @@ pub enum ReadError {
     Wait(io::Error),
 }
 
-/// How long records may lie in the ring unseen.
+/// How long records may lie in the ring unread.
 const TICK: Duration = Duration::from_millis(50);
-/// For how long an older record may still come. A program runs for microseconds, but a softirq that interrupts it
-/// between taking the time and reserving room may run for up to 2 ms (`MAX_SOFTIRQ_TIME`).
+/// For how long an older record may still come. A program runs for microseconds, but a softirq that
+/// interrupts it between taking the time and reserving room may run for up to 2 ms
+/// (`MAX_SOFTIRQ_TIME`).
 const HOLD_BACK: Duration = Duration::from_millis(2);
-const HOLD_BACK_NS: u64 = HOLD_BACK.as_nanos() as u64;
-/// How many records are read before the handler gets them: bounds memory to about 2 MB, with what is made of them.
+/// The most records of a batch: bounds memory to about 2 MB, with the inputs and events made of them.
 const MAX_BATCH: usize = 2048;
-/// How often lost records are looked for.
-const LOSS_INTERVAL_NS: u64 = 1_000_000_000;
+/// How often the counters of lost records are read.
+const LOSS_INTERVAL: Duration = Duration::from_secs(1);
 /// What woke the reader.
 const RING: u64 = 0;
 const STOP: u64 = 1;

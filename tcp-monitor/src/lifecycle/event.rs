@@ -195,7 +195,7 @@ impl Step {
             Self::SynAck => "syn_ack",
             Self::HandshakeAck => "handshake_ack",
             Self::Fin => "fin",
-            Self::FinAck => "fin_ack",
+            Self::FinAck => "ack_of_fin",
             Self::Rst => "rst",
         }
     }

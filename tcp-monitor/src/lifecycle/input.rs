@@ -199,7 +199,7 @@ impl Comm {
 }
 
 /// A segment as it passed an interface.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentInput {
     /// When it passed.
     pub time: Time,

@@ -94,7 +94,8 @@ impl<'a> PortSamples<'a> {
         let mut values = values.iter();
         let mut separator = '{';
         for label in *labels {
-            let value = if *label == PORT { port.as_str() } else { values.next().copied().unwrap_or_default() };
+            let value =
+                if *label == PORT { port.as_str() } else { values.next().copied().unwrap_or_default() };
             text.push(separator);
             text.push_str(label);
             text.push_str("=\"");

@@ -1,4 +1,4 @@
-//! Single values as people write them.
+//! Values for people: times, durations, bytes, names.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,17 +8,17 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use tcp_monitor_common::record::Role;
 
-use crate::lifecycle::Time;
+use crate::clock::WallTime;
 use crate::lifecycle::event::ClosedBy;
 use crate::lifecycle::input::Process;
 
 /// Time of day, to the microsecond.
-pub(super) struct Clock<'a> {
-    pub(super) time: Time,
+pub(super) struct TimeOfDay<'a> {
+    pub(super) time: WallTime,
     pub(super) time_zone: &'a TimeZone,
 }
 
-impl fmt::Display for Clock<'_> {
+impl fmt::Display for TimeOfDay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = self.time_zone.to_datetime(timestamp(self.time));
         let micros = at.subsec_nanosecond() / 1000;
@@ -28,12 +28,12 @@ impl fmt::Display for Clock<'_> {
 
 /// Date and time zone.
 pub(super) struct Day<'a> {
-    pub(super) time: Time,
+    pub(super) time: WallTime,
     pub(super) time_zone: &'a TimeZone,
 }
 
 impl Day<'_> {
-    /// What other times of the same day have, and no others.
+    /// The date, without the zone.
     pub(super) fn date(&self) -> Date {
         self.time_zone.to_datetime(timestamp(self.time)).date()
     }
@@ -46,17 +46,17 @@ impl fmt::Display for Day<'_> {
     }
 }
 
-/// From when to when, with date and time zone of the system.
-pub(crate) struct Timestamps {
-    pub(crate) first: Time,
-    pub(crate) last: Time,
+/// The period from `first` to `last`, with date, in the time zone of the system.
+pub(crate) struct Period {
+    pub(crate) first: WallTime,
+    pub(crate) last: WallTime,
 }
 
-impl fmt::Display for Timestamps {
+impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time_zone = &TimeZone::system();
         let [first, last] = [self.first, self.last].map(|time| Day { time, time_zone });
-        let [begin, end] = [self.first, self.last].map(|time| Clock { time, time_zone });
+        let [begin, end] = [self.first, self.last].map(|time| TimeOfDay { time, time_zone });
         write!(f, "{first} {begin} to ")?;
         if first.date() != last.date() {
             write!(f, "{last} ")?;
@@ -65,12 +65,12 @@ impl fmt::Display for Timestamps {
     }
 }
 
-fn timestamp(time: Time) -> Timestamp {
+fn timestamp(time: WallTime) -> Timestamp {
     // 64 bits of nanoseconds end in 2554, long before a timestamp does.
-    Timestamp::from_nanosecond(time.as_nanos().into()).unwrap_or(Timestamp::MAX)
+    Timestamp::from_nanosecond(time.as_unix_nanos().into()).unwrap_or(Timestamp::MAX)
 }
 
-/// A duration with three digits that count.
+/// A duration with three significant digits.
 #[derive(Clone, Copy)]
 pub(super) struct Human(pub(super) Duration);
 
@@ -87,7 +87,7 @@ impl fmt::Display for Human {
     }
 }
 
-/// A number of bytes with three digits that count.
+/// A number of bytes with three significant digits.
 #[derive(Clone, Copy)]
 pub(super) struct Bytes(pub(super) u64);
 
@@ -130,7 +130,7 @@ impl fmt::Display for Times {
     }
 }
 
-/// A process by name. A process chooses its name; what could move a terminal's cursor is escaped.
+/// A process by name. Processes choose their names: control characters are escaped.
 pub(super) struct Name(pub(super) Process);
 
 impl fmt::Display for Name {
@@ -139,16 +139,56 @@ impl fmt::Display for Name {
     }
 }
 
-/// Who or what ended a connection, as the end with this role has it.
-pub(super) const fn ended(closed_by: ClosedBy, role: Role) -> &'static str {
-    match (closed_by, role) {
-        (ClosedBy::Local, Role::Server) | (ClosedBy::Remote, Role::Client) => "closed by server",
-        (ClosedBy::Local, Role::Client) | (ClosedBy::Remote, Role::Server) => "closed by client",
-        (ClosedBy::Both, _) => "closed by both at once",
-        (ClosedBy::LocalReset, Role::Server) | (ClosedBy::RemoteReset, Role::Client) => "reset by server",
-        (ClosedBy::LocalReset, Role::Client) | (ClosedBy::RemoteReset, Role::Server) => "reset by client",
-        (ClosedBy::TimedOut, _) => "timed out",
-        (ClosedBy::Killed, _) => "killed",
+/// A network namespace by name. Names may be any bytes: control characters are escaped.
+pub(super) struct Netns<'a>(pub(super) &'a str);
+
+impl fmt::Display for Netns<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "netns:{}", self.0.escape_debug())
+    }
+}
+
+/// Who or what ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The end whose FIN came first.
+    ClosedBy(Role),
+    /// Both FINs crossed.
+    ClosedByBoth,
+    /// The end that sent a RST.
+    ResetBy(Role),
+    TimedOut,
+    Killed,
+}
+
+impl Ending {
+    /// The ending that an end with this role reports.
+    pub(super) const fn of(closed_by: ClosedBy, role: Role) -> Self {
+        let peer = match role {
+            Role::Client => Role::Server,
+            Role::Server => Role::Client,
+        };
+        match closed_by {
+            ClosedBy::Local => Self::ClosedBy(role),
+            ClosedBy::Remote => Self::ClosedBy(peer),
+            ClosedBy::Both => Self::ClosedByBoth,
+            ClosedBy::LocalReset => Self::ResetBy(role),
+            ClosedBy::RemoteReset => Self::ResetBy(peer),
+            ClosedBy::TimedOut => Self::TimedOut,
+            ClosedBy::Killed => Self::Killed,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedBy(role) => write!(f, "closed by {}", role.label()),
+            Self::ClosedByBoth => f.write_str("closed by both at once"),
+            Self::ResetBy(role) => write!(f, "reset by {}", role.label()),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Killed => f.write_str("killed"),
+        }
     }
 }
 
@@ -164,7 +204,7 @@ mod tests {
     use super::{Bytes, Human};
 
     #[test]
-    fn numbers_have_three_digits_that_count() {
+    fn numbers_have_three_significant_digits() {
         let human = |micros| Human(Duration::from_micros(micros)).to_string();
         assert_eq!(
             [human(0), human(505), human(1_234), human(59_960)],

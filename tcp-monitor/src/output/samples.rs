@@ -1,7 +1,10 @@
-//! Events for the tests of sinks.
+//! Events for the tests of outputs.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
+use std::path::Path;
 use std::time::Duration;
+use std::{env, fs};
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
@@ -13,7 +16,19 @@ use crate::lifecycle::event::{
 };
 use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
 use crate::lifecycle::segment::{Flags, Options, Timestamps};
-use crate::lifecycle::{TcpHeader, Time};
+use crate::lifecycle::{ConnectionId, End, TcpHeader, Time};
+
+/// Compares with the file `golden` in the folder `golden`.
+///
+/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --lib output`, then read the difference.
+pub(super) fn assert_golden(output: &str, golden: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/output/golden").join(golden);
+    if env::var_os("BLESS").is_some() {
+        fs::write(&path, output).expect("the golden file is written");
+    }
+    let expected = fs::read_to_string(&path).expect("it is checked in");
+    assert_eq!(output, expected, "{golden}");
+}
 
 /// One of each kind, of a connection that a server closed.
 pub(super) fn connection() -> Vec<Event> {
@@ -113,7 +128,7 @@ pub(super) fn syn() -> Segment {
     Segment { header: header(Flags::SYN, 303_234_858, 0), ..segment(Step::Syn) }
 }
 
-/// Of a connection that was open before the monitor.
+/// Of a connection that was opened before monitoring started.
 pub(super) fn partial() -> Event {
     let closed = Closed {
         local: "[::1]:8899".parse().expect("an address"),
@@ -148,7 +163,7 @@ pub(super) fn aborted() -> Event {
     Event::new(at(2), EventKind::Reset(reset))
 }
 
-pub(super) fn reset_of_nobody() -> Event {
+pub(super) fn reset_without_socket() -> Event {
     Event::new(at(2), EventKind::Reset(sent_reset()))
 }
 
@@ -164,7 +179,7 @@ fn sent_reset() -> Reset {
     }
 }
 
-/// A socket that its process has read to the end and not closed.
+/// A socket that its process has read to the end, and has not closed.
 pub(super) fn stuck() -> Event {
     let stuck = Stuck {
         local: server(),
@@ -179,7 +194,7 @@ pub(super) fn stuck() -> Event {
     changed(70_000_000, EventKind::Stuck(stuck))
 }
 
-/// A connection that waits to be accepted, with data to be read; nobody's process can be named.
+/// A connection in the accept queue, with unread data; no process is known.
 pub(super) fn stuck_unaccepted() -> Event {
     let stuck = Stuck {
         local: server(),
@@ -199,8 +214,8 @@ pub(super) fn refused() -> [Event; 2] {
     refused_at(3_000_000, None, Duration::from_micros(3_000_120), 2)
 }
 
-/// Refused at once, when the address of the next hop was known.
-pub(super) fn held_back() -> [Event; 2] {
+/// Refused at once, when the link-layer address of the next hop was known.
+pub(super) fn delayed() -> [Event; 2] {
     refused_at(4_000, Some(Duration::from_micros(1_004_075)), Duration::from_micros(75), 0)
 }
 
@@ -221,10 +236,11 @@ fn refused_at(us: u64, spent: Option<Duration>, duration: Duration, syn_retransm
         duration: Some(duration),
         syn_retransmits: Some(syn_retransmits),
     };
-    [changed(us, EventKind::State(change)), changed(us, EventKind::Handshake(handshake))]
+    [EventKind::State(change), EventKind::Handshake(handshake)]
+        .map(|kind| Event { end: Some(End::First), ..of_connection(us, kind) })
 }
 
-/// An ACK of a FIN with five bytes, whose numbers are both wrong; and another, of which only that is known that was seen.
+/// An ACK of a FIN with five bytes, whose numbers are both wrong; once with relative numbers, once without.
 pub(super) fn wrong() -> [Event; 2] {
     let fin = AckCheck { len: 5, ..acked(Acknowledged::Fin, 3_214_115_994, false) };
     let check = Check { ack: Some(fin), seq: Some(SeqCheck { expected: 303_234_859, holds: false }) };
@@ -234,7 +250,7 @@ pub(super) fn wrong() -> [Event; 2] {
     [of_known, of_unknown].map(|segment| seen(0, segment))
 }
 
-/// By a process that chose its name to hurt.
+/// By a process with a hostile name.
 pub(super) fn hostile() -> Event {
     let process = Process { pid: 1, comm: Comm(*b"a\"\n\x1b[31m\xff\0\0\0\0\0\0\0") };
     let change = StateChange { process: Some(process), ..change(TcpState::Established, TcpState::FinWait1) };
@@ -243,12 +259,18 @@ pub(super) fn hostile() -> Event {
 
 /// A segment that passed an interface.
 fn seen(us: u64, segment: Segment) -> Event {
-    Event { netns: 4_026_531_840, ..Event::new(at(us), EventKind::Segment(segment)) }
+    let end = if segment.src == client() { End::First } else { End::Second };
+    Event { end: Some(end), cookie: 0, ..of_connection(us, EventKind::Segment(segment)) }
 }
 
-/// What happened to the socket.
+/// An event of the server's socket.
 fn changed(us: u64, kind: EventKind) -> Event {
-    Event { netns: 4_026_531_840, cookie: 71, ..Event::new(at(us), kind) }
+    Event { end: Some(End::Second), ..of_connection(us, kind) }
+}
+
+fn of_connection(us: u64, kind: EventKind) -> Event {
+    let connection = NonZeroU64::new(3).map(ConnectionId::new);
+    Event { connection, netns: 4_026_531_840, cookie: 71, ..Event::new(at(us), kind) }
 }
 
 fn at(us: u64) -> Time {

@@ -1,23 +1,23 @@
-//! How text for people looks: with colours or without, in Unicode or in plain ASCII.
+//! The style of text: with colours or without, in Unicode or in plain ASCII.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-/// How text for people looks.
+/// The style of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
-    /// ANSI escape sequences colour it.
+    /// It is coloured by ANSI escape sequences.
     pub color: bool,
-    /// It has no character outside ASCII.
+    /// It is plain ASCII.
     pub ascii: bool,
 }
 
-/// What a part of the text stands for.
+/// The colour of a part of text, by its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Color {
     /// Of secondary interest.
     Dim,
-    /// A segment as it should be.
+    /// A correct segment.
     Cyan,
     /// Success.
     Green,
@@ -25,14 +25,14 @@ pub(super) enum Color {
     Blue,
     /// Worth a look.
     Yellow,
-    /// Not as it should be, maybe.
+    /// Possibly wrong.
     Red,
     /// Everything else.
     Plain,
 }
 
 impl Style {
-    /// `text` in the characters that may be used. To be done before anything is aligned.
+    /// `text` in the characters of the style. To be done before alignment.
     pub(super) fn spell(self, text: &str) -> Cow<'_, str> {
         if !self.ascii || text.is_ascii() {
             return Cow::Borrowed(text);
@@ -48,7 +48,7 @@ impl Style {
         Cow::Owned(ascii)
     }
 
-    /// `text` in a colour. To be done after everything is aligned.
+    /// `text` in a colour. To be done after alignment.
     pub(super) fn paint(self, color: Color, text: impl fmt::Display) -> Painted<impl fmt::Display> {
         Painted { color: if self.color { color } else { Color::Plain }, text }
     }
@@ -83,26 +83,9 @@ impl Color {
     }
 }
 
-/// Phrases in a row, with dots between.
-#[derive(Debug, Default)]
-pub(super) struct Phrases(pub(super) String);
-
-impl Phrases {
-    /// Sets what follows apart by space alone.
-    pub(super) fn gap(&mut self) {
-        self.0.push_str("  ");
-    }
-
-    pub(super) fn add(&mut self, phrase: impl fmt::Display) {
-        let separator = if self.0.is_empty() || self.0.ends_with("  ") { "" } else { " · " };
-        // Writing to a string cannot fail.
-        let _ = write!(self.0, "{separator}{phrase}");
-    }
-}
-
 const RESET: &str = "\x1b[0m";
 
-/// Lines and arrowheads keep their width: they are drawn after everything is aligned.
+/// Lines and arrowheads keep their width, because they are drawn after alignment.
 const REPLACEMENTS: [(char, &str); 12] = [
     ('→', "->"),
     ('←', "<-"),

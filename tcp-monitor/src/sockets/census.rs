@@ -13,9 +13,8 @@ use super::row::{Kind, Row};
 use super::service::{Listeners, Service, ServicePorts};
 use super::socket::{SockDiag, TimedRow};
 use crate::counts::{AcceptQueue, PortSockets};
-use crate::kernel::decode::Clock;
 use crate::lifecycle::Time;
-use crate::lifecycle::input::{Input, Presence, PresentSocket};
+use crate::lifecycle::input::{Presence, PresentSocket};
 use crate::netlink::DUMP_ATTEMPTS;
 use crate::netns::{NamespaceSwitcher, Netns, NetnsSelection, discover};
 
@@ -33,23 +32,7 @@ pub(super) struct SocketCensus {
     pub(super) ports: HashMap<u16, PortSockets>,
     pub(super) close_waits: Vec<CloseWait>,
     /// Connections, but for half-open ones; empty if they were not asked for.
-    pub(super) existing: Vec<ExistingSocket>,
-}
-
-/// A socket from a dump.
-#[derive(Clone, Copy, Debug)]
-pub struct ExistingSocket {
-    /// A time before which it was not read: `CLOCK_MONOTONIC`, nanoseconds.
-    pub not_before: u64,
-    socket: PresentSocket,
-}
-
-impl ExistingSocket {
-    /// The socket as an input of the tracker.
-    #[must_use]
-    pub const fn input(self, clock: &Clock) -> Input {
-        Input::Present(PresentSocket { time: clock.time(self.not_before), ..self.socket })
-    }
+    pub(super) existing: Vec<PresentSocket>,
 }
 
 impl SocketLister {
@@ -174,7 +157,7 @@ impl<'a> NetnsCensus<'a> {
         }
     }
 
-    fn existing(&self, not_before: u64, row: &Row, service: Service) -> Option<ExistingSocket> {
+    fn existing(&self, not_before: Time, row: &Row, service: Service) -> Option<PresentSocket> {
         let presence = match row.kind {
             Kind::Full => Presence::Socket(row.state),
             Kind::TimeWait => {
@@ -183,16 +166,15 @@ impl<'a> NetnsCensus<'a> {
             // No record of the kernel programs refers to a request socket.
             Kind::Listener | Kind::Request => return None,
         };
-        let socket = PresentSocket {
-            time: Time::default(),
+        Some(PresentSocket {
+            time: not_before,
             netns: self.netns,
             cookie: row.cookie,
             role: service.role,
             local: row.local,
             remote: row.remote,
             presence,
-        };
-        Some(ExistingSocket { not_before, socket })
+        })
     }
 
     fn add_close_wait(&mut self, row: &Row) {

@@ -19,10 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::census::ExistingSocket;
 use self::watch::Watch;
 use crate::counts::{EntriesAndExits, PortSockets};
-use crate::lifecycle::StuckSocket;
+use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::netns::NetnsSelection;
 use crate::ports::PortSet;
 
@@ -65,7 +64,7 @@ pub type SocketsByPort = HashMap<u16, PortSockets>;
 /// What the thread is asked for, and where it answers.
 enum Request {
     /// A dump now, and the connections in it.
-    Existing(Sender<Vec<ExistingSocket>>),
+    Existing(Sender<Vec<PresentSocket>>),
     /// A dump, unless it would take too much time.
     Fresh(Sender<()>),
     /// From now on the counters are read before each dump.
@@ -104,7 +103,7 @@ impl SocketDiag {
 
     /// The connections that exist now, but for half-open ones, in the order of time in which they were listed.
     #[must_use]
-    pub fn existing(&self) -> Vec<ExistingSocket> {
+    pub fn existing(&self) -> Vec<PresentSocket> {
         self.ask(Request::Existing).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 

@@ -6,17 +6,18 @@ use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
 use super::request::{SOCK_DIAG_BY_FAMILY, Wanted, request};
 use super::row::{AF_INET, AF_INET6, Row};
-use crate::clock::monotonic_now;
+use crate::clock;
+use crate::lifecycle::Time;
 use crate::netlink::{BUFFER, NetlinkSocket};
 use crate::ports::PortSet;
 
 /// A netlink socket that lists the TCP sockets of its network namespace.
 pub(super) struct SockDiag(NetlinkSocket);
 
-/// A row, and a time before which it was not read: `CLOCK_MONOTONIC`, nanoseconds.
+/// A row, and a time before which it was not read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimedRow {
-    pub(super) not_before: u64,
+    pub(super) not_before: Time,
     pub(super) row: Row,
 }
 
@@ -41,10 +42,10 @@ impl SockDiag {
         let mut buffer = Vec::with_capacity(BUFFER);
         for family in [AF_INET, AF_INET6] {
             // The kernel makes the first part of the answer at the request, and each other when the one before is received.
-            let mut not_before = monotonic_now();
+            let mut not_before = clock::now();
             self.0.send(&request(wanted, family, ports))?;
             loop {
-                let received = monotonic_now();
+                let received = clock::now();
                 let part = self.0.receive(&mut buffer, &mut |kind, payload| {
                     if kind == SOCK_DIAG_BY_FAMILY
                         && let Some(row) = Row::parse(payload)

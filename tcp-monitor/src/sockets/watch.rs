@@ -9,16 +9,15 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::TcpState;
 
-use super::census::{ExistingSocket, SocketLister};
+use super::census::SocketLister;
 use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
 use super::{Dump, Latest, Options, ReadCounters, Request, SocketsByPort};
-use crate::clock::monotonic_now;
-use crate::kernel::decode::Clock;
+use crate::clock;
 use crate::kernel::ephemeral_ports;
-use crate::lifecycle::StuckSocket;
 use crate::lifecycle::event::{Neglect, Stuck};
 use crate::lifecycle::input::Process;
+use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::sockets::owners::Owners;
 
 /// The state of the thread.
@@ -86,7 +85,7 @@ impl Watch {
     }
 
     /// Dumps the sockets, publishes them and reports those that are stuck. Returns the connections, if they are wanted.
-    fn dump(&mut self, want_existing: bool) -> Vec<ExistingSocket> {
+    fn dump(&mut self, want_existing: bool) -> Vec<PresentSocket> {
         let begin = cpu_time();
         let counted_before = self.read_counters.as_ref().and_then(|read| read()).map(Arc::new);
         let (dump, existing) = match self.lister.list(want_existing) {
@@ -163,7 +162,7 @@ fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
         process,
         neglect,
     };
-    StuckSocket { time: Clock::now().time(monotonic_now()), netns, cookie, stuck }
+    StuckSocket { time: clock::now(), netns, cookie, stuck }
 }
 
 /// The values of the label `process`.

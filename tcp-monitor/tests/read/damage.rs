@@ -1,4 +1,5 @@
-//! Files that are not captures, or not whole: what is wrong is said, what came before it is told, the others are read.
+//! Files that are not captures, or damaged: the error is reported, earlier packets and other files are
+//! processed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 use super::run::{Said, bytes, capture, finish, packets, path, read, read_from};
 
 #[test]
-fn what_cannot_be_read_is_named_once_with_its_reason_and_the_others_are_read() {
+fn a_file_that_cannot_be_read_is_named_once_with_the_reason_and_the_others_are_read() {
     let whole = read(&[&path("ethernet.pcap")]);
     let folder = TempDir::new().expect("a temporary folder");
     let file = |name: &str, bytes: &[u8]| {
@@ -21,10 +22,7 @@ fn what_cannot_be_read_is_named_once_with_its_reason_and_the_others_are_read() {
     for (bad, reason) in [
         ("/nowhere/x.pcap".to_owned(), "it cannot be opened: No such file or directory (os error 2)"),
         (folder.path().to_string_lossy().into_owned(), "it cannot be opened: is a directory"),
-        (
-            file("empty", b""),
-            "there is nothing in it, not even the header of a capture: was it ever written to?",
-        ),
+        (file("empty", b""), "it is empty: a capture has at least a header"),
         (
             file("notes.txt", b"to do: capture"),
             "it is neither pcap nor pcapng: it begins with the bytes [74, 6f, 20, 64]",
@@ -35,7 +33,7 @@ fn what_cannot_be_read_is_named_once_with_its_reason_and_the_others_are_read() {
         ),
         (
             file("a.pcap", &bytes("ethernet.pcap")[..10]),
-            "it is cut off: the file header at byte 0 takes 24 bytes, and there are 10",
+            "it is truncated: the file header at byte 0 has 24 bytes, the file only 10 of them",
         ),
     ] {
         let said = read(&[&bad, &path("ethernet.pcap")]);
@@ -50,7 +48,7 @@ fn what_cannot_be_read_is_named_once_with_its_reason_and_the_others_are_read() {
 }
 
 #[test]
-fn nothing_is_summed_up_where_no_file_could_be_read() {
+fn there_is_no_summary_if_no_file_could_be_read() {
     let missing =
         "tcp-monitor: /nowhere/x.pcap: it cannot be opened: No such file or directory (os error 2)\n";
     let said = read(&["/nowhere/x.pcap"]);
@@ -66,13 +64,14 @@ fn nothing_is_summed_up_where_no_file_could_be_read() {
 }
 
 #[test]
-fn of_a_capture_that_is_cut_off_the_place_is_said_and_all_before_it_told() {
+fn for_a_truncated_capture_the_offset_is_reported_and_earlier_packets_are_processed() {
     let whole = bytes("ethernet.pcap");
     let (_, packets) = packets("ethernet.pcap");
     let last = packets.last().map_or(0, Vec::len);
     let said = read_from(&["-"], &whole[..whole.len() - 1]);
     let reason = format!(
-        "tcp-monitor: -: it is cut off: the packet at byte {} takes {last} bytes, and there are {}; what came before it was read",
+        "tcp-monitor: -: it is truncated: the packet at byte {} has {last} bytes, the file only {} of them; \
+         earlier packets were processed",
         whole.len() - last,
         last - 1
     );
@@ -83,7 +82,7 @@ fn of_a_capture_that_is_cut_off_the_place_is_said_and_all_before_it_told() {
 }
 
 #[test]
-fn damage_says_at_which_byte_it_begins() {
+fn for_a_damaged_capture_the_offset_is_reported() {
     let whole = bytes("nanoseconds.pcapng");
     let mut damaged = whole.clone();
     // The length of the last block, at its end.
@@ -92,7 +91,7 @@ fn damage_says_at_which_byte_it_begins() {
     let said = read_from(&["-o", "json", "-"], &damaged);
     assert!(said.err.contains("the block at byte "), "{}", said.err);
     assert!(
-        said.err.contains("the file is damaged from there on; what came before it was read"),
+        said.err.contains("the file is damaged from there on; earlier packets were processed"),
         "{}",
         said.err
     );
@@ -101,14 +100,14 @@ fn damage_says_at_which_byte_it_begins() {
 }
 
 #[test]
-fn gzip_is_read_and_where_it_is_cut_off_is_said() {
+fn gzip_is_read_and_for_truncated_gzip_the_offset_is_reported() {
     let compressed = bytes("merged.pcapng.gz");
     let plain = read(&["-o", "json", &path("merged.pcapng")]);
     let whole = read_from(&["-o", "json", "-"], &compressed);
     assert_eq!((&plain.out, plain.code, plain.err), (&whole.out, whole.code, whole.err));
     let said = read_from(&["-o", "json", "-"], &compressed[..compressed.len() / 2]);
     assert!(
-        said.err.contains("tcp-monitor: -: the gzip data are damaged or cut off where byte "),
+        said.err.contains("tcp-monitor: -: the gzip data is damaged or truncated at byte "),
         "{}",
         said.err
     );
@@ -117,7 +116,7 @@ fn gzip_is_read_and_where_it_is_cut_off_is_said() {
 }
 
 #[test]
-fn packets_that_are_left_out_are_counted_by_reason_and_said_once() {
+fn skipped_packets_are_counted_by_reason_and_reported_once() {
     let (mut header, packets) = packets("ethernet.pcap");
     // Enough for Ethernet, IP and half a TCP header.
     let cut: Vec<u8> = packets
@@ -133,7 +132,7 @@ fn packets_that_are_left_out_are_counted_by_reason_and_said_once() {
     assert_eq!(said.code, Some(0));
     assert!(said.out.is_empty(), "{}", said.out);
     assert!(
-        said.err.contains(" cut off by the snap length before the end of the TCP header"),
+        said.err.contains(" truncated by the snap length before the end of the TCP header"),
         "{}",
         said.err
     );
@@ -141,21 +140,21 @@ fn packets_that_are_left_out_are_counted_by_reason_and_said_once() {
     // NFLOG
     header[20..24].copy_from_slice(&239_u32.to_le_bytes());
     let said = read_from(&["-"], &[header, packets.concat()].concat());
-    let left_out = format!("left out: {} of NFLOG (239), which is not read here\n", packets.len());
-    assert_eq!((said.err.matches(&left_out).count(), said.code), (1, Some(0)), "{}", said.err);
+    let skipped = format!("skipped: {} of NFLOG (239), which is not supported\n", packets.len());
+    assert_eq!((said.err.matches(&skipped).count(), said.code), (1, Some(0)), "{}", said.err);
 }
 
 #[test]
-fn a_file_that_only_others_may_read_says_so() {
+fn a_file_without_read_permission_is_reported() {
     let folder = TempDir::new().expect("a temporary folder");
     let file = folder.path().join("secret.pcap");
     fs::copy(capture("ethernet.pcap"), &file).expect("a temporary file");
     fs::set_permissions(&file, Permissions::from_mode(0o0)).expect("it is ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-monitor"));
     if rustix::process::geteuid().is_root() {
-        // Root may read everything, and nobody may not look where the binary is.
+        // Root may read everything, and the user nobody may not enter the folder of the binary.
         let binary = folder.path().join("tcp-monitor");
-        // Not by this process: what another test starts meanwhile would have it open for writing.
+        // Not by this process: what another test starts meanwhile would inherit it open for writing.
         let copied = Command::new("cp")
             .args([env!("CARGO_BIN_EXE_tcp-monitor").as_ref(), binary.as_os_str()])
             .status();

@@ -1,4 +1,4 @@
-//! What is printed of captures, to the letter.
+//! The output for captures, to the letter.
 //!
 //! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the difference.
 
@@ -15,7 +15,7 @@ fn text_is_as_it_was() {
 }
 
 #[test]
-fn every_scenario_is_told_and_drawn_as_it_was() {
+fn text_and_ladder_of_every_scenario_are_as_they_were() {
     let scenarios = fs::read_dir(path("scenarios")).expect("it is checked in");
     let mut names: Vec<_> = scenarios
         .map(|entry| entry.expect("its entries").file_name().into_string().expect("a name"))

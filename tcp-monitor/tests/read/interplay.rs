@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::run::{bytes, command, path, read};
 
-/// Reads what a capture is piped into that has not ended yet, and has printed its first event.
+/// A reader of a capture through a pipe that is still open; it has printed its first event.
 fn waiting() -> (Child, ChildStdin, BufReader<ChildStdout>) {
     let piped = command()
         .args(["-o", "json", "-"])
@@ -34,7 +34,7 @@ fn said(mut child: Child) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_signal_ends_it_where_it_waits_for_input_with_what_was_read() {
+fn a_signal_ends_the_wait_for_input_and_earlier_packets_are_processed() {
     for signal in [Signal::INT, Signal::TERM] {
         let (child, stdin, mut stdout) = waiting();
         kill_process(Pid::from_child(&child), signal).expect("it runs");

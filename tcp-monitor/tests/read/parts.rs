@@ -1,11 +1,26 @@
-//! Several files, and which connections of them are told.
+//! Several files, and the selection of connections and events.
 
 use std::fs;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::run::{bytes, packets, path, read, read_from};
+use super::run::{bytes, command, finish, packets, path, read, read_from};
+
+fn events(out: &str) -> Vec<Value> {
+    out.lines().map(|line| serde_json::from_str(line).expect("it is JSON")).collect()
+}
+
+fn without(mut event: Value, field: &str) -> Value {
+    if let Some(fields) = event.as_object_mut() {
+        fields.remove(field);
+    }
+    event
+}
+
+fn without_numbers(event: &Value) -> Value {
+    without(without(event.clone(), "conn"), "frame")
+}
 
 /// The files of a ring, as of `tcpdump -C`: a capture cut between two packets of a connection.
 fn ring() -> (TempDir, [String; 2]) {
@@ -37,7 +52,21 @@ fn files_in_their_order_are_parts_of_one_capture() {
 fn a_file_that_begins_before_the_one_before_it_ended_is_a_capture_of_its_own() {
     let ethernet = read(&["-o", "json", &path("ethernet.pcap")]);
     let twice = read(&["-o", "json", &path("ethernet.pcap"), &path("ethernet.pcap")]);
-    assert!(twice.out == ethernet.out.repeat(2), "nothing is taken to be sent again:\n{}", twice.out);
+    let [first, both] = [&ethernet, &twice].map(|said| events(&said.out));
+    assert_eq!(both.len(), 2 * first.len());
+    for (event, expected) in both.iter().zip(first.iter().chain(&first)) {
+        assert_eq!(without_numbers(event), without_numbers(expected), "nothing counts as retransmitted");
+    }
+    // Numbers go on: no connection of the second file has one of the first, and frames count all packets.
+    let (_, packets) = packets("ethernet.pcap");
+    let (of_first, of_second) = both.split_at(first.len());
+    assert_eq!(of_first, first);
+    for (event, expected) in of_second.iter().zip(&first) {
+        let number = |event: &Value, field: &str| event[field].as_u64();
+        assert_eq!(number(event, "conn"), number(expected, "conn").map(|conn| conn + 4), "{event}");
+        let frames = packets.len() as u64;
+        assert_eq!(number(event, "frame"), number(expected, "frame").map(|frame| frame + frames), "{event}");
+    }
     assert_eq!(twice.code, Some(0));
     assert_eq!(twice.err.matches("begins 0.5 s before the latest packet so far").count(), 1, "{}", twice.err);
     let count = |said: &str| said.lines().find(|line| line.contains(" connections: ")).map(str::to_owned);
@@ -61,15 +90,16 @@ fn a_port_selects_whole_connections_by_either_end_and_changes_nothing_of_them() 
     for (port, least) in [("8899", 50), ("81", 10), ("47730", 10)] {
         let selected = read(&["-o", "json", "-p", port, &path("merged.pcapng")]);
         let ending = format!(":{port}");
-        let expected = all.out.lines().filter(|line| {
-            let event: Value = serde_json::from_str(line).expect("it is JSON");
+        let expected = events(&all.out).into_iter().filter(|event| {
             let ends = ["src", "dst", "local", "remote"]
                 .map(|end| event[end].as_str().unwrap_or_default().to_owned());
             ends.iter().any(|end| end.ends_with(&ending))
         });
-        let expected: Vec<_> = expected.collect();
+        // Only the selected connections are counted.
+        let expected: Vec<_> = expected.map(|event| without(event, "conn")).collect();
         assert!(expected.len() >= least, "{port}: {}", expected.len());
-        assert_eq!(selected.out.lines().collect::<Vec<_>>(), expected, "{port}");
+        let selected = events(&selected.out).into_iter().map(|event| without(event, "conn"));
+        assert_eq!(selected.collect::<Vec<_>>(), expected, "{port}");
     }
     let nothing = read(&["-p", "9", &path("merged.pcapng")]);
     assert_eq!((nothing.out.as_str(), nothing.code), ("", Some(0)));
@@ -89,6 +119,26 @@ fn count_ends_it_and_none_writes_nothing() {
 }
 
 #[test]
+fn the_c_locale_means_ascii() {
+    let unicode = read(&[&path("ethernet.pcap")]);
+    let option = read(&["--ascii", &path("ethernet.pcap")]);
+    assert!(!unicode.out.is_ascii() && option.out.is_ascii() && option.out.contains(" -> "));
+    for (variables, is_ascii) in [
+        ([("LC_ALL", "C"), ("LC_CTYPE", "en_US.UTF-8"), ("LANG", "en_US.UTF-8")], true),
+        ([("LC_ALL", ""), ("LC_CTYPE", "POSIX"), ("LANG", "en_US.UTF-8")], true),
+        ([("LC_ALL", ""), ("LC_CTYPE", ""), ("LANG", "C")], true),
+        ([("LC_ALL", "C.UTF-8"), ("LC_CTYPE", "C"), ("LANG", "C")], false),
+    ] {
+        let said = finish(command().envs(variables).arg(path("ethernet.pcap")), b"");
+        let expected = if is_ascii { &option.out } else { &unicode.out };
+        assert_eq!(&said.out, expected, "{variables:?}");
+    }
+    // The views, too.
+    let ladder = finish(command().env("LC_ALL", "C").args(["--view", "ladder", &path("ethernet.pcap")]), b"");
+    assert!(ladder.out.is_ascii(), "{}", ladder.out);
+}
+
+#[test]
 fn colour_is_for_terminals_or_whoever_asks() {
     let plain = read(&[&path("ethernet.pcap")]);
     let coloured = read(&["--color", "always", &path("ethernet.pcap")]);
@@ -98,11 +148,7 @@ fn colour_is_for_terminals_or_whoever_asks() {
 #[test]
 fn interfaces_have_the_names_that_the_file_gives_them() {
     let said = read_from(&["-o", "json", "-"], &bytes("sections.pcapng"));
-    let segments: Vec<Value> = said
-        .out
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("it is JSON"))
-        .filter(|event: &Value| event["event"] == "segment")
-        .collect();
+    let segments: Vec<_> =
+        events(&said.out).into_iter().filter(|event| event["event"] == "segment").collect();
     assert!(!segments.is_empty() && segments.iter().all(|segment| segment["interface"] == "left0"));
 }

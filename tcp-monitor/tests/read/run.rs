@@ -15,7 +15,12 @@ pub(crate) struct Said {
 /// `tcp-monitor read`, in UTC and without the environment's wishes.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-monitor"));
-    command.arg("read").env("TZ", "UTC").env_remove("NO_COLOR").env_remove("RUST_LOG");
+    command
+        .arg("read")
+        .env("TZ", "UTC")
+        .env("LC_ALL", "C.UTF-8")
+        .env_remove("NO_COLOR")
+        .env_remove("RUST_LOG");
     command
 }
 

@@ -79,7 +79,7 @@ impl<'a> Report<'a> {
                     "client handshake_ack",
                     "server fin",
                     "client fin",
-                    "server fin_ack",
+                    "server ack_of_fin",
                 ],
                 &orderly.segments(),
             ),
@@ -202,7 +202,7 @@ impl Connection<'_> {
             let sender = if event["src"] == self.client { "client" } else { "server" };
             format!("{sender} {}", text(&event["step"]))
         });
-        segments.filter(|segment| segment != "client fin_ack").collect()
+        segments.filter(|segment| segment != "client ack_of_fin").collect()
     }
 
     /// The states that an end entered.

@@ -40,7 +40,7 @@ fn check(bytes: &[u8], len: Option<usize>) -> u64 {
     let unknown: u64 = unknown_link.values().sum();
     assert_eq!(all, tcp + not_tcp + later_fragments + truncated + malformed + unknown);
     assert!(untimed <= tcp);
-    assert!(packets.windows(2).all(|pair| pair[0].number < pair[1].number));
+    assert!(packets.windows(2).all(|pair| pair[0].frame < pair[1].frame));
     assert!(packets.iter().all(|packet| (20..=60).contains(&packet.header.header_len)));
     if let (Some(len), Some(offset)) = (len, error.as_ref().and_then(CaptureError::offset)) {
         assert!(offset <= len as u64, "{error:?} in {len} bytes");

@@ -10,14 +10,15 @@ use super::{
 };
 use crate::{
     capture::{
-        Packet, Statistics,
+        Statistics,
         fields::ByteOrder::{Big, Little},
+        reader::FILE_INTERFACES,
     },
-    lifecycle::segment::Timestamps,
+    lifecycle::{SegmentInput, segment::Timestamps},
 };
 
 /// The one packet of a file, captured whole.
-fn packet(link: u32, bytes: &[u8]) -> Result<Packet, Statistics> {
+fn packet(link: u32, bytes: &[u8]) -> Result<SegmentInput, Statistics> {
     let (packets, statistics, error) = read_all(&pcap_of(link, bytes));
     assert!(error.is_none(), "{error:?}");
     assert_eq!(statistics.packets, 1);
@@ -25,7 +26,7 @@ fn packet(link: u32, bytes: &[u8]) -> Result<Packet, Statistics> {
 }
 
 /// As [`packet`], of which only `captured` bytes were kept.
-fn snapped(bytes: &[u8], captured: usize) -> Result<Packet, Statistics> {
+fn snapped(bytes: &[u8], captured: usize) -> Result<SegmentInput, Statistics> {
     let file =
         [pcap(Little, MICROSECONDS, 101), record(Little, 1, 0, len(bytes), &bytes[..captured])].concat();
     let (packets, statistics, _) = read_all(&file);
@@ -82,7 +83,6 @@ fn every_link_type_leads_to_the_segment() {
         };
         assert_eq!((found.src.to_string(), found.dst.to_string()), (src.into(), dst.into()), "{link}");
         assert_eq!((found.header.seq, found.payload_len), (303_235_690, 5), "{link}");
-        assert!(!found.fragmented);
     }
 }
 
@@ -96,11 +96,11 @@ fn cooked_captures_name_direction_and_interface() {
     ] {
         let v1 = Bytes::new(Big).u16(kind).raw(&[0; 12]).u16(0x0800).raw(&ipv4(&tcp(b""))).bytes;
         let found = packet(113, &v1).expect("a segment is there");
-        assert_eq!((found.direction, found.ifindex), (direction, None));
+        assert_eq!((found.direction, found.ifindex), (direction, FILE_INTERFACES));
         let v2 =
             Bytes::new(Big).u16(0x0800).u16(0).u32(70_000).u16(1).raw(&kind.to_be_bytes()[1..]).raw(&[0; 9]);
         let found = packet(276, &v2.raw(&ipv4(&tcp(b""))).bytes).expect("a segment is there");
-        assert_eq!((found.direction, found.ifindex), (direction, Some(70_000)));
+        assert_eq!((found.direction, found.ifindex), (direction, 70_000));
     }
 }
 
@@ -166,17 +166,17 @@ fn of_fragments_the_first_one_counts() {
     let mut v4 = ipv4(&tcp(b"some"));
     v4[6] = 0x20;
     let found = packet(101, &v4).expect("the header is in the first fragment");
-    assert_eq!((found.fragmented, found.payload_len), (true, 4));
+    assert_eq!(found.payload_len, 4);
     v4[7] = 1;
     assert_eq!(packet(101, &v4), Err(later_fragment()));
 
     let v6 = |next, offset: u16| {
         ipv6(44, &[&[next, 0][..], &offset.to_be_bytes(), &[0, 0, 0, 9], &tcp(b"some")].concat())
     };
-    let told = |offset| packet(101, &v6(6, offset)).map(|packet| (packet.fragmented, packet.payload_len));
-    assert_eq!(told(1), Ok((true, 4)));
-    assert_eq!(told(0), Ok((false, 4)), "an atomic fragment is all there is (RFC 6946)");
-    assert_eq!(told(8), Err(later_fragment()));
+    let payload_len = |offset| packet(101, &v6(6, offset)).map(|packet| packet.payload_len);
+    assert_eq!(payload_len(1), Ok(4));
+    assert_eq!(payload_len(0), Ok(4), "an atomic fragment is the whole packet (RFC 6946)");
+    assert_eq!(payload_len(8), Err(later_fragment()));
     assert_eq!(packet(101, &v6(17, 8)), Err(not_tcp()));
 }
 

@@ -1,17 +1,17 @@
-//! The captures in `tests/captures`, and what tshark says of each packet in them.
+//! The captures in `tests/captures`, compared with the fields that tshark prints of each packet.
 //!
 //! `tests/captures/record` recorded them with tcpdump, converted them with editcap and mergecap, generated what
 //! neither of them writes, and had tshark print the fields (`tests/captures/judge`) that are expected here.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{fmt::Debug, fs, net::IpAddr, num::NonZeroU64, path::Path, str::FromStr};
 
 use tcp_monitor_common::record::Direction;
 
 use super::{read_all, recorded};
 use crate::{
-    capture::Packet,
+    capture::reader::FILE_INTERFACES,
     lifecycle::{
-        TcpHeader, Time,
+        SegmentInput, TcpHeader, Time,
         segment::{Flags, Options, Timestamps},
     },
 };
@@ -24,8 +24,8 @@ fn tshark_agrees_on_every_packet_of_every_capture() {
         let table = fs::read_to_string(format!("{}.tsv", path.display())).expect("checked in beside it");
         let expected: Vec<_> = table.lines().map(|line| parse(line, &packets)).collect();
         for (packet, expected) in packets.iter().zip(&expected) {
-            let packet = &in_terms_of_tshark(packet, &path);
-            assert_eq!(packet, expected, "{}", path.display());
+            let packet = in_terms_of_tshark(packet, &path);
+            assert_eq!(packet, *expected, "{}", path.display());
         }
         assert_eq!(packets.len(), expected.len(), "{}: {statistics:?}", path.display());
         assert!(packets.len() >= 3, "{} says next to nothing", path.display());
@@ -33,13 +33,17 @@ fn tshark_agrees_on_every_packet_of_every_capture() {
 }
 
 /// tshark counts the interfaces of each section from 0. The one capture here with two sections has three in each.
-fn in_terms_of_tshark(packet: &Packet, path: &Path) -> Packet {
-    let interfaces = if path.ends_with("sections.pcapng") { 3 } else { u32::MAX };
-    Packet { interface: packet.interface % interfaces, ..*packet }
+fn in_terms_of_tshark(packet: &SegmentInput, path: &Path) -> SegmentInput {
+    let ifindex = match packet.ifindex.checked_sub(FILE_INTERFACES) {
+        Some(interface) if path.ends_with("sections.pcapng") => FILE_INTERFACES + interface % 3,
+        Some(_) | None => packet.ifindex,
+    };
+    SegmentInput { ifindex, ..*packet }
 }
 
-/// A line of tshark's. It does not say how much payload the first fragment has; that is taken over from `packets`.
-fn parse(line: &str, packets: &[Packet]) -> Packet {
+/// A line of tshark's. It does not have the payload length of a first fragment, which is copied from
+/// `packets`.
+fn parse(line: &str, packets: &[SegmentInput]) -> SegmentInput {
     let fields: Vec<_> = line.split('\t').collect();
     let &[
         number,
@@ -71,14 +75,14 @@ fn parse(line: &str, packets: &[Packet]) -> Packet {
     else {
         panic!("{} fields: {line}", fields.len())
     };
-    let number = decimal(number).expect("every packet has one");
-    let fragment = packets.iter().find(|packet| packet.number == number && payload_len.is_empty());
+    let frame = decimal(number).and_then(NonZeroU64::new);
+    let fragment = packets.iter().find(|packet| packet.frame == frame && payload_len.is_empty());
     let flags = hexadecimal(flags).expect("every segment has them");
-    Packet {
-        number,
+    let number_of_interface = || FILE_INTERFACES + decimal::<u32>(interface).unwrap_or_default();
+    SegmentInput {
         time: epoch(time),
-        interface: decimal(interface).unwrap_or_default().try_into().expect("32 bits"),
-        ifindex: decimal(ifindex).map(|index| index.try_into().expect("32 bits")),
+        netns: 0,
+        ifindex: decimal(ifindex).unwrap_or_else(number_of_interface),
         direction: match (packet_type, direction) {
             ("4", _) | (_, "0x00000002") => Some(Direction::Egress),
             ("0" | "1" | "2" | "3", _) | (_, "0x00000001") => Some(Direction::Ingress),
@@ -101,20 +105,22 @@ fn parse(line: &str, packets: &[Packet]) -> Packet {
             urgent: port(urgent),
             header_len: header_len.parse().expect("8 bits"),
             options: Options {
-                mss: decimal(mss).map(|_| port(mss)),
+                mss: decimal(mss),
                 window_scale: wscale.parse().ok(),
                 sack_permitted: !sack.is_empty(),
                 // Of one that was cut in two it prints the first half.
-                timestamps: decimal(echo)
-                    .map(|_| Timestamps { value: number32(value), echo: number32(echo) }),
+                timestamps: decimal(echo).map(|echo| Timestamps { value: number32(value), echo }),
             },
         },
         payload_len: fragment.map_or_else(|| number32(payload_len), |packet| packet.payload_len),
-        fragmented: fragment.is_some(),
+        acks_syn_ack: false,
+        acks_fin: false,
+        syn_cookie: false,
+        frame,
     }
 }
 
-fn decimal(field: &str) -> Option<u64> {
+fn decimal<N: FromStr<Err: Debug>>(field: &str) -> Option<N> {
     (!field.is_empty()).then(|| field.parse().expect("a number"))
 }
 

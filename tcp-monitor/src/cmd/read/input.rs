@@ -1,46 +1,24 @@
-//! The bytes of a capture as they come. Whoever waits for more has written what it knows, and a signal ends the wait.
+//! The bytes of a capture. Before it waits for more, standard output is flushed; a signal ends the wait.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Stdout, Write};
+use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// Standard output, which what reads and what writes have in common.
-#[derive(Clone)]
-pub(super) struct Output(Arc<Mutex<BufWriter<Stdout>>>);
+use crate::cmd::stdout::Stdout;
 
-impl Output {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(BufWriter::with_capacity(BUFFER, io::stdout()))))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BufWriter<Stdout>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.lock().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.lock().flush()
-    }
-}
-
-/// A capture file, or a pipe that one comes through.
+/// A capture file, or a pipe.
 pub(super) struct Input {
     file: File,
-    /// Its other end is closed when it is time to stop.
+    /// Its other end is closed to stop the reading.
     stop: Arc<UnixStream>,
-    output: Output,
+    stdout: Stdout,
 }
 
-/// Why there is no more to read, though it is not the end.
+/// Why reading stopped before the end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Halt {
     #[error("stopped by a signal")]
@@ -50,8 +28,8 @@ pub(super) enum Halt {
 }
 
 impl Input {
-    pub(super) fn new(file: File, stop: Arc<UnixStream>, output: Output) -> Self {
-        Self { file, stop, output }
+    pub(super) fn new(file: File, stop: Arc<UnixStream>, stdout: Stdout) -> Self {
+        Self { file, stop, stdout }
     }
 
     /// Waits for something to read, for `timeout` at most. Returns whether there is something.
@@ -60,7 +38,7 @@ impl Input {
         let mut polled = [
             PollFd::new(&self.file, PollFlags::IN),
             PollFd::new(&self.stop, PollFlags::IN),
-            // Errors are told of in any case: nobody reads any more.
+            // Errors are reported in any case: it has no reader any more.
             PollFd::new(&stdout, PollFlags::empty()),
         ];
         match poll(&mut polled, timeout) {
@@ -81,7 +59,7 @@ impl Input {
 impl Read for Input {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if !self.wait(Some(&NOW))? {
-            self.output.flush().map_err(|error| io::Error::other(Halt::Output(error)))?;
+            self.stdout.flush().map_err(|error| io::Error::other(Halt::Output(error)))?;
             while !self.wait(None)? {}
         }
         self.file.read(bytes)
@@ -89,4 +67,3 @@ impl Read for Input {
 }
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
-const BUFFER: usize = 64 << 10;

@@ -1,26 +1,27 @@
-//! What was read, for people: packets, connections, and what was left out.
+//! The summary: packets, connections, and what was skipped.
 
 use std::fmt;
 
 use tcp_monitor_common::record::Role;
 
 use crate::capture::{Capture, Statistics};
+use crate::clock::WallClock;
 use crate::lifecycle::event::{ClosedBy, EventKind};
 use crate::lifecycle::{Event, Time, Tracker};
-use crate::output::Timestamps;
+use crate::output::Period;
 
-/// What came of reading.
+/// The result of reading.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     statistics: Statistics,
     /// The earliest and the latest time of all packets.
     times: Option<(Time, Time)>,
     connections: Connections,
-    /// Connections that were forgotten because there were too many.
+    /// Evictions of the tracker.
     evicted: u64,
 }
 
-/// How connections went, by what their clients' ends say.
+/// The results of connections, as their clients' ends report them.
 #[derive(Debug, Default)]
 struct Connections {
     closed: u64,
@@ -32,7 +33,7 @@ struct Connections {
 }
 
 impl Summary {
-    /// Adds what became of the packets of a capture.
+    /// Adds the packets of a capture.
     pub(super) fn add_packets(&mut self, capture: &Capture) {
         self.statistics.add(capture.statistics());
         if let Some((earliest, latest)) = capture.times() {
@@ -46,7 +47,7 @@ impl Summary {
         self.statistics.packets == 0
     }
 
-    /// Adds what an event says of a connection.
+    /// Adds the result of a connection, if `event` is that.
     pub(super) fn add_event(&mut self, event: &Event) {
         let count = match &event.kind {
             EventKind::Handshake(handshake)
@@ -73,7 +74,7 @@ impl Summary {
         *count += 1;
     }
 
-    /// Adds what is left in a tracker that is told no more.
+    /// Adds the connections that are left in a tracker at the end.
     pub(super) fn add_rest(&mut self, tracker: &Tracker) {
         let unfinished = tracker.unfinished();
         self.connections.half_open += unfinished.half_open;
@@ -87,17 +88,18 @@ impl fmt::Display for Summary {
         let Statistics { packets, tcp, .. } = self.statistics;
         write!(f, "read {packets} packets, {tcp} of them TCP segments")?;
         if let Some((first, last)) = self.times {
-            write!(f, " · {}", Timestamps { first, last })?;
+            let clock = WallClock::of_capture();
+            write!(f, " · {}", Period { first: clock.at(first), last: clock.at(last) })?;
         }
-        let left_out = self.left_out();
-        if !left_out.is_empty() {
-            write!(f, "\nleft out: {}", left_out.join(" · "))?;
+        let skipped = self.skipped();
+        if !skipped.is_empty() {
+            write!(f, "\nskipped: {}", skipped.join(" · "))?;
         }
         write!(f, "\n{}", self.connections)?;
         if self.evicted > 0 {
             write!(
                 f,
-                "\n{} connections were forgotten: there were more at once than --max-connections",
+                "\n{} tracker evictions: there were more connections at once than --max-connections",
                 self.evicted
             )?;
         }
@@ -106,8 +108,8 @@ impl fmt::Display for Summary {
 }
 
 impl Summary {
-    /// Why packets were left out, and how many.
-    fn left_out(&self) -> Vec<String> {
+    /// Why packets were skipped, and how many.
+    fn skipped(&self) -> Vec<String> {
         let Statistics {
             packets: _,
             tcp: _,
@@ -119,11 +121,11 @@ impl Summary {
             untimed,
         } = &self.statistics;
         let of_links =
-            unknown_link.iter().map(|(link, count)| (*count, format!("of {link}, which is not read here")));
+            unknown_link.iter().map(|(link, count)| (*count, format!("of {link}, which is not supported")));
         let reasons = [
             (*not_tcp, "not TCP"),
             (*later_fragments, "later fragments"),
-            (*truncated, "cut off by the snap length before the end of the TCP header"),
+            (*truncated, "truncated by the snap length before the end of the TCP header"),
             (*malformed, "malformed"),
         ];
         let reasons = reasons.map(|(count, reason)| (count, reason.to_owned()));
@@ -134,7 +136,7 @@ impl Summary {
             .map(|(count, reason)| format!("{count} {reason}"))
             .collect();
         if *untimed > 0 {
-            phrases.push(format!("the times of {untimed} segments, which the file does not have"));
+            phrases.push(format!("the times of {untimed} segments, which the file lacks"));
         }
         phrases
     }

@@ -66,9 +66,9 @@ fn the_steps_of_a_connection_acknowledge_each_other() {
             "handshake_ack seq=1 ack:syn=0+0+1",
             // What it acknowledges passed unseen, and so did what comes before it.
             "fin seq? ack:?",
-            "fin_ack seq=101 ack:fin=51+5+1",
+            "ack_of_fin seq=101 ack:fin=51+5+1",
             "fin seq=101 ack:fin=51+5+1",
-            "fin_ack seq=57 ack:fin=101+0+1",
+            "ack_of_fin seq=57 ack:fin=101+0+1",
         ]
     );
 }
@@ -88,7 +88,7 @@ fn numbers_that_are_off_by_one_are_wrong() {
             "syn_ack seq? ack:syn!0+0+1",
             "handshake_ack seq!2 ack:syn!0+0+1",
             "fin seq? ack:?",
-            "fin_ack seq=101 ack:fin!51+5+1",
+            "ack_of_fin seq=101 ack:fin!51+5+1",
         ]
     );
 }
@@ -165,8 +165,8 @@ fn fins_that_cross_acknowledge_what_came_before() {
         [
             "fin seq? ack:?",
             "fin seq=101 ack:?",
-            "fin_ack seq=102 ack:fin=51+0+1",
-            "fin_ack seq=52 ack:fin=101+0+1"
+            "ack_of_fin seq=102 ack:fin=51+0+1",
+            "ack_of_fin seq=52 ack:fin=101+0+1"
         ]
     );
 }
@@ -206,9 +206,9 @@ fn in_a_capture_the_data_is_known_too() {
         [
             "handshake_ack seq=1 ack:syn=0+0+1",
             "fin seq=51 ack:data=1+100",
-            "fin_ack seq=101 ack:fin=51+5+1",
+            "ack_of_fin seq=101 ack:fin=51+5+1",
             "fin seq=131 ack:fin=51+5+1",
-            "fin_ack seq=57 ack:fin=131+0+1",
+            "ack_of_fin seq=57 ack:fin=131+0+1",
         ]
     );
 }

@@ -1,4 +1,4 @@
-//! Events as JSON, all but segments.
+//! The fields of each kind of event, except for segments.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde::ser::Serializer;
 use tcp_monitor_common::TcpState;
 
-use crate::lifecycle::Event;
 use crate::lifecycle::event::{Closed, Handshake, Lost, Reset, Retransmit, StateChange, Stuck};
 use crate::lifecycle::input::Process;
 
@@ -26,17 +25,13 @@ pub(super) struct StateBody<'a> {
     ack: Option<u32>,
     evidence: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cookie: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    netns: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<ProcessBody<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    spent_us: Option<u64>,
+    state_duration_us: Option<u64>,
 }
 
 impl<'a> StateBody<'a> {
-    pub(super) fn of(event: &Event, change: &'a StateChange) -> Self {
+    pub(super) fn of(change: &'a StateChange) -> Self {
         Self {
             local: change.local,
             remote: change.remote,
@@ -46,10 +41,8 @@ impl<'a> StateBody<'a> {
             seq: change.seq,
             ack: change.ack,
             evidence: change.evidence.label(),
-            cookie: Some(event.cookie).filter(|cookie| *cookie != 0),
-            netns: Some(event.netns).filter(|netns| *netns != 0),
             process: change.process.as_ref().map(ProcessBody::of),
-            spent_us: change.spent.map(micros),
+            state_duration_us: change.spent.map(micros),
         }
     }
 }
@@ -231,7 +224,7 @@ impl StatesBody<'_> {
 
 impl Serialize for StatesBody<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(state, spent)| (state.label(), micros(*spent))))
+        serializer.collect_map(self.0.iter().map(|(state, duration)| (state.label(), micros(*duration))))
     }
 }
 

@@ -1,7 +1,7 @@
-//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning within a version.
+//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning within
+//! a version.
 
-use std::fmt;
-use std::io;
+use std::num::NonZeroU64;
 
 use body::{ClosedBody, HandshakeBody, LostBody, ResetBody, RetransmitBody, StateBody, StuckBody};
 use jiff::Timestamp;
@@ -9,50 +9,38 @@ use segment::SegmentBody;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::Sink;
-use crate::lifecycle::{Event, EventKind, Time};
+use super::{Context, Destination, EventSink};
+use crate::clock::WallTime;
+use crate::lifecycle::event::EventKind;
+use crate::lifecycle::{ConnectionId, Event};
 
 mod body;
 mod segment;
 
-/// Writes one JSON object a line.
+/// Emits one JSON object a line.
+#[derive(Debug, Default)]
 pub struct Json {
-    interface_name: Box<dyn Fn(u32, u32) -> Option<String> + Send>,
     line: Vec<u8>,
 }
 
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Json").finish_non_exhaustive()
-    }
-}
-
-impl Json {
-    /// A sink that asks `interface_name` for the name of the interface with an index (the second argument) in a network
-    /// namespace (the first), and leaves it out where there is none.
-    pub fn new(interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static) -> Self {
-        Self { interface_name: Box::new(interface_name), line: Vec::new() }
-    }
-}
-
-impl Sink for Json {
-    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
-        let body = match &event.kind {
-            EventKind::Segment(segment) => {
-                Body::Segment(SegmentBody::of(segment, (self.interface_name)(event.netns, segment.ifindex)))
-            }
-            EventKind::State(change) => Body::State(StateBody::of(event, change)),
-            EventKind::Handshake(handshake) => Body::Handshake(HandshakeBody::of(handshake)),
-            EventKind::Reset(reset) => Body::Reset(ResetBody::of(reset)),
-            EventKind::Retransmit(retransmit) => Body::Retransmit(RetransmitBody::of(retransmit)),
-            EventKind::Closed(closed) => Body::Closed(ClosedBody::of(closed)),
-            EventKind::Stuck(stuck) => Body::Stuck(StuckBody::of(stuck)),
-            EventKind::Lost(lost) => Body::Lost(LostBody::of(lost)),
+impl EventSink for Json {
+    fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
+        let line = Line {
+            v: VERSION,
+            time: Rfc3339(context.wall_time(event.time)),
+            event: name(&event.kind),
+            conn: event.connection.map(ConnectionId::get),
+            netns: event.netns,
+            cookie: event.cookie,
+            frame: event.frame,
+            body: Body::of(event, context),
         };
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &Line { v: VERSION, time: Rfc3339(event.time), body })?;
-        self.line.push(b'\n');
-        out.write_all(&self.line)
+        // Fails only for a map whose keys are not strings, which there is none of here.
+        if serde_json::to_writer(&mut self.line, &line).is_ok() {
+            self.line.push(b'\n');
+            to.take(&mut |out| out.extend_from_slice(&self.line));
+        }
     }
 }
 
@@ -60,12 +48,21 @@ impl Sink for Json {
 struct Line<'a> {
     v: u8,
     time: Rfc3339,
+    event: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    netns: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    cookie: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame: Option<NonZeroU64>,
     #[serde(flatten)]
     body: Body<'a>,
 }
 
 #[derive(Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(untagged)]
 enum Body<'a> {
     Segment(SegmentBody),
     State(StateBody<'a>),
@@ -77,14 +74,49 @@ enum Body<'a> {
     Lost(LostBody),
 }
 
-struct Rfc3339(Time);
+impl<'a> Body<'a> {
+    fn of(event: &'a Event, context: &Context<'_>) -> Self {
+        match &event.kind {
+            EventKind::Segment(segment) => {
+                Self::Segment(SegmentBody::of(segment, context.interface(event.netns, segment.ifindex)))
+            }
+            EventKind::State(change) => Self::State(StateBody::of(change)),
+            EventKind::Handshake(handshake) => Self::Handshake(HandshakeBody::of(handshake)),
+            EventKind::Reset(reset) => Self::Reset(ResetBody::of(reset)),
+            EventKind::Retransmit(retransmit) => Self::Retransmit(RetransmitBody::of(retransmit)),
+            EventKind::Closed(closed) => Self::Closed(ClosedBody::of(closed)),
+            EventKind::Stuck(stuck) => Self::Stuck(StuckBody::of(stuck)),
+            EventKind::Lost(lost) => Self::Lost(LostBody::of(lost)),
+        }
+    }
+}
+
+/// The name of a kind of event.
+const fn name(kind: &EventKind) -> &'static str {
+    match kind {
+        EventKind::Segment(_) => "segment",
+        EventKind::State(_) => "state",
+        EventKind::Handshake(_) => "handshake",
+        EventKind::Reset(_) => "reset",
+        EventKind::Retransmit(_) => "retransmit",
+        EventKind::Closed(_) => "closed",
+        EventKind::Stuck(_) => "stuck",
+        EventKind::Lost(_) => "lost",
+    }
+}
+
+struct Rfc3339(WallTime);
 
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // 64 bits of nanoseconds end in 2554, long before a timestamp does.
-        let timestamp = Timestamp::from_nanosecond(self.0.as_nanos().into()).unwrap_or(Timestamp::MAX);
+        let timestamp = Timestamp::from_nanosecond(self.0.as_unix_nanos().into()).unwrap_or(Timestamp::MAX);
         serializer.collect_str(&format_args!("{timestamp:.9}"))
     }
+}
+
+fn is_zero<N: Copy + Into<u64>>(number: &N) -> bool {
+    (*number).into() == 0
 }
 
 /// Of the event contract.
@@ -92,33 +124,56 @@ const VERSION: u8 = 1;
 
 #[cfg(test)]
 mod tests {
-    use super::{Json, Sink};
+    use std::num::NonZeroU64;
+
+    use super::{Context, EventSink, Json};
+    use crate::clock::WallClock;
     use crate::lifecycle::Event;
-    use crate::output::samples;
+    use crate::output::{Names, samples};
+
+    struct Eth;
+
+    impl Names for Eth {
+        fn interface(&self, netns: u32, ifindex: u32) -> Option<String> {
+            (netns == 4_026_531_840).then(|| format!("eth{ifindex}"))
+        }
+
+        fn netns(&self, _: u32) -> Option<String> {
+            None
+        }
+    }
 
     fn json(event: &Event) -> String {
-        let mut sink = Json::new(|netns, ifindex| (netns == 4026531840).then(|| format!("eth{ifindex}")));
+        let clock = WallClock::of_capture();
         let mut out = Vec::new();
-        sink.write(event, &mut out).expect("a vector takes any bytes");
+        Json::default().event(event, &Context::new(&clock, &Eth), &mut out);
         String::from_utf8(out).expect("JSON is UTF-8")
     }
 
     #[test]
     fn each_event_is_an_object_of_the_contract() {
         let lines: String = samples::connection().iter().map(json).collect();
-        assert_eq!(lines, GOLDEN);
+        samples::assert_golden(&lines, "connection.jsonl");
     }
 
     #[test]
     fn unknown_values_are_left_out() {
         assert_eq!(json(&samples::partial()), PARTIAL);
         assert_eq!(json(&samples::listening()), LISTENING);
-        assert_eq!(json(&samples::reset_of_nobody()), RESET);
+        assert_eq!(json(&samples::reset_without_socket()), RESET);
         assert_eq!(json(&samples::stuck_unaccepted()), STUCK_UNACCEPTED);
     }
 
     #[test]
-    fn a_stuck_socket_names_its_process_and_what_to_look_at() {
+    fn an_event_of_a_capture_has_the_number_of_its_packet() {
+        let event = Event { netns: 0, cookie: 0, frame: NonZeroU64::new(12), ..samples::stuck() };
+        let start =
+            r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","conn":3,"frame":12,"local""#;
+        assert!(json(&event).starts_with(start), "{}", json(&event));
+    }
+
+    #[test]
+    fn a_stuck_socket_has_its_process_and_a_hint() {
         assert_eq!(json(&samples::stuck()), STUCK);
     }
 
@@ -129,7 +184,6 @@ mod tests {
         assert_eq!(value["process"]["comm"], "a\"\n\u{1b}[31m\u{fffd}");
     }
 
-    const GOLDEN: &str = include_str!("../golden/connection.jsonl");
     const PARTIAL: &str = concat!(
         r#"{"v":1,"time":"2026-01-01T12:00:01.000001007Z","event":"closed","local":"[::1]:8899","#,
         r#""remote":"[2001:db8::5]:51920","role":"client","closed_by":"remote_reset","#,
@@ -147,14 +201,16 @@ mod tests {
         "\n"
     );
     const STUCK: &str = concat!(
-        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","conn":3,"netns":4026531840,"#,
+        r#""cookie":71,"local":"10.0.0.9:8899","#,
         r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":61,"unread_bytes":0,"#,
         r#""process":{"pid":812,"comm":"nginx"},"#,
         r#""hint":"the process has read to the end and does not call close()"}"#,
         "\n"
     );
     const STUCK_UNACCEPTED: &str = concat!(
-        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","local":"10.0.0.9:8899","#,
+        r#"{"v":1,"time":"2026-01-01T12:01:11.000000007Z","event":"stuck","conn":3,"netns":4026531840,"#,
+        r#""cookie":71,"local":"10.0.0.9:8899","#,
         r#""remote":"10.0.0.5:51920","role":"server","state":"close_wait","age_s":7300,"unread_bytes":2000,"#,
         r#""hint":"it waits in the accept queue: the process does not call accept()"}"#,
         "\n"

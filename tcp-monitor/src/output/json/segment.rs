@@ -1,4 +1,4 @@
-//! A segment as JSON.
+//! The fields of a segment.
 
 use std::net::SocketAddr;
 

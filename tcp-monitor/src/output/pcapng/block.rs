@@ -2,9 +2,9 @@
 
 use tcp_monitor_common::record::Direction;
 
-use crate::lifecycle::Time;
+use crate::clock::WallTime;
 
-/// What a Section Header Block says of where the section was made.
+/// A Section Header Block: where the section was made.
 pub(super) struct Section<'a> {
     /// The machine.
     pub(super) hardware: &'a str,
@@ -16,7 +16,7 @@ pub(super) struct Section<'a> {
 
 /// An Interface Description Block. Timestamps of its packets are nanoseconds.
 pub(super) struct Interface<'a> {
-    /// What its packets begin with: a number of <https://www.tcpdump.org/linktypes.html>.
+    /// The link type of its packets: a number of <https://www.tcpdump.org/linktypes.html>.
     pub(super) link: u16,
     /// The most bytes kept of a packet.
     pub(super) snap_len: u32,
@@ -31,14 +31,14 @@ pub(super) struct EnhancedPacket<'a> {
     /// Which interface of the section, counted from 0.
     pub(super) interface: u32,
     /// When it passed.
-    pub(super) time: Time,
-    /// What was kept of it.
+    pub(super) time: WallTime,
+    /// The recorded bytes.
     pub(super) bytes: &'a [u8],
     /// How long it was, bytes.
     pub(super) original_len: u32,
-    /// Which way it crossed the interface, if known.
+    /// Its direction at the interface, if known.
     pub(super) direction: Option<Direction>,
-    /// What is to be said of it.
+    /// Comments on it.
     pub(super) comments: &'a [String],
 }
 
@@ -50,7 +50,7 @@ impl Section<'_> {
             // Version 1.0.
             out.extend(1_u16.to_le_bytes());
             out.extend(0_u16.to_le_bytes());
-            // How long the section will be is not known.
+            // The length of the section is not known yet.
             out.extend(u64::MAX.to_le_bytes());
             option(out, HARDWARE, self.hardware.as_bytes());
             option(out, OS, self.os.as_bytes());
@@ -80,7 +80,7 @@ impl Interface<'_> {
 impl EnhancedPacket<'_> {
     /// Appends the block to `out`.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let nanos = self.time.as_nanos();
+        let nanos = self.time.as_unix_nanos();
         block(out, ENHANCED_PACKET, |out| {
             out.extend(self.interface.to_le_bytes());
             // The upper half comes first, whatever the byte order.
@@ -104,7 +104,7 @@ impl EnhancedPacket<'_> {
     }
 }
 
-/// Appends a block with what `body` appends between its two lengths.
+/// Appends a block, whose body `body` appends.
 fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend(kind.to_le_bytes());
@@ -115,7 +115,7 @@ fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
     out.extend(total);
 }
 
-/// Appends an option; what exceeds the longest one there can be is cut off.
+/// Appends an option, truncated to the longest possible one.
 fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
     let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
     out.extend(code.to_le_bytes());
@@ -134,7 +134,7 @@ fn padded(out: &mut Vec<u8>, bytes: &[u8]) {
     out.resize(out.len() + padding, 0);
 }
 
-/// A block is far shorter than 4 GiB: so are its packet and its few options.
+/// Blocks, packets and options are far shorter than 4 GiB.
 fn len(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
@@ -162,11 +162,11 @@ const FLAGS: u16 = 2;
 #[cfg(test)]
 mod tests {
     use super::{EnhancedPacket, Interface, Section};
-    use crate::lifecycle::Time;
+    use crate::clock::WallTime;
     use tcp_monitor_common::record::Direction;
 
     #[test]
-    fn a_section_says_where_it_was_made() {
+    fn a_section_has_its_origin() {
         let mut out = Vec::new();
         Section { hardware: "x86_64", os: "Linux", application: "tcp-monitor" }.write(&mut out);
         let expected = [
@@ -201,7 +201,7 @@ mod tests {
     fn a_packet_has_its_comments_and_its_direction() {
         let packet = EnhancedPacket {
             interface: 3,
-            time: Time::from_nanos(0x0123_4567_89ab_cdef),
+            time: WallTime::from_unix_nanos(0x0123_4567_89ab_cdef),
             bytes: b"12345",
             original_len: 1500,
             direction: Some(Direction::Egress),
@@ -225,10 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_that_is_too_long_is_cut_off() {
+    fn a_comment_that_is_too_long_is_truncated() {
         let comments = ["x".repeat(70_000)];
         let mut out = Vec::new();
-        let (time, bytes, original_len, direction) = (Time::default(), &[][..], 0, None);
+        let (time, bytes, original_len, direction) = (WallTime::default(), &[][..], 0, None);
         EnhancedPacket { interface: 0, time, bytes, original_len, direction, comments: &comments }
             .write(&mut out);
         assert_eq!(out.len(), 28 + 4 + 65_536 + 4 + 4);

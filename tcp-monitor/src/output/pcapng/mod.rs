@@ -1,122 +1,129 @@
-//! The recorded segments as packets of a pcapng file, which Wireshark opens, with what the log says of them as comments.
+//! The recorded segments as packets of a pcapng file, for Wireshark, with other lines of the log as
+//! comments.
 //!
-//! A comment belongs to the packet that it follows from, which is known for certain only of what happens at the same moment.
-//! So each packet is held back for a tenth of a second. What is told then of its connection is noted on
+//! A comment belongs to the packet that caused it. This is certain only of what happens at the same
+//! moment, so each packet is held back for a tenth of a second. An event of its connection in this time
+//! becomes a comment on
 //!
-//! - the last packet that the socket received, where a segment brought it about: OPEN, CLOSED, most of STATE;
-//! - the packet that the socket sends next, where it comes of a call: the SYN of CLOSE → SYN_SENT, a FIN, a RST;
-//! - the retransmitted packet itself: AGAIN.
+//! - the last packet that the socket received, if a segment caused it: OPEN, CLOSED, most of STATE;
+//! - the packet that the socket sends next, if a system call caused it: the SYN of CLOSE → SYN_SENT, a
+//!   FIN, a RST;
+//! - the retransmitted packet itself: RETRANS.
 //!
-//! What has no packet in hand is left out: a timeout, the end of TIME_WAIT, retransmitted data. Lost records are noted on the last packet
-//! of all.
+//! Events without a pending packet are left out: a timeout, the end of TIME_WAIT, retransmitted data.
+//! Lost records become a comment on the last packet of all.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use rustix::system::uname;
 use tcp_monitor_common::TcpState;
 
-use super::{Sink, Text};
-use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Segment, StateChange, Step};
+use super::{Context, Destination, EventSink, Text};
+use crate::lifecycle::event::{ClosedBy, EventKind, Evidence, Handshake, Segment, StateChange, Step};
 use crate::lifecycle::input::{ResetDirection, RetransmitKind};
-use crate::lifecycle::{Event, EventKind, Time};
+use crate::lifecycle::{Event, Time};
 
 mod block;
-mod held;
-mod packet;
+mod headers;
+mod pending;
 
 use block::{EnhancedPacket, Interface, Section};
-pub use held::Annotated;
-use held::{Cause, Held};
-use packet::{Packet, SNAP_LEN};
+use headers::{Headers, SNAP_LEN};
+use pending::{Cause, Packet, PendingPackets, Socket};
 
-/// Turns events into packets with comments, and those into bytes.
+/// Emits packets with comments, as blocks of a section that [`begin`](Self::begin) begins.
+#[derive(Debug)]
 pub struct Pcapng {
-    interface_name: Box<dyn Fn(u32, u32) -> Option<String> + Send>,
     /// The interfaces of this section, by network namespace and index.
     interfaces: HashMap<(u32, u32), u32>,
     text: Text,
-    held: Held,
-    /// The transition before, which may be part of what comes next.
+    pending: PendingPackets,
+    /// The transition before, which the next event may belong to.
     transition: Option<Transition>,
 }
 
+#[derive(Debug)]
 struct Transition {
     time: Time,
+    socket: Option<Socket>,
     change: StateChange,
     comments: Vec<String>,
 }
 
-impl Pcapng {
-    /// `interface_name` finds the name of an interface by its network namespace and index.
-    pub fn new(interface_name: impl Fn(u32, u32) -> Option<String> + Send + 'static) -> Self {
+impl Default for Pcapng {
+    fn default() -> Self {
         Self {
-            interface_name: Box::new(interface_name),
             interfaces: HashMap::new(),
-            text: Text::without_columns(),
-            held: Held::default(),
+            text: Text::of_single_lines(),
+            pending: PendingPackets::default(),
             transition: None,
         }
     }
+}
 
-    /// Takes in an event. They have to come in order of time.
-    pub fn take(&mut self, event: &Event) {
-        let comments = self.comments(event);
+impl EventSink for Pcapng {
+    fn event(&mut self, event: &Event, context: &Context<'_>, _: &mut dyn Destination) {
+        let comments = self.comments(event, context);
+        let time = event.time;
+        let socket = event.connection.zip(event.end).map(|(connection, end)| Socket { connection, end });
+        let followed = self.transition.take();
         match &event.kind {
             EventKind::State(change) => {
-                self.settle();
-                self.transition = Some(Transition { time: event.time, change: *change, comments });
+                self.comment_transition(followed);
+                self.transition = Some(Transition { time, socket, change: *change, comments });
             }
             EventKind::Handshake(handshake) => {
-                let ends = (handshake.local, handshake.remote);
-                self.conclude(cause_of_handshake(handshake), ends, event.time, comments);
+                self.comment_outcome(cause_of_handshake(handshake), socket, time, comments, followed);
             }
             EventKind::Closed(closed) => {
-                self.conclude(
-                    cause_of_end(closed.closed_by),
-                    (closed.local, closed.remote),
-                    event.time,
-                    comments,
-                );
+                self.comment_outcome(cause_of_end(closed.closed_by), socket, time, comments, followed);
             }
             EventKind::Segment(segment) => {
-                self.settle();
-                self.held.push(event, *segment, if is_remarkable(segment) { comments } else { Vec::new() });
+                self.comment_transition(followed);
+                let packet = Packet {
+                    time: context.wall_time(time),
+                    netns: event.netns,
+                    segment: *segment,
+                    comments: if is_remarkable(segment) { comments } else { Vec::new() },
+                };
+                self.pending.push(time, packet, socket);
             }
             EventKind::Reset(reset) => {
-                self.settle();
+                self.comment_transition(followed);
                 let cause = match reset.direction {
                     ResetDirection::Sent => Cause::Reset,
                     ResetDirection::Received => Cause::Received,
                 };
-                if let Some(remote) = reset.remote {
-                    self.held.note(cause, (reset.local, remote), event.time, comments);
+                self.comment(Evidence::Kernel, cause, socket, time, comments);
+            }
+            EventKind::Retransmit(retransmit) => {
+                self.comment_transition(followed);
+                if let Some(step) = step_of(retransmit.kind) {
+                    self.comment(Evidence::Kernel, Cause::Sent(step), socket, time, comments);
                 }
             }
-            EventKind::Retransmit(again) => {
-                self.settle();
-                if let Some(step) = step_of(again.kind) {
-                    self.held.note(Cause::Sent(step), (again.local, again.remote), event.time, comments);
-                }
-            }
-            // No packet has to do with it.
-            EventKind::Stuck(_) => self.settle(),
+            // No packet caused it.
+            EventKind::Stuck(_) => self.comment_transition(followed),
             EventKind::Lost(_) => {
-                self.settle();
-                self.held.note_on_last(comments);
+                self.comment_transition(followed);
+                self.pending.comment_on_last(comments);
             }
         }
     }
 
-    /// The next packet of which all has been said, if all events before `now` have come.
-    pub fn pop(&mut self, now: Time) -> Option<Annotated> {
-        if self.transition.as_ref().is_some_and(|transition| transition.time < now) {
-            self.settle();
+    fn advance(&mut self, now: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        while let Some(packet) = self.pop(now) {
+            to.take(&mut |out| self.write(&packet, context, out));
         }
-        self.held.pop(now)
     }
 
-    /// Appends to `out` what a file begins with.
+    fn finish(&mut self, context: &Context<'_>, to: &mut dyn Destination) {
+        self.advance(Time::from_nanos(u64::MAX), context, to);
+    }
+}
+
+impl Pcapng {
+    /// Appends to `out` the beginning of a file.
     pub fn begin(out: &mut Vec<u8>) {
         let system = uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
@@ -128,17 +135,25 @@ impl Pcapng {
         .write(out);
     }
 
-    /// Appends a packet to `out`: whole blocks.
-    pub fn write(&mut self, packet: &Annotated, out: &mut Vec<u8>) {
-        let &Annotated { time, netns, ref segment, ref comments } = packet;
-        let interface = self.interface(netns, segment.ifindex, out);
-        let Packet { bytes, original_len } = Packet::of(segment);
-        let direction = segment.direction;
-        EnhancedPacket { interface, time, bytes: &bytes, original_len, direction, comments }.write(out);
+    /// The next packet that is complete, if all events before `now` have come.
+    fn pop(&mut self, now: Time) -> Option<Packet> {
+        let followed = self.transition.take_if(|transition| transition.time < now);
+        self.comment_transition(followed);
+        self.pending.pop(now)
     }
 
-    /// The number of an interface in this section, after it was described to `out`.
-    fn interface(&mut self, netns: u32, ifindex: u32, out: &mut Vec<u8>) -> u32 {
+    /// Appends a packet to `out`: whole blocks.
+    fn write(&mut self, packet: &Packet, context: &Context<'_>, out: &mut Vec<u8>) {
+        let Packet { time, netns, segment, comments } = packet;
+        let interface = self.interface(*netns, segment.ifindex, context, out);
+        let Headers { bytes, original_len } = Headers::of(segment);
+        let direction = segment.direction;
+        EnhancedPacket { interface, time: *time, bytes: &bytes, original_len, direction, comments }
+            .write(out);
+    }
+
+    /// The number of an interface in this section, which is described in `out` if it is new.
+    fn interface(&mut self, netns: u32, ifindex: u32, context: &Context<'_>, out: &mut Vec<u8>) -> u32 {
         if let Some(number) = self.interfaces.get(&(netns, ifindex)) {
             return *number;
         }
@@ -146,7 +161,7 @@ impl Pcapng {
             Self::begin(out);
             self.interfaces.clear();
         }
-        let name = (self.interface_name)(netns, ifindex);
+        let name = context.interface(netns, ifindex);
         Interface {
             link: LINKTYPE_RAW,
             snap_len: SNAP_LEN,
@@ -159,64 +174,57 @@ impl Pcapng {
         number
     }
 
-    /// What the log says of an event, without the time.
-    fn comments(&mut self, event: &Event) -> Vec<String> {
-        let mut line = Vec::new();
-        // A vector takes any bytes.
-        let _ = self.text.write(event, &mut line);
-        let line = String::from_utf8_lossy(line.trim_ascii_end());
-        if line.is_empty() { Vec::new() } else { vec![line.into_owned()] }
+    /// The line of the log for an event, without the time.
+    fn comments(&mut self, event: &Event, context: &Context<'_>) -> Vec<String> {
+        let line = self.text.line(event, context);
+        line.map(|line| line.trim_end().to_owned()).into_iter().collect()
     }
 
-    /// Notes an outcome, after the transition that it means.
-    fn conclude(
+    /// Comments an outcome, after the transition before it if that is a part of it.
+    fn comment_outcome(
         &mut self,
         cause: Cause,
-        ends: (SocketAddr, SocketAddr),
+        socket: Option<Socket>,
         time: Time,
         mut comments: Vec<String>,
+        mut followed: Option<Transition>,
     ) {
-        let is_part = |transition: &mut Transition| {
-            let change = &transition.change;
-            transition.time == time && (change.local, change.remote) == (ends.0, Some(ends.1))
-        };
+        let is_part = |transition: &mut Transition| transition.time == time && transition.socket == socket;
         let mut evidence = Evidence::Kernel;
-        if let Some(transition) = self.transition.take_if(is_part) {
+        if let Some(transition) = followed.take_if(is_part) {
             evidence = transition.change.evidence;
             comments.splice(0..0, transition.comments);
         }
-        self.settle();
-        self.note(evidence, cause, ends, time, comments);
+        self.comment_transition(followed);
+        self.comment(evidence, cause, socket, time, comments);
     }
 
-    /// Notes the transition before, which was nothing more than that.
-    fn settle(&mut self) {
-        if let Some(Transition { time, change, comments }) = self.transition.take()
-            && let Some(remote) = change.remote
-        {
-            let cause = cause_of_transition(change.to);
-            self.note(change.evidence, cause, (change.local, remote), time, comments);
+    /// Comments a transition without an outcome.
+    fn comment_transition(&mut self, transition: Option<Transition>) {
+        if let Some(Transition { time, socket, change, comments }) = transition {
+            self.comment(change.evidence, cause_of_transition(change.to), socket, time, comments);
         }
     }
 
-    fn note(
+    fn comment(
         &mut self,
         evidence: Evidence,
         cause: Cause,
-        ends: (SocketAddr, SocketAddr),
+        socket: Option<Socket>,
         time: Time,
         comments: Vec<String>,
     ) {
+        let Some(socket) = socket else { return };
         match evidence {
-            Evidence::Kernel => self.held.note(cause, ends, time, comments),
-            // It was told right after the segment.
-            Evidence::Segment => self.held.note(Cause::Last, ends, time, comments),
+            Evidence::Kernel => self.pending.comment(cause, socket, time, comments),
+            // Its event comes right after that of the segment.
+            Evidence::Segment => self.pending.comment(Cause::Last, socket, time, comments),
             Evidence::Timer => {}
         }
     }
 }
 
-/// Whether something is to be said of the segment itself that its header does not show.
+/// Whether a comment on the segment itself adds to what its header shows.
 const fn is_remarkable(segment: &Segment) -> bool {
     segment.retransmission || segment.unexpected.is_some()
 }
@@ -252,7 +260,7 @@ const fn cause_of_end(closed_by: ClosedBy) -> Cause {
     }
 }
 
-/// Data that is sent again is not recorded.
+/// Retransmitted data is not recorded.
 const fn step_of(kind: RetransmitKind) -> Option<Step> {
     match kind {
         RetransmitKind::Syn => Some(Step::Syn),
@@ -262,9 +270,9 @@ const fn step_of(kind: RetransmitKind) -> Option<Step> {
     }
 }
 
-/// IPv4 or IPv6, nothing before it.
+/// IPv4 or IPv6 without a link-layer header.
 const LINKTYPE_RAW: u16 = 101;
-/// As many as readers allow in a section; then the next one begins. Containers come and go.
+/// The most that readers allow in a section. Containers come and go, so more begin a new section.
 const MAX_INTERFACES: usize = 1 << 16;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! What a line of the log tells of.
+//! The label of a line: the kind of event.
 
 use crate::lifecycle::event::Step;
 use crate::output::style::Color;
 
-/// What a line tells of.
+/// The kind of event of a line.
 #[derive(Clone, Copy)]
 pub(super) enum Label {
     Syn,
@@ -16,7 +16,7 @@ pub(super) enum Label {
     Failed,
     Closed,
     Reset,
-    Again,
+    Retrans,
     Stuck,
     Lost,
 }
@@ -44,20 +44,20 @@ impl Label {
             Self::Failed => "FAILED",
             Self::Closed => "CLOSED",
             Self::Reset => "RESET",
-            Self::Again => "AGAIN",
+            Self::Retrans => "RETRANS",
             Self::Stuck => "STUCK",
             Self::Lost => "LOST",
         }
     }
 
-    /// Green and cyan for what is as it should be, red for what may not be.
+    /// Green and cyan for what is right, red for what may be wrong.
     pub(super) const fn color(self) -> Color {
         match self {
             Self::Syn | Self::SynAck | Self::Ack | Self::Fin => Color::Cyan,
             Self::State => Color::Plain,
             Self::Open => Color::Green,
             Self::Closed => Color::Blue,
-            Self::Again => Color::Yellow,
+            Self::Retrans => Color::Yellow,
             Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost => Color::Red,
         }
     }

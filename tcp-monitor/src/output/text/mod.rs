@@ -1,6 +1,6 @@
 //! The text log, for people: a line for each event, in local time. It is no contract.
 
-use std::io;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,14 +10,15 @@ use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
 use label::Label;
-use segment::SegmentDetail;
 
-use super::Sink;
-use super::human::{Bytes, Clock, Day, Human, Name, Times, ended, spaced};
-use super::style::{Color, Phrases, Style};
-use crate::lifecycle::Time;
+use super::details::Details;
+use super::human::{Bytes, Day, Ending, Human, Name, Netns, TimeOfDay, Times, spaced};
+use super::style::{Color, Style};
+use super::{Context, Destination, EventSink};
+use crate::clock::WallTime;
+use crate::lifecycle::Event;
 use crate::lifecycle::event::{
-    Closed, Event, EventKind, Evidence, Handshake, Reset, Retransmit, Segment, StateChange, Stuck,
+    Closed, EventKind, Evidence, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Stuck,
 };
 use crate::lifecycle::input::ResetDirection;
 
@@ -25,21 +26,39 @@ mod handshake;
 mod label;
 mod segment;
 
-/// Writes lines for people.
+/// Emits lines for people.
 #[derive(Debug)]
 pub struct Text {
     style: Style,
     time_zone: TimeZone,
-    /// Whether lines are for reading one below the other: they begin with the time, and the details are in one column.
-    columns: bool,
-    /// Width of the column of addresses: that of the widest so far.
-    width: usize,
-    /// The transition that ended a handshake, which the next event tells of.
+    layout: Layout,
+    /// The transition that ended a handshake: part of the line of the next event.
     handshake_end: Option<StateChange>,
-    /// The events are those of a capture: of whatever day, and all of them known from segments.
+    /// The events are those of a capture: of any day, and all states inferred from segments.
     of_capture: bool,
-    /// The day that was told last.
+    /// The day shown last.
     day: Option<Date>,
+}
+
+/// How lines are laid out.
+enum Layout {
+    /// One below the other: with the time, and in columns.
+    Columns {
+        /// Width of the addresses: that of the widest so far.
+        addresses: usize,
+        /// The width of the terminal, if there is one.
+        terminal: Box<dyn Fn() -> Option<usize> + Send>,
+    },
+    /// Each alone, beside a time.
+    Single,
+}
+
+/// What a line shows beside the time.
+struct Line {
+    label: Label,
+    color: Color,
+    addresses: String,
+    details: Details,
 }
 
 impl Text {
@@ -49,63 +68,59 @@ impl Text {
         Self::in_time_zone(style, TimeZone::system())
     }
 
-    /// A log of what a capture holds. It says of which day that is, and not of each state that its evidence is a segment.
+    /// A log of a capture. It shows the date, and does not mark each state as inferred from a segment.
     #[must_use]
     pub fn of_capture(style: Style) -> Self {
         Self { of_capture: true, ..Self::new(style) }
     }
 
-    fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
-        Self { style, time_zone, columns: true, width: 0, handshake_end: None, of_capture: false, day: None }
-    }
-
-    /// A line for each day.
-    fn day(&mut self, time: Time) -> String {
-        let day = Day { time, time_zone: &self.time_zone };
-        let date = Some(day.date());
-        if !self.of_capture || self.day == date {
-            return String::new();
-        }
-        self.day = date;
-        format!("{}\n", self.style.paint(Color::Dim, day))
+    /// Breaks long lines between fields, for a terminal of as many columns as `width` returns.
+    #[must_use]
+    pub fn wrapped(mut self, width: impl Fn() -> Option<usize> + Send + 'static) -> Self {
+        self.layout = Layout::Columns { addresses: 0, terminal: Box::new(width) };
+        self
     }
 
     /// Lines that each stand alone, beside a time.
-    pub(super) fn without_columns() -> Self {
-        Self { columns: false, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
+    pub(super) fn of_single_lines() -> Self {
+        Self { layout: Layout::Single, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
     }
 
-    fn line(&mut self, time: Time, label: Label, addresses: &str, detail: &str) -> String {
-        self.colored_line(time, label, label.color(), addresses, detail)
+    fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
+        let layout = Layout::Columns { addresses: 0, terminal: Box::new(|| None) };
+        Self { style, time_zone, layout, handshake_end: None, of_capture: false, day: None }
     }
 
-    /// One line. The label and the addresses are columns.
-    fn colored_line(
-        &mut self,
-        time: Time,
-        label: Label,
-        color: Color,
-        addresses: &str,
-        detail: &str,
-    ) -> String {
-        let (addresses, detail) = (self.style.spell(addresses), self.style.spell(detail));
-        if !self.columns {
-            return format!("{} {addresses}  {detail}\n", label.name());
+    /// The line of an event, if it has one.
+    pub(super) fn line(&mut self, event: &Event, context: &Context<'_>) -> Option<String> {
+        let mut line = match &event.kind {
+            EventKind::Segment(segment) => self.segment(segment),
+            EventKind::State(change) => self.state(change)?,
+            EventKind::Handshake(handshake) => self.handshake(handshake),
+            EventKind::Reset(reset) => self.reset(reset),
+            EventKind::Retransmit(retransmit) => self.retransmit(retransmit),
+            EventKind::Closed(closed) => self.closed(closed),
+            EventKind::Stuck(stuck) => self.stuck(stuck),
+            EventKind::Lost(lost) => self.lost(lost),
+        };
+        if let Some(name) = context.netns(event.netns) {
+            line.details.phrase(Netns(&name));
         }
-        let width = addresses.chars().count();
-        if !detail.is_empty() {
-            self.width = self.width.max(width.min(MAX_WIDTH));
-        }
-        let padding = self.width.saturating_sub(width) + 2;
-        let clock = self.style.paint(Color::Dim, Clock { time, time_zone: &self.time_zone });
-        let name = self.style.paint(color, format!("{:<7}", label.name()));
-        let line = format!("{clock}  {name}  {addresses}{:padding$}{detail}", "");
-        let mut line = line.trim_end().to_owned();
-        line.push('\n');
-        line
+        Some(self.layout.lay_out(&line, context.wall_time(event.time), &self.time_zone, self.style))
     }
 
-    fn state(&mut self, time: Time, change: &StateChange) -> Option<String> {
+    /// A line for each day.
+    fn day(&mut self, time: WallTime) -> Option<String> {
+        let day = Day { time, time_zone: &self.time_zone };
+        let date = Some(day.date());
+        if !self.of_capture || self.day == date {
+            return None;
+        }
+        self.day = date;
+        Some(format!("{}\n", self.style.paint(Color::Dim, day)))
+    }
+
+    fn state(&mut self, change: &StateChange) -> Option<Line> {
         let StateChange { from, to, .. } = *change;
         let ends_handshake = match from {
             TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv => {
@@ -125,175 +140,266 @@ impl Text {
             self.handshake_end = Some(*change);
             return None;
         }
-        let mut detail = Phrases(format!("{from} → {to}"));
-        detail.gap();
+        let mut details = Details::new(self.style);
+        details.phrase(format_args!("{from} → {to}"));
+        details.gap();
         if let Some(spent) = change.spent {
-            detail.add(format_args!("after {}", Human(spent)));
+            details.phrase(format_args!("after {}", Human(spent)));
         }
         match change.evidence {
             Evidence::Kernel => {}
             Evidence::Segment if self.of_capture => {}
-            Evidence::Segment => detail.add("seen by its segment"),
-            Evidence::Timer => detail.add("by the clock"),
+            Evidence::Segment => details.phrase("inferred from segment"),
+            Evidence::Timer => details.phrase("inferred (timeout)"),
         }
         if let Some(process) = change.process {
-            detail.add(Name(process));
+            details.phrase(Name(process));
         }
         let addresses = match change.remote {
-            Some(remote) => connection(change.local, remote, change.role),
+            Some(remote) => self.connection(change.local, remote, change.role),
             None => change.local.to_string(),
         };
-        Some(self.line(time, Label::State, &addresses, &detail.0))
+        Some(Line::new(Label::State, addresses, details))
     }
 
-    fn handshake(&mut self, time: Time, handshake: &Handshake) -> String {
+    fn handshake(&mut self, handshake: &Handshake) -> Line {
         let label = if handshake.result.is_ok() { Label::Open } else { Label::Failed };
-        let detail = handshake::detail(handshake, self.handshake_end.take());
-        let addresses = connection(handshake.local, handshake.remote, handshake.role);
-        self.line(time, label, &addresses, &detail)
+        let mut details = Details::new(self.style);
+        handshake::add(handshake, self.handshake_end.take(), &mut details);
+        Line::new(label, self.connection(handshake.local, handshake.remote, handshake.role), details)
     }
 
-    fn segment(&mut self, time: Time, segment: &Segment) -> String {
+    fn segment(&self, segment: &Segment) -> Line {
         let label = Label::of(segment.step);
         let is_right = segment.check.holds() && segment.unexpected.is_none();
         let color = if is_right { label.color() } else { Color::Red };
-        let addresses = format!("{} → {}", segment.src, segment.dst);
-        self.colored_line(time, label, color, &addresses, &SegmentDetail(segment).to_string())
+        let mut details = Details::new(self.style);
+        segment::add(segment, &mut details);
+        Line { color, ..Line::new(label, self.arrow(segment.src, '→', segment.dst), details) }
     }
 
-    fn closed(&mut self, time: Time, closed: &Closed) -> String {
-        let mut detail = Phrases(ended(closed.closed_by, closed.role).to_owned());
+    fn closed(&self, closed: &Closed) -> Line {
+        let mut details = Details::new(self.style);
+        details.phrase(Ending::of(closed.closed_by, closed.role));
         if let Some(duration) = closed.duration {
-            detail.add(Human(duration));
+            details.phrase(Human(duration));
         }
         let (sent, received) = (closed.bytes_sent.map(Bytes), closed.bytes_received.map(Bytes));
         match (sent, received) {
-            (Some(sent), Some(received)) => detail.add(format_args!("{sent} out {received} in")),
-            (Some(sent), None) => detail.add(format_args!("{sent} out")),
-            (None, Some(received)) => detail.add(format_args!("{received} in")),
+            (Some(sent), Some(received)) => details.phrase(format_args!("{sent} out {received} in")),
+            (Some(sent), None) => details.phrase(format_args!("{sent} out")),
+            (None, Some(received)) => details.phrase(format_args!("{received} in")),
             (None, None) => {}
         }
         if let Some(rtt) = closed.rtt_us {
-            detail.add(format_args!("rtt {}", Human(Duration::from_micros(rtt.into()))));
+            details.phrase(format_args!("rtt {}", Human(Duration::from_micros(rtt.into()))));
         }
         if let Some(times) = closed.retransmits.filter(|times| *times > 0) {
-            detail.add(format_args!("sent again {}", Times(times)));
+            details.phrase(format_args!("retransmitted {}", Times(times)));
         }
         if let Some(process) = closed.process {
-            detail.add(Name(process));
+            details.phrase(Name(process));
         }
         if closed.partial {
-            detail.add("open before the monitor");
+            details.phrase("opened before monitoring started");
         }
-        let addresses = connection(closed.local, closed.remote, closed.role);
-        self.line(time, Label::Closed, &addresses, &detail.0)
+        Line::new(Label::Closed, self.connection(closed.local, closed.remote, closed.role), details)
     }
 
-    fn stuck(&mut self, time: Time, stuck: &Stuck) -> String {
-        let mut detail = Phrases(format!("{} for {}", stuck.state, Human(stuck.age)));
+    fn stuck(&self, stuck: &Stuck) -> Line {
+        let mut details = Details::new(self.style);
+        details.phrase(format_args!("{} for {}", stuck.state, Human(stuck.age)));
         if stuck.unread_bytes > 0 {
-            detail.add(format_args!("{} unread", Bytes(stuck.unread_bytes.into())));
+            details.phrase(format_args!("{} unread", Bytes(stuck.unread_bytes.into())));
         }
         if let Some(process) = stuck.process {
-            detail.add(Name(process));
+            details.phrase(Name(process));
         }
-        detail.add(stuck.neglect.hint());
-        let addresses = connection(stuck.local, stuck.remote, stuck.role);
-        self.line(time, Label::Stuck, &addresses, &detail.0)
+        details.phrase(stuck.neglect.hint());
+        Line::new(Label::Stuck, self.connection(stuck.local, stuck.remote, stuck.role), details)
     }
 
-    fn reset(&mut self, time: Time, reset: &Reset) -> String {
-        let remote = reset.remote.map_or("?".into(), |remote| remote.to_string());
+    fn reset(&self, reset: &Reset) -> Line {
         let arrow = match reset.direction {
-            ResetDirection::Sent => "→",
-            ResetDirection::Received => "←",
+            ResetDirection::Sent => '→',
+            ResetDirection::Received => '←',
         };
-        let mut detail = Phrases(reset.direction.label().to_owned());
+        let addresses = match reset.remote {
+            Some(remote) => self.arrow(reset.local, arrow, remote),
+            None => self.arrow(reset.local, arrow, "?"),
+        };
+        let mut details = Details::new(self.style);
+        details.phrase(reset.direction.label());
         let phase = reset.phase.label();
-        detail.add(spaced(phase));
-        // Where there is no socket, the kernel's reason is just that.
+        details.phrase(spaced(phase));
+        // Without a socket, that is the kernel's reason as well.
         if reset.reason != "unknown" && reset.reason != phase {
-            detail.add(reset.reason);
+            details.phrase(reset.reason);
         }
-        let addresses = format!("{} {arrow} {remote}", reset.local);
-        self.line(time, Label::Reset, &addresses, &detail.0)
+        Line::new(Label::Reset, addresses, details)
     }
 
-    fn retransmit(&mut self, time: Time, retransmit: &Retransmit) -> String {
-        let addresses = format!("{} → {}", retransmit.local, retransmit.remote);
-        let detail = format!("{} sent again in {}", spaced(retransmit.kind.label()), retransmit.state);
-        self.line(time, Label::Again, &addresses, &detail)
+    fn retransmit(&self, retransmit: &Retransmit) -> Line {
+        let mut details = Details::new(self.style);
+        let kind = spaced(retransmit.kind.label());
+        details.phrase(format_args!("{kind} retransmitted in {}", retransmit.state));
+        Line::new(Label::Retrans, self.arrow(retransmit.local, '→', retransmit.remote), details)
+    }
+
+    fn lost(&self, lost: &Lost) -> Line {
+        let lost = format!("{} {} records: ring buffer full", lost.count, lost.kind.label());
+        Line::new(Label::Lost, lost, Details::new(self.style))
+    }
+
+    /// The arrow points from the end that opened the connection.
+    fn connection(&self, local: SocketAddr, remote: SocketAddr, role: Role) -> String {
+        match role {
+            Role::Server => self.arrow(local, '←', remote),
+            Role::Client => self.arrow(local, '→', remote),
+        }
+    }
+
+    fn arrow(&self, left: SocketAddr, arrow: char, right: impl fmt::Display) -> String {
+        let addresses = format!("{left} {arrow} {right}");
+        self.style.spell(&addresses).into_owned()
     }
 }
 
-impl Sink for Text {
-    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
-        let line = match &event.kind {
-            EventKind::Segment(segment) => self.segment(event.time, segment),
-            EventKind::State(change) => match self.state(event.time, change) {
-                Some(line) => line,
-                None => return Ok(()),
-            },
-            EventKind::Handshake(handshake) => self.handshake(event.time, handshake),
-            EventKind::Reset(reset) => self.reset(event.time, reset),
-            EventKind::Retransmit(retransmit) => self.retransmit(event.time, retransmit),
-            EventKind::Closed(closed) => self.closed(event.time, closed),
-            EventKind::Stuck(stuck) => self.stuck(event.time, stuck),
-            EventKind::Lost(lost) => {
-                let detail =
-                    format!("{} {} records: no room in the ring buffer", lost.count, lost.kind.label());
-                self.line(event.time, Label::Lost, &detail, "")
-            }
+impl EventSink for Text {
+    fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
+        let Some(line) = self.line(event, context) else { return };
+        let day = self.day(context.wall_time(event.time)).unwrap_or_default();
+        to.take(&mut |out| {
+            out.extend_from_slice(day.as_bytes());
+            out.extend_from_slice(line.as_bytes());
+        });
+    }
+}
+
+impl Line {
+    fn new(label: Label, addresses: String, details: Details) -> Self {
+        Self { label, color: label.color(), addresses, details }
+    }
+}
+
+impl Layout {
+    /// The lines of an event, each with its line end.
+    fn lay_out(&mut self, line: &Line, time: WallTime, time_zone: &TimeZone, style: Style) -> String {
+        let Line { label, color, addresses, details } = line;
+        let (widest, terminal) = match self {
+            Self::Single => return format!("{} {addresses}  {}\n", label.name(), details.as_str()),
+            Self::Columns { addresses, terminal } => (addresses, terminal()),
         };
-        out.write_all(self.day(event.time).as_bytes())?;
-        out.write_all(line.as_bytes())
+        let width = addresses.chars().count();
+        if !details.is_empty() {
+            *widest = width.max(*widest).min(MAX_ADDRESSES);
+        }
+        let time = style.paint(Color::Dim, TimeOfDay { time, time_zone });
+        let name = style.paint(*color, format!("{:<LABEL$}", label.name()));
+        // Of a narrow terminal, addresses that are the exception do not take the columns of the others.
+        let column = terminal.map_or(*widest, |terminal| (*widest).min(widest_in(terminal)));
+        let padding = column.saturating_sub(width) + 2;
+        let start = ADDRESSES + width + padding;
+        let (room, indent) = match terminal {
+            None => (usize::MAX, 0),
+            Some(terminal) if terminal >= start + MIN_DETAILS => (terminal - start, start),
+            Some(terminal) => (terminal.saturating_sub(start), ADDRESSES),
+        };
+        let rest = terminal.map_or(usize::MAX, |terminal| terminal.saturating_sub(indent).max(1));
+        let mut text = format!("{time}  {name}  {addresses}");
+        for (number, part) in details.lines(room, rest).into_iter().enumerate() {
+            if number > 0 {
+                text.push('\n');
+            }
+            if !part.is_empty() {
+                let padding = if number > 0 { indent } else { padding };
+                text.push_str(&format!("{:padding$}{part}", ""));
+            }
+        }
+        text.push('\n');
+        text
     }
 }
 
-/// The arrow points from the end that opened the connection.
-fn connection(local: SocketAddr, remote: SocketAddr, role: Role) -> String {
-    match role {
-        Role::Server => format!("{local} ← {remote}"),
-        Role::Client => format!("{local} → {remote}"),
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Columns { addresses, .. } => {
+                f.debug_struct("Columns").field("addresses", addresses).finish_non_exhaustive()
+            }
+            Self::Single => f.write_str("Single"),
+        }
     }
 }
 
-/// Two IPv4 addresses with their ports and an arrow are no wider; IPv6 addresses may stand out.
-const MAX_WIDTH: usize = 45;
+/// The widest addresses that others are aligned with in a terminal.
+const fn widest_in(terminal: usize) -> usize {
+    let widest = terminal.saturating_sub(ADDRESSES + 2 + MIN_DETAILS);
+    if widest > MAX_IPV4_ADDRESSES { widest } else { MAX_IPV4_ADDRESSES }
+}
+
+/// Width of the label: `SYN-ACK`.
+const LABEL: usize = 7;
+/// The column of the addresses: after time and label, each with two spaces.
+const ADDRESSES: usize = 15 + 2 + LABEL + 2;
+/// Width of two IPv4 addresses with their ports and an arrow, and of two IPv6 addresses.
+const MAX_IPV4_ADDRESSES: usize = 2 * 21 + 3;
+const MAX_ADDRESSES: usize = 2 * 47 + 3;
+/// Columns that details should have beside the addresses; else they continue below them.
+const MIN_DETAILS: usize = 40;
 
 #[cfg(test)]
 mod tests {
     use jiff::tz::{Offset, TimeZone};
 
-    use super::{Sink, Style, Text};
+    use super::{ADDRESSES, Context, EventSink, Style, Text};
+    use crate::clock::WallClock;
     use crate::lifecycle::Event;
-    use crate::output::samples;
+    use crate::output::{Names, NoNames, samples};
 
-    fn log(style: Style, events: &[Event]) -> String {
-        let mut sink = Text::in_time_zone(style, TimeZone::fixed(Offset::constant(2)));
+    fn text(style: Style) -> Text {
+        Text::in_time_zone(style, TimeZone::fixed(Offset::constant(2)))
+    }
+
+    fn write(mut text: Text, names: &dyn Names, events: &[Event]) -> String {
+        let clock = WallClock::of_capture();
         let mut out = Vec::new();
         for event in events {
-            sink.write(event, &mut out).expect("a vector takes any bytes");
+            text.event(event, &Context::new(&clock, names), &mut out);
         }
         String::from_utf8(out).expect("the log is UTF-8")
     }
 
+    fn log(style: Style, events: &[Event]) -> String {
+        write(text(style), &NoNames, events)
+    }
+
+    /// The lines without the time, on a terminal of `width` columns.
+    fn on_terminal(width: usize, events: &[Event]) -> String {
+        write(text(PLAIN).wrapped(move || Some(width)), &NoNames, events)
+    }
+
+    /// The column at which a line has `text`.
+    fn column(line: &str, text: &str) -> usize {
+        line.find(text).map_or(0, |at| line[..at].chars().count())
+    }
+
     #[test]
-    fn a_connection_reads_as_a_story() {
-        assert_eq!(log(PLAIN, &samples::connection()), GOLDEN);
+    fn each_event_of_a_connection_is_a_line() {
+        samples::assert_golden(&log(PLAIN, &samples::connection()), "connection.txt");
     }
 
     #[test]
     fn unknown_values_are_not_shown() {
         assert_eq!(
-            log(PLAIN, &[samples::partial(), samples::listening(), samples::reset_of_nobody()]),
+            log(PLAIN, &[samples::partial(), samples::listening(), samples::reset_without_socket()]),
             UNKNOWN
         );
     }
 
     #[test]
     fn the_reason_of_a_reset_is_not_its_phase_once_more() {
-        assert_eq!(log(PLAIN, &[samples::aborted(), samples::reset_of_nobody()]), RESETS);
+        assert_eq!(log(PLAIN, &[samples::aborted(), samples::reset_without_socket()]), RESETS);
     }
 
     #[test]
@@ -302,12 +408,12 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_that_waited_for_its_neighbor_is_told_from_the_answer_of_the_peer() {
-        assert_eq!(log(PLAIN, &samples::held_back()), HELD_BACK);
+    fn a_syn_that_waited_for_its_neighbor_shows_how_long() {
+        assert_eq!(log(PLAIN, &samples::delayed()), DELAYED);
     }
 
     #[test]
-    fn numbers_that_are_wrong_are_told_with_the_right_ones() {
+    fn wrong_numbers_are_shown_with_the_right_ones() {
         assert_eq!(log(PLAIN, &samples::wrong()), WRONG);
         let colored = log(Style { color: true, ..PLAIN }, &samples::wrong());
         assert!(colored.contains("\x1b[31mACK    \x1b[0m"), "{colored}");
@@ -321,12 +427,68 @@ mod tests {
             .concat();
         assert!(log.is_ascii(), "{log}");
         assert!(log.contains("10.0.0.5:51920 -> 10.0.0.9:8899  seq 303234858 win"), "{log}");
-        assert!(log.contains("handshake 505 us | SYN-ACK sent again once"), "{log}");
+        assert!(log.contains("handshake 505 us | SYN-ACK retransmitted once"), "{log}");
     }
 
     #[test]
-    fn a_stuck_socket_reads_as_what_is_wrong_with_it() {
+    fn a_stuck_socket_is_shown_with_the_reason() {
         assert_eq!(log(PLAIN, &[samples::stuck(), samples::stuck_unaccepted()]), STUCK);
+    }
+
+    #[test]
+    fn details_begin_at_one_column_for_ipv4_and_ipv6() {
+        let v6 = samples::partial();
+        let [v4, _] = samples::wrong();
+        let lines = log(PLAIN, &[v6.clone(), v4.clone(), samples::aborted(), v6.clone()]);
+        let columns: Vec<_> = lines
+            .lines()
+            .zip(["reset by", "seq", "sent", "reset by"])
+            .map(|(line, details)| column(line, details))
+            .collect();
+        assert_eq!(
+            columns,
+            [ADDRESSES + "[::1]:8899 → [2001:db8::5]:51920".chars().count() + 2; 4],
+            "{lines}"
+        );
+    }
+
+    #[test]
+    fn a_line_is_broken_between_fields_only_and_only_on_a_terminal() {
+        let events = [&samples::connection()[..], &samples::wrong(), &[samples::stuck_unaccepted()]].concat();
+        samples::assert_golden(&on_terminal(80, &samples::connection()), "connection-80-columns.txt");
+        let unbroken = log(PLAIN, &events);
+        let words = |text: &str| -> Vec<String> {
+            text.split_whitespace().filter(|word| *word != "·").map(str::to_owned).collect()
+        };
+        for width in 70..200 {
+            let lines = on_terminal(width, &events);
+            assert_eq!(words(&lines), words(&unbroken), "{lines}");
+            for line in lines.lines() {
+                assert!(line.chars().count() <= width && !line.ends_with(' '), "{width}: {line}");
+            }
+        }
+        assert_eq!(on_terminal(500, &events), unbroken);
+    }
+
+    #[test]
+    fn the_name_of_the_namespace_is_shown_and_escaped() {
+        struct Blue;
+        impl Names for Blue {
+            fn interface(&self, _: u32, _: u32) -> Option<String> {
+                None
+            }
+
+            fn netns(&self, netns: u32) -> Option<String> {
+                (netns == 4_026_531_840).then(|| "b\x1b[31mlue".to_owned())
+            }
+        }
+        let lines = write(text(PLAIN), &Blue, &[samples::stuck(), samples::listening()]);
+        assert!(
+            lines.lines().next().is_some_and(|line| line.ends_with(" · netns:b\\u{1b}[31mlue")),
+            "{lines}"
+        );
+        // Of a listener here the namespace is not known.
+        assert!(lines.ends_with("CLOSE → LISTEN\n"), "{lines}");
     }
 
     #[test]
@@ -345,11 +507,10 @@ mod tests {
             plain.push_str(text);
         }
         assert!(colored.len() > plain.len());
-        assert_eq!(plain, GOLDEN);
+        assert_eq!(plain, log(PLAIN, &samples::connection()));
     }
 
     const PLAIN: Style = Style { color: false, ascii: false };
-    const GOLDEN: &str = include_str!("../golden/connection.txt");
     const STUCK: &str = concat!(
         "14:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  ",
         "CLOSE_WAIT for 61.2 s · nginx[812] · the process has read to the end and does not call close()\n",
@@ -359,7 +520,7 @@ mod tests {
     );
     const UNKNOWN: &str = concat!(
         "14:00:01.000001  CLOSED   [::1]:8899 → [2001:db8::5]:51920  ",
-        "reset by server · 2.38 MiB in · open before the monitor\n",
+        "reset by server · 2.38 MiB in · opened before monitoring started\n",
         "14:00:01.000000  STATE    10.0.0.9:8899                     CLOSE → LISTEN\n",
         "14:00:01.000002  RESET    10.0.0.9:8899 → ?                 sent · no socket\n",
     );
@@ -372,12 +533,12 @@ mod tests {
         "14:00:01.000000  ACK      10.0.0.5:51920 → 10.0.0.9:8899  ",
         "seq 303234862 (≠303234859) ack 3214116001 (≠seq+5+1=3214116000)\n",
     );
-    const HELD_BACK: &str = concat!(
+    const DELAYED: &str = concat!(
         "14:00:01.004000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",
         "SYN_SENT → CLOSE  refused after 75 µs · SYN left 1.00 s after connect()\n",
     );
     const REFUSED: &str = concat!(
         "14:00:04.000000  FAILED   10.0.0.5:51920 → 10.0.0.9:8899  ",
-        "SYN_SENT → CLOSE  refused after 3.00 s · SYN sent again 2 times\n",
+        "SYN_SENT → CLOSE  refused after 3.00 s · SYN retransmitted 2 times\n",
     );
 }

@@ -1,84 +1,92 @@
-//! What a line tells of a segment: its numbers, whether they are right, and its options.
+//! The details of a segment: its numbers, whether they are right, and its options.
 
 use std::fmt;
 
 use crate::lifecycle::event::{AckCheck, Segment, SeqCheck, Step, Unexpected};
 use crate::lifecycle::segment::Flags;
+use crate::output::details::Details;
 
-pub(super) struct SegmentDetail<'a>(pub(super) &'a Segment);
-
-impl fmt::Display for SegmentDetail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let segment = self.0;
-        let header = &segment.header;
-        let has_ack = header.flags.contains(Flags::ACK);
-        match segment.step {
-            Step::Syn | Step::SynAck => {
-                write!(f, "seq {}", header.seq)?;
-                if has_ack {
-                    write!(f, " ack {}", header.ack)?;
-                }
-                self.write_ack_check(f, header.ack)?;
-                write!(f, " win {}", header.window)?;
-                if let Some(mss) = header.options.mss {
-                    write!(f, " mss {mss}")?;
-                }
-                if let Some(shift) = header.options.window_scale {
-                    write!(f, " wscale {shift}")?;
-                }
-                if header.options.sack_permitted {
-                    f.write_str(" sack")?;
-                }
-                if header.options.timestamps.is_some() {
-                    f.write_str(" ts")?;
-                }
+/// Adds the details of `segment`.
+pub(super) fn add(segment: &Segment, details: &mut Details) {
+    let header = &segment.header;
+    let has_ack = header.flags.contains(Flags::ACK);
+    match segment.step {
+        Step::Syn | Step::SynAck => {
+            details.value(format_args!("seq {}", header.seq));
+            if has_ack {
+                details.value(format_args!(
+                    "ack {}{}",
+                    header.ack,
+                    CheckedAck { segment, shown: header.ack }
+                ));
             }
-            Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => {
-                match segment.seq_rel {
-                    Some(seq) => write!(f, "seq +{seq}")?,
-                    None => write!(f, "seq {}", header.seq)?,
-                }
-                self.write_seq_check(f)?;
-                match segment.ack_rel {
-                    Some(ack) => write!(f, " ack +{ack}")?,
-                    None if has_ack => write!(f, " ack {}", header.ack)?,
-                    None => {}
-                }
-                self.write_ack_check(f, segment.ack_rel.unwrap_or(header.ack))?;
+            details.value(format_args!("win {}", header.window));
+            if let Some(mss) = header.options.mss {
+                details.value(format_args!("mss {mss}"));
+            }
+            if let Some(shift) = header.options.window_scale {
+                details.value(format_args!("wscale {shift}"));
+            }
+            if header.options.sack_permitted {
+                details.value("sack");
+            }
+            if header.options.timestamps.is_some() {
+                details.value("ts");
             }
         }
-        if segment.payload_len > 0 {
-            write!(f, " len {}", segment.payload_len)?;
+        Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => {
+            match segment.seq_rel {
+                Some(seq) => details.value(format_args!("seq +{seq}{}", CheckedSeq(segment))),
+                None => details.value(format_args!("seq {}{}", header.seq, CheckedSeq(segment))),
+            }
+            let check = CheckedAck { segment, shown: segment.ack_rel.unwrap_or(header.ack) };
+            match segment.ack_rel {
+                Some(ack) => details.value(format_args!("ack +{ack}{check}")),
+                None if has_ack => details.value(format_args!("ack {}{check}", header.ack)),
+                None => {}
+            }
         }
-        if segment.syn_cookie {
-            f.write_str(" · SYN cookie")?;
-        }
-        if segment.retransmission {
-            f.write_str(" · sent again")?;
-        }
-        match segment.unexpected {
-            None => {}
-            Some(Unexpected::OutOfWindow) => f.write_str(" · out of window")?,
-            Some(Unexpected::Ack) => f.write_str(" · acknowledges what was not sent")?,
-            Some(Unexpected::State) => f.write_str(" · unexpected")?,
-        }
-        Ok(())
+    }
+    if segment.payload_len > 0 {
+        details.value(format_args!("len {}", segment.payload_len));
+    }
+    if segment.syn_cookie {
+        details.phrase("SYN cookie");
+    }
+    if segment.retransmission {
+        details.phrase("retransmitted");
+    }
+    match segment.unexpected {
+        None => {}
+        Some(Unexpected::OutOfWindow) => details.phrase("out of window"),
+        Some(Unexpected::Ack) => details.phrase("ACKed unseen segment"),
+        Some(Unexpected::State) => details.phrase("unexpected"),
     }
 }
 
-impl SegmentDetail<'_> {
-    /// What the acknowledgment number, shown as `shown`, is the sum of, or what it should be.
-    fn write_ack_check(&self, f: &mut fmt::Formatter<'_>, shown: u32) -> fmt::Result {
-        let Some(check) = self.0.check.ack else { return Ok(()) };
+/// The sum that an acknowledgment number, shown as `shown`, matches, or the right number.
+struct CheckedAck<'a> {
+    segment: &'a Segment,
+    shown: u32,
+}
+
+impl fmt::Display for CheckedAck<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(check) = self.segment.check.ack else { return Ok(()) };
         let sum = Sum(&check);
         if check.holds {
             return write!(f, " (={sum})");
         }
-        let off = check.expected().wrapping_sub(self.0.header.ack);
-        write!(f, " (≠{sum}={})", shown.wrapping_add(off))
+        let off = check.expected().wrapping_sub(self.segment.header.ack);
+        write!(f, " (≠{sum}={})", self.shown.wrapping_add(off))
     }
+}
 
-    fn write_seq_check(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The right sequence number, if that of the segment is wrong.
+struct CheckedSeq<'a>(&'a Segment);
+
+impl fmt::Display for CheckedSeq<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.check.seq, self.0.seq_rel) {
             (Some(SeqCheck { holds: true, .. }) | None, _) => Ok(()),
             (Some(SeqCheck { expected, .. }), None) => write!(f, " (≠{expected})"),
@@ -90,7 +98,7 @@ impl SegmentDetail<'_> {
     }
 }
 
-/// What an acknowledgment number is the sum of: `seq+5+1` for a FIN with five bytes.
+/// The sum of an acknowledgment number: `seq+5+1` for a FIN with five bytes.
 struct Sum<'a>(&'a AckCheck);
 
 impl fmt::Display for Sum<'_> {

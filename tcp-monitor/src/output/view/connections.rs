@@ -1,33 +1,28 @@
-//! Which connection an event is of, and when all of a connection is told.
+//! The connections of a view: a record of each by its number, and when it is shown.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 
-use super::account::{Account, Starts};
-use crate::lifecycle::Time;
-use crate::lifecycle::event::{Event, EventKind, Reset, Retransmit, Segment, StateChange, Step};
+use super::record::Record;
+use crate::lifecycle::event::{EventKind, Reset, Retransmit};
 use crate::lifecycle::input::RetransmitKind;
+use crate::lifecycle::{ConnectionId, End, Event, Time};
+use crate::output::Context;
 
-/// The connections that are not shown yet, and those that were shown a moment ago.
+/// The connections that are not shown yet, and which ones were shown a moment ago.
 #[derive(Debug)]
 pub(super) struct Connections {
     limit: usize,
-    /// By the order in which they were met.
-    open: BTreeMap<u64, Account>,
-    /// Shown: what comes late is of these, and not told.
-    shown: BTreeMap<u64, Account>,
-    shown_at: VecDeque<(Time, u64)>,
-    by_pair: HashMap<Pair, Vec<u64>>,
-    /// When to show what is not expected to be told more of.
-    due: BTreeMap<u64, Time>,
-    by_due: BTreeSet<(Time, u64)>,
-    met: u64,
+    open: BTreeMap<ConnectionId, Record>,
+    /// When to show connections of which no more events are expected.
+    due: BTreeMap<ConnectionId, Time>,
+    by_due: BTreeSet<(Time, ConnectionId)>,
+    /// Late events of connections that were shown are ignored.
+    shown: HashSet<ConnectionId>,
+    shown_at: VecDeque<(Time, ConnectionId)>,
     now: Time,
-    /// The connection whose end changed its state last: the end of a handshake or a connection follows on its transition.
-    changed: Option<u64>,
 }
 
 /// Why a connection is shown.
@@ -35,57 +30,66 @@ pub(super) struct Connections {
 pub(super) enum Occasion {
     /// It is over.
     Over,
-    /// One end is over, and nothing was heard of the other for long.
+    /// One end is over, and the other had no event for long.
     Waited,
     /// There were too many connections.
     CutShort,
     /// No more events come.
-    EndOfInput,
+    EndOfEvents,
 }
-
-/// The addresses of a connection, the lower first.
-type Pair = [SocketAddr; 2];
 
 impl Connections {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
             open: BTreeMap::new(),
-            shown: BTreeMap::new(),
-            shown_at: VecDeque::new(),
-            by_pair: HashMap::new(),
             due: BTreeMap::new(),
             by_due: BTreeSet::new(),
-            met: 0,
+            shown: HashSet::new(),
+            shown_at: VecDeque::new(),
             now: Time::default(),
-            changed: None,
         }
     }
 
-    /// Takes in an event of a connection.
-    pub(super) fn take(&mut self, event: &Event) {
+    /// Adds an event to the record of its connection.
+    pub(super) fn add(&mut self, event: &Event, context: &Context<'_>) {
         self.now = self.now.max(event.time);
+        let (Some(id), Some(end)) = (event.connection, event.end) else { return };
+        if self.shown.contains(&id) {
+            return;
+        }
         match &event.kind {
-            EventKind::Segment(segment) => self.take_segment(event, segment),
-            EventKind::State(change) => self.take_state(event, change),
+            EventKind::Segment(segment) => {
+                let record = self.record(id, end, event, context);
+                record.add_segment(event.time, segment, end);
+                self.update_due(id);
+            }
+            // Its end was shown when it entered TIME_WAIT.
+            EventKind::State(change) if change.from == TcpState::TimeWait && !self.open.contains_key(&id) => {
+            }
+            EventKind::State(change) => {
+                let record = self.record(id, end, event, context);
+                record.add_state(event.time, change, end);
+                self.update_due(id);
+            }
             EventKind::Handshake(handshake) => {
-                let (pair, end) = pair_of(handshake.local, handshake.remote);
-                self.tell(pair, event.time, |account| account.take_handshake(event.time, handshake, end));
+                let record = self.record(id, end, event, context);
+                record.add_handshake(event.time, handshake, end);
+                self.update_due(id);
             }
             EventKind::Closed(closed) => {
-                let (pair, end) = pair_of(closed.local, closed.remote);
-                self.tell(pair, event.time, |account| account.take_closed(event.time, closed, end));
+                let record = self.record(id, end, event, context);
+                record.add_closed(event.time, closed, end);
+                self.update_due(id);
             }
-            EventKind::Reset(Reset { local, remote: Some(remote), reason, .. }) if *reason != "unknown" => {
-                let (pair, _) = pair_of(*local, *remote);
-                if let Some(account) = self.latest(pair) {
-                    account.reset_reason.get_or_insert(reason);
+            EventKind::Reset(Reset { reason, .. }) if *reason != "unknown" => {
+                if let Some(record) = self.open.get_mut(&id) {
+                    record.reset_reason.get_or_insert(reason);
                 }
             }
-            EventKind::Retransmit(Retransmit { local, remote, kind: RetransmitKind::Data, .. }) => {
-                let (pair, end) = pair_of(*local, *remote);
-                if let Some(account) = self.latest(pair) {
-                    let times = &mut account.ends[end].data_retransmits;
+            EventKind::Retransmit(Retransmit { kind: RetransmitKind::Data, .. }) => {
+                if let Some(record) = self.open.get_mut(&id) {
+                    let times = &mut record.ends[end as usize].data_retransmits;
                     *times = times.saturating_add(1);
                 }
             }
@@ -93,143 +97,48 @@ impl Connections {
         }
     }
 
-    /// What is to be shown by `now`, one at a time.
-    pub(super) fn pop(&mut self, now: Time) -> Option<(Account, Occasion)> {
+    /// The next connection to be shown by `now`.
+    pub(super) fn pop(&mut self, now: Time) -> Option<(Record, Occasion)> {
         self.now = self.now.max(now);
         while let Some((at, id)) = self.shown_at.front().copied()
             && (at + LATE <= self.now || self.shown_at.len() > MAX_SHOWN)
         {
             self.shown_at.pop_front();
-            if let Some(account) = self.shown.remove(&id) {
-                self.forget(id, &account);
-            }
+            self.shown.remove(&id);
         }
         if let Some((_, id)) = self.by_due.first().copied().filter(|(due, _)| *due <= self.now) {
-            return self.show(id);
+            self.set_due(id, None);
+            self.shown.insert(id);
+            self.shown_at.push_back((self.now, id));
+            let record = self.open.remove(&id)?;
+            let occasion = if is_over(&record) { Occasion::Over } else { Occasion::Waited };
+            return Some((record, occasion));
         }
         if self.open.len() > self.limit {
-            let (id, account) = self.open.pop_first()?;
+            let (id, record) = self.open.pop_first()?;
             self.set_due(id, None);
-            self.forget(id, &account);
-            return Some((account, Occasion::CutShort));
+            return Some((record, Occasion::CutShort));
         }
         None
     }
 
-    /// What is left, one at a time.
-    pub(super) fn pop_last(&mut self) -> Option<(Account, Occasion)> {
-        let (id, account) = self.open.pop_first()?;
+    /// The next connection that is left when no events follow.
+    pub(super) fn pop_last(&mut self) -> Option<(Record, Occasion)> {
+        let (id, record) = self.open.pop_first()?;
         self.set_due(id, None);
-        let occasion = if is_over(&account) { Occasion::Over } else { Occasion::EndOfInput };
-        Some((account, occasion))
+        let occasion = if is_over(&record) { Occasion::Over } else { Occasion::EndOfEvents };
+        Some((record, occasion))
     }
 
-    fn show(&mut self, id: u64) -> Option<(Account, Occasion)> {
-        self.set_due(id, None);
-        let mut account = self.open.remove(&id)?;
-        let entries = std::mem::take(&mut account.entries);
-        self.shown.insert(id, account.clone());
-        account.entries = entries;
-        self.shown_at.push_back((self.now, id));
-        let occasion = if is_over(&account) { Occasion::Over } else { Occasion::Waited };
-        Some((account, occasion))
+    fn record(&mut self, id: ConnectionId, end: End, event: &Event, context: &Context<'_>) -> &mut Record {
+        let record = self.open.entry(id).or_insert_with(|| Record::new(event.time, context));
+        record.note_ends(event, end, context);
+        record
     }
 
-    fn take_segment(&mut self, event: &Event, segment: &Segment) {
-        let (pair, from) = pair_of(segment.src, segment.dst);
-        let starts = starts(segment, from);
-        let id = match self.connection_of(pair, event.netns, segment, from, starts) {
-            Some(id) => id,
-            None => self.meet(pair, event.time),
-        };
-        self.update(id, |account| account.take_segment(event, segment, from, starts));
-    }
-
-    /// The latest connection between these addresses whose starts are not others; best of all, the same.
-    fn connection_of(
-        &self,
-        pair: Pair,
-        netns: u32,
-        segment: &Segment,
-        from: usize,
-        starts: Starts,
-    ) -> Option<u64> {
-        let rank = |id: u64| {
-            let account = self.account(id)?;
-            let known = account.ends.each_ref().map(|end| end.isn);
-            let both = || known.into_iter().zip(starts).filter_map(|(known, start)| known.zip(start));
-            // What fits in with nothing is of the connection that is there.
-            let differs = both().any(|(known, start)| known != start) && segment.unexpected.is_none();
-            // A SYN is of a connection whose SYN it is, or that awaits one.
-            let awaited = known[from].is_none() && self.open.contains_key(&id) && account.is_opening();
-            let begins = segment.step == Step::Syn && !awaited && known[from] != starts[from];
-            if differs || begins && segment.unexpected.is_none() {
-                return None;
-            }
-            let agree = both().filter(|(known, start)| known == start).count();
-            Some((agree, account.is_in(netns), id))
-        };
-        self.best(pair, rank)
-    }
-
-    fn take_state(&mut self, event: &Event, change: &StateChange) {
-        let Some(remote) = change.remote else { return };
-        let (pair, end) = pair_of(change.local, remote);
-        let begins = matches!(change.from, TcpState::Close | TcpState::Listen);
-        if begins && change.local.port() == 0 {
-            // Its segments will have another address. If it fails before that, its end is told too.
-            return;
-        }
-        let rank = |id: u64| {
-            let account = self.account(id)?;
-            let mine = &account.ends[end];
-            let is_open = self.open.contains_key(&id);
-            let fits = if begins {
-                // Before the transition of a server is told, its peer may have gone on.
-                let is_opening =
-                    if change.to == TcpState::SynSent { account.is_opening() } else { mine.is_opening() };
-                is_open && !mine.is_told() && is_opening
-            } else {
-                is_open || mine.state == Some(change.from)
-            };
-            fits.then(|| (mine.state == Some(change.from), account.is_in(event.netns), id))
-        };
-        let ends_late = change.from == TcpState::TimeWait;
-        let id = match self.best(pair, rank) {
-            Some(id) => id,
-            None if ends_late => return,
-            None => self.meet(pair, event.time),
-        };
-        self.changed = Some(id);
-        self.update(id, |account| account.take_state(event, change, end));
-    }
-
-    /// What is told right after a transition.
-    fn tell(&mut self, pair: Pair, time: Time, take: impl FnOnce(&mut Account)) {
-        let ids = self.by_pair.get(&pair).map_or(&[][..], Vec::as_slice);
-        let id = self.changed.filter(|id| ids.contains(id)).or(ids.last().copied());
-        let id = id.unwrap_or_else(|| self.meet(pair, time));
-        self.update(id, take);
-    }
-
-    fn meet(&mut self, pair: Pair, time: Time) -> u64 {
-        self.met += 1;
-        self.open.insert(self.met, Account::new(time, pair));
-        self.by_pair.entry(pair).or_default().push(self.met);
-        self.met
-    }
-
-    fn update(&mut self, id: u64, take: impl FnOnce(&mut Account)) {
-        let Some(account) = self.open.get_mut(&id) else {
-            if let Some(account) = self.shown.get_mut(&id) {
-                take(account);
-                account.entries.clear();
-            }
-            return;
-        };
-        take(account);
-        let due = patience(account).map(|patience| self.now + patience);
-        // What comes late makes nobody wait longer.
+    fn update_due(&mut self, id: ConnectionId) {
+        let due = self.open.get(&id).and_then(patience).map(|patience| self.now + patience);
+        // Late events do not extend the wait.
         let due = match (self.due.get(&id).copied(), due) {
             (Some(before), Some(due)) => Some(before.min(due)),
             (None, due) => due,
@@ -238,7 +147,7 @@ impl Connections {
         self.set_due(id, due);
     }
 
-    fn set_due(&mut self, id: u64, due: Option<Time>) {
+    fn set_due(&mut self, id: ConnectionId, due: Option<Time>) {
         let before = match due {
             Some(due) => self.due.insert(id, due),
             None => self.due.remove(&id),
@@ -250,72 +159,33 @@ impl Connections {
             self.by_due.insert((due, id));
         }
     }
-
-    fn forget(&mut self, id: u64, account: &Account) {
-        let pair = account.ends.each_ref().map(|end| end.address);
-        if let Some(ids) = self.by_pair.get_mut(&pair) {
-            ids.retain(|known| *known != id);
-            if ids.is_empty() {
-                self.by_pair.remove(&pair);
-            }
-        }
-    }
-
-    fn account(&self, id: u64) -> Option<&Account> {
-        self.open.get(&id).or_else(|| self.shown.get(&id))
-    }
-
-    /// The latest connection between these addresses that is not shown yet.
-    fn latest(&mut self, pair: Pair) -> Option<&mut Account> {
-        let id = *self.by_pair.get(&pair)?.last()?;
-        self.open.get_mut(&id)
-    }
-
-    fn best<R: Ord>(&self, pair: Pair, rank: impl Fn(u64) -> Option<R>) -> Option<u64> {
-        let ids = self.by_pair.get(&pair)?;
-        let ranked = ids.iter().filter_map(|id| Some((rank(*id)?, *id)));
-        ranked.max_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, id)| id)
-    }
 }
 
-/// The pair of two addresses, and the index of `this` in it.
-fn pair_of(this: SocketAddr, other: SocketAddr) -> (Pair, usize) {
-    ([this.min(other), this.max(other)], usize::from(this > other))
+fn is_over(record: &Record) -> bool {
+    let mut reported = record.ends.iter().filter(|end| end.is_reported()).peekable();
+    if reported.peek().is_none() { record.has_ended() } else { reported.all(|end| end.over.is_some()) }
 }
 
-/// Where the numbers of both ends begin, as a segment from `from` tells.
-fn starts(segment: &Segment, from: usize) -> Starts {
-    let mut starts = [None; 2];
-    starts[from] = segment.seq_rel.map(|relative| segment.header.seq.wrapping_sub(relative));
-    starts[1 - from] = segment.ack_rel.map(|relative| segment.header.ack.wrapping_sub(relative));
-    starts
-}
-
-fn is_over(account: &Account) -> bool {
-    let mut told = account.ends.iter().filter(|end| end.is_told()).peekable();
-    if told.peek().is_none() { account.has_ended() } else { told.all(|end| end.over.is_some()) }
-}
-
-/// How long something may be told yet, if the connection is over as far as is known.
-fn patience(account: &Account) -> Option<Duration> {
-    let all_told = account.ends.iter().all(|end| end.over.is_some());
-    if all_told {
+/// How long events may follow, if the connection is over as far as is known.
+fn patience(record: &Record) -> Option<Duration> {
+    if record.ends.iter().all(|end| end.over.is_some()) {
         Some(BOTH_OVER)
-    } else if is_over(account) {
+    } else if is_over(record) {
         Some(LAST_SEGMENTS)
-    } else if account.ends.iter().any(|end| end.over.is_some()) {
+    } else if record.ends.iter().any(|end| end.over.is_some()) {
         Some(OTHER_END)
     } else {
         None
     }
 }
 
-/// Of one moment, one end may be told before the other's segment.
+/// Of one moment, an event of one end may come before the segment of the other.
 const BOTH_OVER: Duration = Duration::from_millis(20);
 /// The last acknowledgment follows the end of a socket here.
 const LAST_SEGMENTS: Duration = Duration::from_secs(1);
-/// Longer than an end whose application is gone awaits the peer's FIN (Linux: `tcp_fin_timeout`, 60 s).
+/// Longer than an end whose application has closed waits for the peer's FIN (Linux: `tcp_fin_timeout`,
+/// 60 s).
 const OTHER_END: Duration = Duration::from_secs(65);
-/// What comes so late (a FIN sent again, the end of TIME_WAIT after 60 s) is of a connection that was shown.
+/// How long late events are ignored: a retransmitted FIN, the end of TIME_WAIT after 60 s.
 const LATE: Duration = Duration::from_secs(65);
 const MAX_SHOWN: usize = 1 << 12;

@@ -1,19 +1,20 @@
-//! A connection as a sequence diagram: client left, server right, time downwards.
+//! A connection as a sequence diagram: the client left, the server right, time downwards.
 
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 
-use super::account::{Account, Entry, Passed};
 use super::connections::Occasion;
-use super::story::{self, Inferred};
-use crate::lifecycle::Time;
+use super::record::{Entry, Record, SegmentEntry};
+use super::summary::{self, Inferred};
 use crate::lifecycle::event::{Evidence, Step};
-use crate::output::style::{Color, Phrases, Style};
+use crate::lifecycle::{End, Time};
+use crate::output::details::Details;
+use crate::output::style::{Color, Style};
 
 /// The diagram of a connection, in lines of at most `width` columns, or 60 if that is less.
-pub(super) fn draw(account: &Account, occasion: Occasion, began: &str, width: usize, style: Style) -> String {
-    let mut ladder = Ladder::new(account, width, style);
+pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, width: usize, style: Style) -> String {
+    let mut ladder = Ladder::new(record, width, style);
     ladder.draw_head(began);
     ladder.draw_steps();
     ladder.draw_foot(occasion);
@@ -21,15 +22,15 @@ pub(super) fn draw(account: &Account, occasion: Occasion, began: &str, width: us
 }
 
 struct Ladder<'a> {
-    account: &'a Account,
+    record: &'a Record,
     style: Style,
     width: usize,
-    /// Columns between the lines.
+    /// Columns between the vertical lines.
     inner: usize,
     /// The end on the left.
-    client: usize,
+    client: End,
     inferred: Inferred,
-    /// What times count from: the first segment.
+    /// The zero of the times: the first segment.
     zero: Time,
     text: String,
 }
@@ -49,12 +50,12 @@ enum Middle {
         label: String,
         color: Color,
     },
-    /// What did not fit on the arrow above.
+    /// The rest of the label of the arrow above.
     More {
         text: String,
         color: Color,
     },
-    /// What is told between the arrows.
+    /// The data between handshake and teardown.
     Data {
         text: String,
         color: Color,
@@ -62,27 +63,27 @@ enum Middle {
 }
 
 impl<'a> Ladder<'a> {
-    fn new(account: &'a Account, width: usize, style: Style) -> Self {
+    fn new(record: &'a Record, width: usize, style: Style) -> Self {
         let width = width.clamp(MIN_WIDTH, MAX_WIDTH);
-        let zero = account.segments().next().map_or(account.began, |segment| segment.time);
+        let zero = record.segments().next().map_or(record.began, |segment| segment.time);
         Self {
-            account,
+            record,
             style,
             width,
             inner: width - OUTSIDE,
-            client: account.client(),
-            inferred: Inferred::of(account),
+            client: record.client(),
+            inferred: Inferred::of(record),
             zero,
             text: String::new(),
         }
     }
 
-    /// Who talks to whom, and the states they begin in.
+    /// The addresses and names of the ends, and the states they begin in.
     fn draw_head(&mut self, began: &str) {
         self.line(&self.style.paint(Color::Dim, began).to_string());
-        let ends = story::ends(self.account);
-        self.draw_names(ends.map(|(_, end)| end.address.to_string()));
-        self.draw_names(ends.map(|(role, end)| story::name(role, end)));
+        let ends = summary::ends(self.record);
+        self.draw_names(ends.map(|(_, end)| summary::address(end)));
+        self.draw_names(ends.map(|(role, end)| summary::name(role, end)));
         if ends.iter().any(|(_, end)| end.isn.is_some()) {
             self.draw_names(
                 ends.map(|(_, end)| end.isn.map_or(String::new(), |isn| format!("seq 0 = {isn}"))),
@@ -117,9 +118,9 @@ impl<'a> Ladder<'a> {
 
     fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        let teardown = self.account.entries.iter().position(is_teardown);
-        let entries = &self.account.entries;
-        // States entered by sending what comes next.
+        let teardown = self.record.entries.iter().position(is_teardown);
+        let entries = &self.record.entries;
+        // States that are entered by sending the next segment.
         let mut ahead: [Option<String>; 2] = [None, None];
         for (index, entry) in entries.iter().enumerate() {
             if teardown == Some(index) {
@@ -144,7 +145,7 @@ impl<'a> Ladder<'a> {
         rows
     }
 
-    fn add_arrow(&self, segment: &Passed, states: [Option<String>; 2], rows: &mut Vec<Row>) {
+    fn add_arrow(&self, segment: &SegmentEntry, states: [Option<String>; 2], rows: &mut Vec<Row>) {
         let color = segment.color(Color::Cyan);
         let pieces: Vec<_> =
             segment.label().iter().map(|piece| self.style.spell(piece).into_owned()).collect();
@@ -167,13 +168,13 @@ impl<'a> Ladder<'a> {
         }
     }
 
-    /// What was sent between handshake and teardown.
+    /// Data that was sent between handshake and teardown.
     fn add_data(&self, rows: &mut Vec<Row>) {
-        if !self.account.was_established() {
+        if !self.record.was_established() {
             return;
         }
         let mut pieces = Vec::new();
-        match story::bytes(self.account) {
+        match summary::bytes(self.record) {
             [Some(0), Some(0)] => pieces.push("no data".into()),
             [client, server] => {
                 pieces.extend(client.map(|bytes| format!("{bytes} B →")));
@@ -181,7 +182,7 @@ impl<'a> Ladder<'a> {
             }
         }
         let lines = wrap(&self.spelled(pieces), "   ", self.inner);
-        let resent = self.spelled(story::resent(self.account));
+        let resent = self.spelled(summary::retransmitted(self.record));
         let resent = resent.into_iter().flat_map(|text| {
             let words: Vec<_> = text.split(' ').map(str::to_owned).collect();
             wrap(&words, " ", self.inner)
@@ -217,24 +218,25 @@ impl<'a> Ladder<'a> {
     }
 
     fn draw_foot(&mut self, occasion: Occasion) {
-        let (color, outcome) = story::outcome(self.account, occasion);
-        let outcome = self.style.spell(&outcome).into_owned();
-        let mut notes = Phrases::default();
-        for note in story::notes(self.account, occasion) {
-            notes.add(note);
+        let (color, outcome) = summary::outcome(self.record, occasion, self.style);
+        let mut notes = Details::new(self.style);
+        for note in summary::notes(self.record, occasion) {
+            notes.phrase(note);
         }
-        let is_absolute = |segment: &Passed| segment.seq_rel.is_none() && segment.step != Step::Rst;
-        if self.account.segments().any(is_absolute) {
-            notes.add("numbers are absolute where no SYN was seen");
+        let is_absolute = |segment: &SegmentEntry| segment.seq_rel.is_none() && segment.step != Step::Rst;
+        if self.record.segments().any(is_absolute) {
+            notes.phrase("numbers are absolute where no SYN was seen");
         }
         match self.inferred {
             Inferred::Nothing => {}
-            Inferred::Some => notes.add("* inferred from segments or the clock, not told by the kernel"),
-            Inferred::All => notes.add("states are inferred from segments and the clock"),
+            Inferred::Some => {
+                notes.phrase("* inferred from segments or timeouts, not reported by the kernel");
+            }
+            Inferred::All => notes.phrase("states are inferred from segments and timeouts"),
         }
-        let notes = self.style.spell(&notes.0).into_owned();
         for (color, text) in [(color, outcome), (Color::Plain, notes)] {
-            let words: Vec<_> = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+            let words = text.as_str().split(' ').filter(|word| !word.is_empty());
+            let words: Vec<_> = words.map(str::to_owned).collect();
             for line in wrap(&words, " ", self.width) {
                 self.line(&self.style.paint(color, line).to_string());
             }
@@ -246,7 +248,7 @@ impl<'a> Ladder<'a> {
     fn relative(&self, time: Time) -> String {
         let (sign, distance) =
             if time < self.zero { ("-", self.zero.since(time)) } else { ("", time.since(self.zero)) };
-        // What is less than a microsecond is not shown, as in the log.
+        // Rounded down to a microsecond, as in the log.
         let micros = Duration::from_micros(u64::try_from(distance.as_micros()).unwrap_or(u64::MAX));
         let seconds = micros.as_secs_f64();
         let shown = [6, 4, 2].map(|decimals| format!("{sign}{seconds:.decimals$}"));
@@ -263,7 +265,7 @@ impl<'a> Ladder<'a> {
     }
 
     /// 0 for the client, 1 for the server.
-    fn side(&self, end: usize) -> usize {
+    fn side(&self, end: End) -> usize {
         usize::from(end != self.client)
     }
 
@@ -278,7 +280,7 @@ impl<'a> Ladder<'a> {
     }
 }
 
-/// A state beside the arrow that it followed on, if there is room.
+/// Adds a state beside the arrow that it follows, if there is room.
 fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<Row>) {
     let last = rows.iter_mut().rev().find(|row| !matches!(row.middle, Middle::More { .. }));
     match last {
@@ -297,7 +299,7 @@ fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<Row>) {
 }
 
 /// Whether `end` entered this state to send the next segment.
-fn sends_next(state: TcpState, end: usize, following: &[Entry]) -> bool {
+fn sends_next(state: TcpState, end: End, following: &[Entry]) -> bool {
     use TcpState as S;
     let sends = match state {
         S::SynSent | S::FinWait1 | S::LastAck => true,
@@ -321,7 +323,7 @@ fn sends_next(state: TcpState, end: usize, following: &[Entry]) -> bool {
         })
 }
 
-/// Whether a step is what an end sends on entry to a state.
+/// Whether an end sends such a segment when it enters a state.
 fn is_sent_in(state: TcpState, step: Step) -> bool {
     match step {
         Step::Syn => state == TcpState::SynSent,
@@ -343,8 +345,8 @@ fn is_teardown(entry: &Entry) -> bool {
     }
 }
 
-/// Pieces in lines of at most `width` characters; a longer piece is broken.
-fn wrap(pieces: &[String], separator: &str, width: usize) -> Vec<String> {
+/// The pieces in lines of at most `width` characters; a longer piece is broken.
+pub(super) fn wrap(pieces: &[String], separator: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in pieces {
         let len = piece.chars().count();
@@ -362,7 +364,7 @@ fn wrap(pieces: &[String], separator: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// A state that an end enters later than this after an arrow has a line of its own.
+/// A state that is entered later than this after an arrow has a line of its own.
 const FOLLOWS_WITHIN: Duration = Duration::from_millis(200);
 const MIN_WIDTH: usize = 60;
 /// Longer arrows are no easier to follow.
@@ -372,9 +374,9 @@ const TIME: usize = 10;
 const STATE: usize = 12;
 /// The column of the left line.
 const LEFT_LINE: usize = TIME + 1 + STATE + 1;
-/// Columns that are not between the lines.
+/// Columns outside the vertical lines.
 const OUTSIDE: usize = LEFT_LINE + 2 + 1 + STATE;
-/// What an arrow has besides its label: both ends, spaces, and a little shaft.
+/// Columns of an arrow besides its label: both ends, spaces, and a short shaft.
 const ARROW: usize = 5;
-/// How far text below an arrow is set in.
+/// Indentation of text below an arrow.
 const INDENT: usize = 2;

@@ -1,25 +1,24 @@
-//! Views of whole connections, each shown when it is over: a sequence diagram, or the tables of a networking lab.
-
-use std::io;
+//! Views of whole connections, each shown when it is over: a sequence diagram, or the tables of a
+//! networking lab.
 
 use jiff::tz::TimeZone;
 
-use self::account::Account;
 use self::connections::{Connections, Occasion};
-use super::Sink;
-use super::human::{Clock, Human, Name};
+use self::record::Record;
+use super::human::{Human, Name, Netns, TimeOfDay};
 use super::style::{Color, Style};
-use crate::lifecycle::event::{Lost, Stuck};
-use crate::lifecycle::{Event, EventKind, Time};
+use super::{Context, Destination, EventSink};
+use crate::lifecycle::event::{EventKind, Lost, Stuck};
+use crate::lifecycle::{Event, Time};
 
-mod account;
 mod connections;
 mod ladder;
 mod numbers;
-mod story;
+mod record;
+mod summary;
 mod table;
 
-/// Shows each connection when it is over.
+/// Emits each connection when it is over.
 #[derive(Debug)]
 pub struct View {
     shape: Shape,
@@ -28,21 +27,21 @@ pub struct View {
     connections: Connections,
 }
 
-/// What a connection is shown as.
+/// How a connection is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A sequence diagram of its handshake and teardown.
+    /// As a sequence diagram of its handshake and teardown.
     Ladder {
-        /// Columns there are; at least 60 are taken, at most 100.
+        /// Columns of the terminal; between 60 and 100 are used.
         width: usize,
     },
-    /// The record tables of its handshake and teardown, which are Markdown tables too.
+    /// As tables of the segments of its handshake and teardown, in Markdown.
     Table,
 }
 
 impl View {
-    /// A view in the system's time zone. It keeps at most 9 KB of each open connection, mostly 3 KB, and of no more
-    /// than 16,384.
+    /// A view in the system's time zone. It keeps at most 9 KB of each open connection, mostly 3 KB, and
+    /// no more than 16,384 connections.
     #[must_use]
     pub fn new(shape: Shape, style: Style) -> Self {
         Self::with(shape, style, TimeZone::system(), MAX_CONNECTIONS)
@@ -52,65 +51,82 @@ impl View {
         Self { shape, style, time_zone, connections: Connections::new(limit) }
     }
 
-    fn show(&self, account: &Account, occasion: Occasion, out: &mut dyn io::Write) -> io::Result<()> {
-        let began = Clock { time: account.began, time_zone: &self.time_zone }.to_string();
-        let text = match self.shape {
-            Shape::Ladder { width } => ladder::draw(account, occasion, &began, width, self.style),
-            Shape::Table => table::draw(account, occasion, &began, self.style),
-        };
-        out.write_all(text.as_bytes())
-    }
-
-    fn show_lost(&self, time: Time, lost: &Lost, out: &mut dyn io::Write) -> io::Result<()> {
-        let time = Clock { time, time_zone: &self.time_zone };
-        let lost = format!(
-            "{time}  {} {} records lost: no room in the ring buffer. Steps may be missing.",
-            lost.count,
-            lost.kind.label()
-        );
-        writeln!(out, "{}\n", self.style.paint(Color::Red, lost))
-    }
-
-    fn show_stuck(&self, time: Time, stuck: &Stuck, out: &mut dyn io::Write) -> io::Result<()> {
-        let time = Clock { time, time_zone: &self.time_zone };
-        let Stuck { local, remote, state, .. } = stuck;
-        let mut line = format!("{time}  {local} to {remote}: {state} for {}", Human(stuck.age));
-        if let Some(process) = stuck.process {
-            line += &format!(", {}", Name(process));
+    fn draw(&self, record: &Record, occasion: Occasion) -> String {
+        let began = TimeOfDay { time: record.began_at, time_zone: &self.time_zone }.to_string();
+        match self.shape {
+            Shape::Ladder { width } => ladder::draw(record, occasion, &began, width, self.style),
+            Shape::Table => table::draw(record, occasion, &began, self.style),
         }
-        line += &format!(". {}.", stuck.neglect.hint());
-        writeln!(out, "{}\n", self.style.paint(Color::Red, line))
+    }
+
+    /// An event that is shown at once.
+    fn draw_line(&self, event: &Event, text: &str, context: &Context<'_>) -> String {
+        let time = TimeOfDay { time: context.wall_time(event.time), time_zone: &self.time_zone };
+        let line = format!("{time}  {text}");
+        let width = match self.shape {
+            Shape::Ladder { width } => width,
+            Shape::Table => usize::MAX,
+        };
+        let words: Vec<_> = line.split(' ').map(|word| self.style.spell(word).into_owned()).collect();
+        let mut lines = String::new();
+        for line in ladder::wrap(&words, " ", width) {
+            lines += &format!("{}\n", self.style.paint(Color::Red, line));
+        }
+        lines + "\n"
     }
 }
 
-impl Sink for View {
-    fn write(&mut self, event: &Event, out: &mut dyn io::Write) -> io::Result<()> {
-        self.connections.take(event);
-        match &event.kind {
-            EventKind::Lost(lost) => self.show_lost(event.time, lost, out),
-            EventKind::Stuck(stuck) => self.show_stuck(event.time, stuck, out),
+impl EventSink for View {
+    fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
+        self.connections.add(event, context);
+        let text = match &event.kind {
+            EventKind::Lost(lost) => lost_records(lost),
+            EventKind::Stuck(stuck) => stuck_socket(stuck, event, context),
             EventKind::Segment(_)
             | EventKind::State(_)
             | EventKind::Handshake(_)
             | EventKind::Reset(_)
             | EventKind::Retransmit(_)
-            | EventKind::Closed(_) => Ok(()),
+            | EventKind::Closed(_) => return,
+        };
+        let line = self.draw_line(event, &text, context);
+        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
+    }
+
+    fn advance(&mut self, now: Time, _: &Context<'_>, to: &mut dyn Destination) {
+        while !to.is_full()
+            && let Some((record, occasion)) = self.connections.pop(now)
+        {
+            let text = self.draw(&record, occasion);
+            to.take(&mut |out| out.extend_from_slice(text.as_bytes()));
         }
     }
 
-    fn advance(&mut self, now: Time, out: &mut dyn io::Write) -> io::Result<()> {
-        match self.connections.pop(now) {
-            Some((account, occasion)) => self.show(&account, occasion, out),
-            None => Ok(()),
+    fn finish(&mut self, _: &Context<'_>, to: &mut dyn Destination) {
+        while !to.is_full()
+            && let Some((record, occasion)) = self.connections.pop_last()
+        {
+            let text = self.draw(&record, occasion);
+            to.take(&mut |out| out.extend_from_slice(text.as_bytes()));
         }
     }
+}
 
-    fn finish(&mut self, out: &mut dyn io::Write) -> io::Result<()> {
-        match self.connections.pop_last() {
-            Some((account, occasion)) => self.show(&account, occasion, out),
-            None => Ok(()),
-        }
+fn lost_records(lost: &Lost) -> String {
+    let (count, kind) = (lost.count, lost.kind.label());
+    format!("{count} {kind} records lost: ring buffer full. Steps may be missing.")
+}
+
+fn stuck_socket(stuck: &Stuck, event: &Event, context: &Context<'_>) -> String {
+    let Stuck { local, remote, state, .. } = stuck;
+    let mut line = format!("{local} to {remote}: {state} for {}", Human(stuck.age));
+    if let Some(process) = stuck.process {
+        line += &format!(", {}", Name(process));
     }
+    if let Some(netns) = context.netns(event.netns) {
+        line += &format!(", {}", Netns(&netns));
+    }
+    line + &format!(". {}.", stuck.neglect.hint())
 }
 
 const MAX_CONNECTIONS: usize = 1 << 14;

@@ -1,11 +1,11 @@
 //! The numbers of a segment as views show them: relative where the start is known, with the check.
 
-use super::account::Passed;
+use super::record::SegmentEntry;
 use crate::lifecycle::event::{AckCheck, Acknowledged, SeqCheck, Step, Unexpected};
 use crate::lifecycle::segment::Flags;
 use crate::output::style::Color;
 
-/// The flags that are set, the one that matters most first: `SYN+ACK`.
+/// The flags that are set, the most important first: `SYN+ACK`.
 pub(super) fn flags(flags: Flags) -> String {
     const ORDER: [Flags; 9] = [
         Flags::RST,
@@ -22,12 +22,12 @@ pub(super) fn flags(flags: Flags) -> String {
     names.collect::<Vec<_>>().join("+")
 }
 
-impl Passed {
+impl SegmentEntry {
     pub(super) fn has(&self, flag: Flags) -> bool {
         self.flags.contains(flag)
     }
 
-    /// What is said of it on its arrow, piece by piece.
+    /// The label of its arrow, in pieces.
     pub(super) fn label(&self) -> Vec<String> {
         let mut label = vec![flags(self.flags), format!("seq={}", self.shown_seq())];
         if let Some(SeqCheck { expected, holds: false }) = self.check.seq {
@@ -52,17 +52,17 @@ impl Passed {
         label
     }
 
-    /// What is out of the ordinary.
+    /// Its special properties.
     pub(super) fn marks(&self) -> impl Iterator<Item = &'static str> {
         let unexpected = self.unexpected.map(|unexpected| match unexpected {
             Unexpected::OutOfWindow => "out of window",
-            Unexpected::Ack => "acknowledges what was not sent",
+            Unexpected::Ack => "ACKed unseen segment",
             Unexpected::State => "unexpected",
         });
-        self.retransmission.then_some("sent again").into_iter().chain(unexpected)
+        self.retransmission.then_some("retransmitted").into_iter().chain(unexpected)
     }
 
-    /// The colour of what is said of it; `ordinary` if there is nothing special about it.
+    /// Its colour; `ordinary` if there is nothing special about it.
     pub(super) fn color(&self, ordinary: Color) -> Color {
         let is_right = self.check.holds() && self.unexpected.is_none();
         if !is_right || self.step == Step::Rst {
@@ -74,7 +74,7 @@ impl Passed {
         }
     }
 
-    /// What an acknowledgment number is the sum of: `51+5+1` of a FIN with five bytes.
+    /// The sum of an acknowledgment number: `51+5+1` for a FIN with five bytes.
     pub(super) fn sum(&self, check: &AckCheck) -> String {
         let mut sum = self.as_ack(check.seq).to_string();
         if check.len > 0 {
@@ -95,12 +95,12 @@ impl Passed {
         self.as_ack(self.ack)
     }
 
-    /// A number of the sender's, relative if that is known.
+    /// A sequence number of the sender, relative if possible.
     pub(super) fn as_seq(&self, number: u32) -> u32 {
         self.seq_rel.map_or(number, |relative| relative.wrapping_add(number.wrapping_sub(self.seq)))
     }
 
-    /// A number of the receiver's.
+    /// A sequence number of the receiver, relative if possible.
     pub(super) fn as_ack(&self, number: u32) -> u32 {
         self.ack_rel.map_or(number, |relative| relative.wrapping_add(number.wrapping_sub(self.ack)))
     }

@@ -1,65 +1,71 @@
-//! A connection as the two tables that are filled in in a networking lab, one of its handshake, one of its teardown. They are
-//! aligned as text, and Markdown.
+//! A connection as two tables, as in a networking lab: one of its handshake, one of its teardown. They
+//! are aligned as text, and Markdown.
 
-use super::account::{Account, Passed};
 use super::connections::Occasion;
-use super::story;
+use super::record::{Record, SegmentEntry};
+use super::summary;
+use crate::lifecycle::End;
 use crate::lifecycle::event::{SeqCheck, Step};
 use crate::lifecycle::segment::Flags;
-use crate::output::style::{Color, Phrases, Style};
+use crate::output::details::Details;
+use crate::output::human::Netns;
+use crate::output::style::{Color, Style};
 
-/// Both tables of a connection, and what there is to say between and after them.
-pub(super) fn draw(account: &Account, occasion: Occasion, began: &str, style: Style) -> String {
-    let [(_, client), (_, server)] = story::ends(account);
-    let mut text = Text { text: String::new(), style };
-    text.paragraph(Color::Plain, &format!("### {} → {} at {began}", client.address, server.address));
+/// Both tables of a connection, its data between them, and its summary.
+pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, style: Style) -> String {
+    let [(_, client), (_, server)] = summary::ends(record);
+    let mut page = Page { text: String::new(), style };
+    let [client, server] = [client, server].map(|end| match &end.netns {
+        Some(netns) => format!("{} {}", summary::address(end), Netns(netns)),
+        None => summary::address(end),
+    });
+    page.paragraph(Color::Plain, &format!("### {client} → {server} at {began}"));
 
-    let established = account.was_established();
-    let (handshake, teardown): (Vec<_>, Vec<_>) =
-        account.segments().partition(|segment| match segment.step {
-            Step::Syn | Step::SynAck | Step::HandshakeAck => true,
-            // It answers the SYN.
-            Step::Rst => !established,
-            Step::Fin | Step::FinAck => false,
-        });
+    let established = record.was_established();
+    let (handshake, teardown): (Vec<_>, Vec<_>) = record.segments().partition(|segment| match segment.step {
+        Step::Syn | Step::SynAck | Step::HandshakeAck => true,
+        // A RST that answers the SYN.
+        Step::Rst => !established,
+        Step::Fin | Step::FinAck => false,
+    });
     if handshake.is_empty() {
-        text.paragraph(Color::Plain, "No handshake was seen.");
+        page.paragraph(Color::Plain, "No handshake was seen.");
     } else {
         let flags = [Flags::SYN, Flags::ACK];
-        text.table(&Table::new("Handshake", account, &handshake, flags, style));
+        page.table(&Table::new("Handshake", record, &handshake, flags, style));
     }
-    let data = data(account);
+    let data = data(record);
     if !data.is_empty() {
-        text.paragraph(Color::Plain, &data);
+        page.paragraph(Color::Plain, &data);
     }
     if !teardown.is_empty() {
         let flags = [Flags::FIN, Flags::ACK];
-        text.table(&Table::new("Teardown", account, &teardown, flags, style));
+        page.table(&Table::new("Teardown", record, &teardown, flags, style));
     } else if established {
-        text.paragraph(Color::Plain, "No teardown was seen.");
+        page.paragraph(Color::Plain, "No teardown was seen.");
     }
 
-    let (color, outcome) = story::outcome(account, occasion);
-    text.paragraph(color, &sentence(&outcome));
-    let mut notes = Phrases::default();
-    for note in story::notes(account, occasion) {
-        notes.add(note);
+    let (color, outcome) = summary::outcome(record, occasion, style);
+    page.paragraph(color, &sentence(outcome.as_str()));
+    let mut notes = Details::new(style);
+    for note in summary::notes(record, occasion) {
+        notes.phrase(note);
     }
-    if !notes.0.is_empty() {
-        text.paragraph(Color::Plain, &sentence(&notes.0));
+    if !notes.is_empty() {
+        page.paragraph(Color::Plain, &sentence(notes.as_str()));
     }
-    text.text
+    page.text
 }
 
-fn data(account: &Account) -> String {
-    let sent = match story::bytes(account) {
+fn data(record: &Record) -> String {
+    let sent = match summary::bytes(record) {
         [Some(client), Some(server)] => Some(format!("The client sent {client} bytes, the server {server}.")),
         [Some(client), None] => Some(format!("The client sent {client} bytes.")),
         [None, Some(server)] => Some(format!("The server sent {server} bytes.")),
         [None, None] => None,
     };
-    let resent = story::resent(account).into_iter().map(|resent| format!("The {resent}."));
-    sent.into_iter().chain(resent).collect::<Vec<_>>().join(" ")
+    let retransmitted = summary::retransmitted(record).into_iter().map(|data| format!("The {data}."));
+    sent.into_iter().chain(retransmitted).collect::<Vec<_>>().join(" ")
 }
 
 /// With a capital letter at the beginning and a full stop at the end.
@@ -69,12 +75,12 @@ fn sentence(phrases: &str) -> String {
     format!("{}{}.", first.map_or(String::new(), String::from), characters.as_str())
 }
 
-struct Text {
+struct Page {
     text: String,
     style: Style,
 }
 
-impl Text {
+impl Page {
     fn paragraph(&mut self, color: Color, text: &str) {
         let text = self.style.spell(text);
         self.text += &format!("{}\n\n", self.style.paint(color, text));
@@ -93,7 +99,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(name: &str, account: &Account, segments: &[&Passed], flags: [Flags; 2], style: Style) -> Self {
+    fn new(name: &str, record: &Record, segments: &[&SegmentEntry], flags: [Flags; 2], style: Style) -> Self {
         let rst = segments.iter().any(|segment| segment.has(Flags::RST)).then_some(Flags::RST);
         let flags: Vec<_> = flags.into_iter().chain(rst).collect();
         let mut head: Vec<_> =
@@ -102,7 +108,7 @@ impl Table {
         head.push("Check".into());
         let numbers = step_numbers(segments);
         let rows = segments.iter().zip(numbers).map(|(segment, number)| {
-            let sender = if segment.from == account.client() { "client" } else { "server" };
+            let sender = if segment.from == record.client() { "client" } else { "server" };
             let mut row = vec![
                 format!("{number} {}", super::numbers::flags(segment.flags)),
                 sender.to_owned(),
@@ -142,10 +148,10 @@ impl Table {
     }
 }
 
-/// The number of each step. One that is sent again keeps its number, and so does what answers it again.
-fn step_numbers(segments: &[&Passed]) -> Vec<usize> {
-    let mut steps: Vec<(usize, Step, Flags, u32)> = Vec::new();
-    let number = |segment: &&Passed| {
+/// The number of each step. A retransmission keeps the number, and so does a repeated answer.
+fn step_numbers(segments: &[&SegmentEntry]) -> Vec<usize> {
+    let mut steps: Vec<(End, Step, Flags, u32)> = Vec::new();
+    let number = |segment: &&SegmentEntry| {
         let step = (segment.from, segment.step, segment.flags, segment.seq.wrapping_add(segment.len));
         let known = steps.iter().position(|known| *known == step);
         1 + known.unwrap_or_else(|| {
@@ -156,13 +162,13 @@ fn step_numbers(segments: &[&Passed]) -> Vec<usize> {
     segments.iter().map(number).collect()
 }
 
-/// A number as it is in the header, with the relative one in brackets.
+/// A number as in the header, with the relative one in brackets.
 fn absolute(number: u32, relative: Option<u32>) -> String {
     relative.map_or_else(|| number.to_string(), |relative| format!("{number} ({relative})"))
 }
 
-/// What was checked, and what is out of the ordinary.
-fn check(segment: &Passed) -> String {
+/// The checks of a segment, and its special properties.
+fn check(segment: &SegmentEntry) -> String {
     let mut parts = Vec::new();
     match segment.check.seq {
         Some(SeqCheck { holds: true, .. }) => parts.push("seq ✓".to_owned()),

@@ -32,8 +32,9 @@ pub(crate) enum Watch<'a> {
     Inside(&'a Namespace),
     /// Runs in the host's namespace and watches the named one.
     Named(&'a Namespace),
-    /// Runs in the host's namespace and watches all.
-    All,
+    /// Runs in the host's namespace and watches all. Events of other namespaces than these are
+    /// dropped when they are read.
+    AllOf(&'a [&'a Namespace]),
 }
 
 impl Watch<'_> {
@@ -42,14 +43,24 @@ impl Watch<'_> {
         let unserved = ["--listen", "none"];
         let mut command = match self {
             Self::Inside(namespace) => namespace.command(&agent_path()),
-            Self::Named(_) | Self::All => Command::new(agent_path()),
+            Self::Named(_) | Self::AllOf(_) => Command::new(agent_path()),
         };
         match self {
             Self::Inside(_) => command.args(["--netns", "self"]),
             Self::Named(namespace) => command.args(["--netns", namespace.name()]).args(unserved),
-            Self::All => command.args(unserved),
+            Self::AllOf(_) => command.args(unserved),
         };
         command
+    }
+
+    /// The inodes of the namespaces whose events are kept; `None` if only one is watched.
+    fn kept(self) -> Result<Option<Vec<u64>>> {
+        match self {
+            Self::Inside(_) | Self::Named(_) => Ok(None),
+            Self::AllOf(namespaces) => {
+                namespaces.iter().map(|namespace| namespace.inode()).collect::<Result<_>>().map(Some)
+            }
+        }
     }
 }
 
@@ -74,16 +85,28 @@ impl Agent {
     /// Starts the agent with JSON output and waits until it is attached.
     pub(crate) fn start(watch: Watch<'_>, arguments: &str) -> Result<Self> {
         let command = &mut watch.command();
-        let agent = Self::spawn(command.args(["--output", "json"]).args(arguments.split_whitespace()))?;
+        command.args(["--output", "json"]).args(arguments.split_whitespace());
+        let agent = Self::spawn_keeping(command, watch.kept()?)?;
         await_attached(&agent.process, &agent.messages)?;
         Ok(agent)
     }
 
     /// Starts the agent without waiting.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        Self::spawn_keeping(command, None)
+    }
+
+    fn spawn_keeping(command: &mut Command, namespaces: Option<Vec<u64>>) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = ChildProcess::spawn(command)?;
-        let events = LineReader::read(process.stdout()?, parse);
+        let events = LineReader::read_some(process.stdout()?, move |line| {
+            let event = parse(line);
+            let is_foreign = match (&namespaces, event["netns"].as_u64()) {
+                (Some(namespaces), Some(inode)) => !namespaces.contains(&inode),
+                (_, None) | (None, _) => false,
+            };
+            (!is_foreign).then_some(event)
+        });
         let messages = LineReader::read(process.stderr()?, str::to_owned);
         Ok(Self { process, events, messages })
     }

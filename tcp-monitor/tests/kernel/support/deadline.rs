@@ -26,6 +26,7 @@ const BOUND: Duration = Duration::from_secs(300);
 pub(crate) struct Deadline {
     begun: Instant,
     progressed: Instant,
+    patience: Duration,
     /// Hash of what was observed last.
     observed: Option<u64>,
 }
@@ -38,7 +39,12 @@ impl Deadline {
     /// A deadline after a pause that is known to come first.
     pub(crate) fn after(pause: Duration) -> Self {
         let begun = Instant::now() + pause;
-        Self { begun, progressed: begun, observed: None }
+        Self { begun, progressed: begun, patience: STALLED, observed: None }
+    }
+
+    /// The same, but ends after so long without progress.
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Something was read, or has changed.
@@ -57,7 +63,7 @@ impl Deadline {
 
     /// How long there may be no progress from now on.
     pub(crate) fn left(&self) -> Duration {
-        let end = (self.progressed + STALLED).min(self.begun + BOUND);
+        let end = (self.progressed + self.patience).min(self.begun + BOUND);
         end.saturating_duration_since(Instant::now())
     }
 
@@ -68,7 +74,7 @@ impl Deadline {
             return Ok(());
         }
         if self.begun.elapsed() < BOUND {
-            bail!("no progress for {STALLED:?}");
+            bail!("no progress for {:?}", self.patience);
         }
         bail!("not within {BOUND:?}, though there was progress");
     }

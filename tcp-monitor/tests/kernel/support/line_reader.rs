@@ -29,6 +29,14 @@ struct State<T> {
 impl<T: Clone + Send + 'static> LineReader<T> {
     /// Reads `source` to its end, in the background.
     pub(crate) fn read(source: impl Read + Send + 'static, parse: fn(&str) -> T) -> Self {
+        Self::read_some(source, move |line| Some(parse(line)))
+    }
+
+    /// The same, without the lines that are parsed to `None`.
+    pub(crate) fn read_some(
+        source: impl Read + Send + 'static,
+        parse: impl Fn(&str) -> Option<T> + Send + 'static,
+    ) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { items: Vec::new(), ended: false }),
             changed: Condvar::new(),
@@ -36,8 +44,7 @@ impl<T: Clone + Send + 'static> LineReader<T> {
         let writer = Arc::clone(&shared);
         thread::spawn(move || {
             for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
-                let item = parse(&String::from_utf8_lossy(&line));
-                writer.lock().items.push(item);
+                writer.lock().items.extend(parse(&String::from_utf8_lossy(&line)));
                 writer.changed.notify_all();
             }
             writer.lock().ended = true;

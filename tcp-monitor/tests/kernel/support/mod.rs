@@ -31,3 +31,4 @@ pub(crate) mod traffic;
 pub(crate) mod trial;
 pub(crate) mod tshark_packet;
 pub(crate) mod tun;
+pub(crate) mod unique_port;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     process::{self, Command},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -31,6 +31,11 @@ impl Namespace {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The inode, by which the agent's events name it.
+    pub(crate) fn inode(&self) -> Result<u64> {
+        Ok(fs::metadata(path(&self.name))?.ino())
     }
 
     /// Runs `ip` on this namespace.
@@ -138,8 +143,12 @@ impl Drop for Namespace {
 
 /// Moves the calling thread into a named namespace.
 pub(crate) fn move_into(name: &str) -> Result<()> {
-    let path = format!("/run/netns/{name}");
+    let path = path(name);
     let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
         .with_context(|| format!("cannot enter {path}"))
+}
+
+fn path(name: &str) -> String {
+    format!("/run/netns/{name}")
 }

@@ -49,7 +49,7 @@ impl Connection {
         } else if packet.has(SYN) {
             "syn"
         } else if packet.has(FIN) {
-            self.expect(packet, "fin_ack");
+            self.expect(packet, "ack_of_fin");
             "fin"
         } else {
             acknowledges?

@@ -76,7 +76,7 @@ pub(crate) const ALL: &[Traffic] = &[
         port: 8899,
         script: client_closes_first,
         connections: 1,
-        lifecycles: &["c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack"],
+        lifecycles: &["c:syn s:syn_ack c:handshake_ack c:fin s:ack_of_fin s:fin c:ack_of_fin"],
         shown: ANY,
         ends: Some([
             End { role: "server", states: PASSIVE_CLOSE, closed_by: &["remote"], sent: 2, received: 7 },
@@ -90,10 +90,10 @@ pub(crate) const ALL: &[Traffic] = &[
         script: server_closes_at_once_after_the_client,
         connections: 3,
         lifecycles: &[
-            "c:syn s:syn_ack c:handshake_ack c:fin s:fin c:fin_ack",
-            "c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack",
+            "c:syn s:syn_ack c:handshake_ack c:fin s:fin c:ack_of_fin",
+            "c:syn s:syn_ack c:handshake_ack c:fin s:ack_of_fin s:fin c:ack_of_fin",
         ],
-        shown: "c:syn s:syn_ack c:handshake_ack c:fin s:fin c:fin_ack",
+        shown: "c:syn s:syn_ack c:handshake_ack c:fin s:fin c:ack_of_fin",
         ends: Some([
             End { role: "server", states: PASSIVE_CLOSE, closed_by: &["remote"], sent: 0, received: 0 },
             End { role: "client", states: ACTIVE_CLOSE, closed_by: &["local"], sent: 0, received: 0 },
@@ -105,7 +105,7 @@ pub(crate) const ALL: &[Traffic] = &[
         port: 8899,
         script: half_close,
         connections: 1,
-        lifecycles: &["c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack"],
+        lifecycles: &["c:syn s:syn_ack c:handshake_ack c:fin s:ack_of_fin s:fin c:ack_of_fin"],
         shown: ANY,
         ends: Some([
             End { role: "server", states: PASSIVE_CLOSE, closed_by: &["remote"], sent: 200, received: 3 },
@@ -118,7 +118,7 @@ pub(crate) const ALL: &[Traffic] = &[
         port: 8899,
         script: request_to_closed_server,
         connections: 1,
-        lifecycles: &["c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack s:rst"],
+        lifecycles: &["c:syn s:syn_ack c:handshake_ack s:fin c:ack_of_fin s:rst"],
         shown: ANY,
         ends: Some([
             End {
@@ -190,8 +190,8 @@ impl Traffic {
 }
 
 const SERVER_CLOSES_FIRST: &[&str] = &[
-    "c:syn s:syn_ack c:handshake_ack s:fin c:fin s:fin_ack",
-    "c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack c:fin s:fin_ack",
+    "c:syn s:syn_ack c:handshake_ack s:fin c:fin s:ack_of_fin",
+    "c:syn s:syn_ack c:handshake_ack s:fin c:ack_of_fin c:fin s:ack_of_fin",
 ];
 
 /// The beginning of every sequence.

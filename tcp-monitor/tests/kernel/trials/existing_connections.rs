@@ -135,9 +135,9 @@ fn fin_wait2_timewait_socket() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     network.server.enter(|| Ok(fs::write("/proc/sys/net/ipv4/tcp_fin_timeout", "10")?))?;
     let (mut server, mut client) = connected_pair(&network, PORT)?;
-    let (_late_server, mut gone_client) = connected_pair(&network, OTHER_PORT)?;
+    let (_late_server, mut leaving_client) = connected_pair(&network, OTHER_PORT)?;
     client.close()?;
-    gone_client.close()?;
+    leaving_client.close()?;
     for port in [PORT, OTHER_PORT] {
         network.server.await_state(port, "fin_wait2")?;
     }

@@ -224,9 +224,9 @@ impl Setup {
 
     /// Outside hosts whose SYNs are answered.
     fn open<const N: usize>(&self, ports: [u16; N]) -> Result<[OutsideHost<'_>; N]> {
-        let mut outside = ports.map(|port| self.testbed.outside.new_host(self.outside_address(port), 0));
-        outside.iter_mut().try_for_each(OutsideHost::open)?;
-        Ok(outside)
+        let mut hosts = ports.map(|port| self.testbed.outside.new_host(self.outside_address(port), 0));
+        hosts.iter_mut().try_for_each(OutsideHost::open)?;
+        Ok(hosts)
     }
 
     fn outside_address(&self, port: u16) -> SocketAddr {

@@ -6,17 +6,15 @@ use std::{collections::BTreeMap, fs, net::SocketAddr};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
-use crate::{
-    support::{
-        agent::{Agent, Event, Report, Watch},
-        namespace::Namespace,
-        peer::Peer,
-        socket_table::SocketRow,
-        state_comparison::last_states,
-        topology::{Network, Topology},
-        trial::{self, trial},
-    },
-    trials::traffic_matrix::unique_port,
+use crate::support::{
+    agent::{Agent, Event, Report, Watch},
+    namespace::Namespace,
+    peer::Peer,
+    socket_table::SocketRow,
+    state_comparison::last_states,
+    topology::{Network, Topology},
+    trial::{self, trial},
+    unique_port::unique_port,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -40,7 +38,8 @@ pub(crate) fn trials() -> Vec<Trial> {
             || {
                 let router = Router::new()?;
                 let port = unique_port();
-                let agent = Agent::start(Watch::All, &format!("--port {port}"))?;
+                let namespaces = [&router.client, &router.router, &router.server];
+                let agent = Agent::start(Watch::AllOf(&namespaces), &format!("--port {port}"))?;
                 let report = router.follow_connection(agent, port)?;
                 let inferred = report.of_kind("state").filter(|event| event["evidence"] == "segment");
                 let inferred: Vec<_> =

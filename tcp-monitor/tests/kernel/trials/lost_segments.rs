@@ -44,7 +44,7 @@ fn simultaneous_close() -> Result<()> {
     wire.release();
     let outcome = watched.finish()?;
 
-    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin s:fin c:fin_ack s:fin_ack")?;
+    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin s:fin c:ack_of_fin s:ack_of_fin")?;
     let states = outcome.states();
     ensure!(
         states.ends_with("established fin_wait1 closing time_wait")
@@ -112,7 +112,7 @@ fn lost_fin() -> Result<()> {
     server.close()?;
     let outcome = watched.finish()?;
 
-    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin c:fin s:fin_ack s:fin c:fin_ack")?;
+    outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin c:fin s:ack_of_fin s:fin c:ack_of_fin")?;
     outcome.check_retransmission("fin", "fin")
 }
 

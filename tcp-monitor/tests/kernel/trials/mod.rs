@@ -3,11 +3,13 @@
 
 mod cleanup;
 mod concurrent_connections;
+mod connection_identity;
 mod existing_connections;
 mod failed_connects;
 mod fin_wait2_timewait;
 mod gauges;
 mod half_open_requests;
+mod handshake;
 mod inferred;
 mod interfaces;
 mod lost_segments;
@@ -38,6 +40,7 @@ pub(crate) fn all() -> Vec<Trial> {
     let (enters_time_wait, leaves_time_wait) = time_wait::trials();
     let trials = [
         vec![enters_time_wait],
+        handshake::trials(),
         selfcheck::trials(),
         traffic_matrix::trials(),
         sequence_numbers::trials(),
@@ -50,6 +53,7 @@ pub(crate) fn all() -> Vec<Trial> {
         inferred::trials(),
         port_filter::trials(),
         processes::trials(),
+        connection_identity::trials(),
         metrics::trials(),
         prometheus_rules::trials(),
         existing_connections::trials(),

@@ -100,10 +100,10 @@ impl<'a> Exchange<'a> {
     fn handshakes(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
         let listeners = self.listen(ports, backlog)?;
         for _ in 0..2 {
-            let mut outside = self.new_host(ports, BURST);
-            self.send(outside.iter().map(syn).collect())?;
-            outside.retain_mut(OutsideHost::has_syn_ack);
-            self.send(outside.iter().map(handshake_ack).collect())?;
+            let mut hosts = self.new_hosts(ports, BURST);
+            self.send(hosts.iter().map(syn).collect())?;
+            hosts.retain_mut(OutsideHost::has_syn_ack);
+            self.send(hosts.iter().map(handshake_ack).collect())?;
         }
         drop(listeners);
         Ok(())
@@ -114,15 +114,15 @@ impl<'a> Exchange<'a> {
         let listeners = self.listen(ports, backlog)?;
         let mut opened: Vec<OutsideHost<'_>> = Vec::new();
         for _ in 0..4 {
-            let mut outside = self.new_host(ports, BURST / 2);
+            let mut hosts = self.new_hosts(ports, BURST / 2);
             let mut packets = Vec::new();
-            for (i, host) in outside.iter().enumerate() {
+            for (i, host) in hosts.iter().enumerate() {
                 packets.push(syn(host));
                 packets.extend(opened.get(i).map(handshake_ack));
             }
             self.send(packets)?;
-            outside.retain_mut(OutsideHost::has_syn_ack);
-            opened = outside;
+            hosts.retain_mut(OutsideHost::has_syn_ack);
+            opened = hosts;
         }
         drop(listeners);
         Ok(())
@@ -131,8 +131,8 @@ impl<'a> Exchange<'a> {
     /// SYNs that are received twice.
     fn repeated(&mut self, ports: &[u16], backlog: i32) -> Result<()> {
         let listeners = self.listen(ports, backlog)?;
-        let outside = self.new_host(ports, BURST / 2);
-        self.send(outside.iter().flat_map(|host| [syn(host), syn(host)]).collect())?;
+        let hosts = self.new_hosts(ports, BURST / 2);
+        self.send(hosts.iter().flat_map(|host| [syn(host), syn(host)]).collect())?;
         drop(listeners);
         Ok(())
     }
@@ -140,29 +140,29 @@ impl<'a> Exchange<'a> {
     /// Clients that reset as soon as they are connected.
     fn resets_after_handshake_acks(&mut self) -> Result<()> {
         let listeners = self.listen(&[PORT], 128)?;
-        let mut outside = self.new_host(&[PORT], BURST / 2);
-        self.send(outside.iter().map(syn).collect())?;
-        outside.retain_mut(OutsideHost::has_syn_ack);
-        self.send(outside.iter().flat_map(|host| [handshake_ack(host), rst(host)]).collect())?;
-        self.expected.rsts += outside.len() as u64;
+        let mut hosts = self.new_hosts(&[PORT], BURST / 2);
+        self.send(hosts.iter().map(syn).collect())?;
+        hosts.retain_mut(OutsideHost::has_syn_ack);
+        self.send(hosts.iter().flat_map(|host| [handshake_ack(host), rst(host)]).collect())?;
+        self.expected.rsts += hosts.len() as u64;
         drop(listeners);
         Ok(())
     }
 
     fn no_listener(&mut self) -> Result<()> {
-        let outside = self.new_host(&[CLOSED], BURST);
-        self.send(outside.iter().map(syn).collect())?;
-        self.send(outside.iter().map(rst).collect())?;
-        self.expected.closed += outside.len() as u64;
-        self.expected.no_socket += outside.len() as u64;
-        self.expected.rsts += outside.len() as u64;
+        let hosts = self.new_hosts(&[CLOSED], BURST);
+        self.send(hosts.iter().map(syn).collect())?;
+        self.send(hosts.iter().map(rst).collect())?;
+        self.expected.closed += hosts.len() as u64;
+        self.expected.no_socket += hosts.len() as u64;
+        self.expected.rsts += hosts.len() as u64;
         Ok(())
     }
 
     fn resets_in_time_wait(&mut self) -> Result<()> {
         let listeners = self.listen(&[PORT], 128)?;
-        let mut outside = self.new_host(&[PORT], BURST);
-        for host in &mut outside {
+        let mut hosts = self.new_hosts(&[PORT], BURST);
+        for host in &mut hosts {
             host.open()?;
             host.acknowledge();
             drop(listeners[0].accept()?);
@@ -170,9 +170,9 @@ impl<'a> Exchange<'a> {
             host.fin();
             host.await_acknowledgement()?;
         }
-        self.send(outside.iter().map(rst).collect())?;
-        self.expected.time_wait += outside.len() as u64;
-        self.expected.rsts += outside.len() as u64;
+        self.send(hosts.iter().map(rst).collect())?;
+        self.expected.time_wait += hosts.len() as u64;
+        self.expected.rsts += hosts.len() as u64;
         Ok(())
     }
 
@@ -194,9 +194,9 @@ impl<'a> Exchange<'a> {
         self.namespace.enter(|| ports.iter().map(|port| listen(*port)).collect())
     }
 
-    fn new_host(&self, ports: &[u16], count: usize) -> Vec<OutsideHost<'a>> {
-        let new_host = |port: &u16| self.bursts.outside.new_host(SocketAddr::new(INSIDE_V4.into(), *port), 7);
-        ports.iter().cycle().take(count).map(new_host).collect()
+    fn new_hosts(&self, ports: &[u16], count: usize) -> Vec<OutsideHost<'a>> {
+        let host = |port: &u16| self.bursts.outside.new_host(SocketAddr::new(INSIDE_V4.into(), *port), 7);
+        ports.iter().cycle().take(count).map(host).collect()
     }
 
     /// Sends a burst, and waits until all of it was processed.

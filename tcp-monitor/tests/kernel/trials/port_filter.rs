@@ -66,7 +66,7 @@ fn two_ports_and_a_range() -> Result<()> {
     }
     ensure!(samples.sum_or_zero("handshakes_total", &[("port", "other")]) == 0, "other ports are counted");
     let segments = samples.sum("segments_total", &[("interface", "lo"), ("direction", "egress")])?;
-    let is_counted = |name: &str| name != "handshake_ack" && name != "fin_ack";
+    let is_counted = |name: &str| name != "handshake_ack" && name != "ack_of_fin";
     let captured = steps.iter().filter(|step| is_counted(step.name)).count();
     ensure!(segments == captured as u64, "{segments} segments counted, {captured} captured");
     Ok(())

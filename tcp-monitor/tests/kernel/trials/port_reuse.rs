@@ -51,14 +51,14 @@ const CONNECT: Reuse = Reuse {
     topology: Topology::LoopbackV4,
     role: "client",
     evidence: "kernel",
-    lifecycle: "c:syn s:syn_ack c:handshake_ack c:fin s:fin_ack s:fin c:fin_ack",
+    lifecycle: "c:syn s:syn_ack c:handshake_ack c:fin s:ack_of_fin s:fin c:ack_of_fin",
 };
 const SYN: Reuse = Reuse {
     file: "port_reused_by_syn",
     topology: Topology::LoopbackV6,
     role: "server",
     evidence: "segment",
-    lifecycle: "c:syn s:syn_ack c:handshake_ack s:fin c:fin_ack c:fin s:fin_ack",
+    lifecycle: "c:syn s:syn_ack c:handshake_ack s:fin c:ack_of_fin c:fin s:ack_of_fin",
 };
 
 fn check(reuse: &Reuse) -> Result<()> {

@@ -5,14 +5,12 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{
-    support::{
-        agent::{Agent, Event, Watch},
-        peer::{ECHO_COMM, Peer},
-        topology::{Network, Topology},
-        trial::{self, trial},
-    },
-    trials::traffic_matrix::unique_port,
+use crate::support::{
+    agent::{Agent, Event, Watch},
+    peer::{ECHO_COMM, Peer},
+    topology::{Network, Topology},
+    trial::{self, trial},
+    unique_port::unique_port,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -26,7 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn process_is_named_where_it_made_the_call() -> Result<()> {
     let network = Network::new(Topology::LoopbackV4)?;
     let port = unique_port();
-    let agent = Agent::start(Watch::All, &format!("--port {port}"))?;
+    let agent = Agent::start(Watch::AllOf(&[&network.server]), &format!("--port {port}"))?;
     let mut server = Peer::spawn(&network.server, "the-server")?;
     server.listen(network.listen_address(port))?;
     server.begin_echo(1)?;

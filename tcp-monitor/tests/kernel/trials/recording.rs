@@ -13,19 +13,18 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{
-    support::{
-        agent::{Agent, Event, Report, Watch, agent_path, await_attached},
-        capture::{Capture, packets},
-        child_process::{ChildProcess, output},
-        line_reader::LineReader,
-        steps::steps,
-        topology::{Network, Topology},
-        traffic::{self, End, Traffic},
-        trial::{self, Need, trial},
-        tshark_packet::Packet,
-    },
-    trials::traffic_matrix::unique_port,
+use crate::support::{
+    agent::{Agent, Event, Report, Watch, agent_path, await_attached},
+    capture::{Capture, packets},
+    child_process::{ChildProcess, output},
+    line_reader::LineReader,
+    namespace::Namespace,
+    steps::steps,
+    topology::{Network, Topology},
+    traffic::{self, End, Traffic},
+    trial::{self, Need, trial},
+    tshark_packet::Packet,
+    unique_port::unique_port,
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -52,11 +51,12 @@ fn is_recorded(traffic: &Traffic, topology: Topology) -> Result<()> {
     let network = Network::new(topology)?;
     // As in the traffic matrix: both ends of a veth are watched only if all namespaces are, and
     // then the port must be unique.
+    let both: [&Namespace; 2] = [&network.client, &network.server];
     let (watch, port) = match topology {
         Topology::LoopbackV4 | Topology::LoopbackV6 | Topology::LoopbackMapped => {
             (Watch::Inside(&network.server), traffic.port)
         }
-        Topology::VethV4 | Topology::VethV6 => (Watch::All, unique_port()),
+        Topology::VethV4 | Topology::VethV6 => (Watch::AllOf(&both), unique_port()),
     };
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("recording.pcapng");
@@ -231,7 +231,7 @@ fn full_disk() -> Result<()> {
     ensure!(is_over(&report.messages) == 1, "{:#?}", report.messages);
     let messages = report.messages.join("\n");
     ensure!(
-        messages.contains("No space left on device") && messages.contains("not all was recorded"),
+        messages.contains("No space left on device") && messages.contains("the recording is not complete"),
         "{messages}"
     );
     // tshark fails where a file ends within a block.

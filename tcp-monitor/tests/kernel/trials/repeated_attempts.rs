@@ -14,7 +14,7 @@ use crate::{
         scrape::Samples,
         scraped_agent::ScrapedAgent,
         testbed::{Route, Side, Testbed},
-        trial::{self, trial},
+        trial::{self, UnintendedTraffic, trial},
     },
     workload::worker::FIRST_PORT as PORT,
 };
@@ -61,7 +61,7 @@ fn one_client() -> Result<()> {
 fn await_counts(server: &Namespace, agent: &ScrapedAgent, drops: u64) -> Result<(u64, u64)> {
     let mut deadline = Deadline::new();
     loop {
-        let kernel = server.tcp_counters()?.get("ListenOverflows").copied().unwrap_or(0);
+        let kernel = kernel_counter(server, "ListenOverflows")?;
         let samples = agent.samples()?;
         let overflows = samples.sum_or_zero("accept_queue_overflows_total", &[]);
         let failures = failures(&samples, "accept_queue_full");
@@ -80,12 +80,17 @@ fn await_counts(server: &Namespace, agent: &ScrapedAgent, drops: u64) -> Result<
 fn found_half_open() -> Result<()> {
     let testbed = Testbed::new()?;
     let server = testbed.namespace(Side::Server);
-    // After one second and after three, by when the agent is there.
-    server.set("net/ipv4/tcp_synack_retries", "2")?;
+    // After 1, 3 and 7 seconds; at the last the agent must be attached.
+    const RETRIES: u64 = 3;
+    server.set("net/ipv4/tcp_synack_retries", &RETRIES.to_string())?;
     let outside_address = testbed.outside_address(false, PORT);
     let _listener = listen(server, outside_address, 16)?;
     testbed.outside.new_host(outside_address, 0).syn();
     let agent = ScrapedAgent::start(server, &format!("--port {PORT} --output none"), Stdio::null())?;
+    // The agent may have missed those so far.
+    let before = kernel_counter(server, "TCPSynRetrans")?;
+    let late = || UnintendedTraffic(format!("{before} SYN-ACKs retransmitted when the agent is attached"));
+    ensure!(before < RETRIES, late());
     testbed.outside.new_host(outside_address, 1).syn();
 
     let observe = || Ok((failures(&agent.samples()?, "timed_out"), server.sockets(PORT)?));
@@ -97,9 +102,13 @@ fn found_half_open() -> Result<()> {
     let ended = samples.sum("state_transitions_total", &[("from", "new_syn_recv")])?;
     ensure!((half_open, ended) == (1, 1), "{half_open} became half-open, {ended} ended");
     ensure!(failures(&samples, "timed_out") == 1);
-    // Those of the first were seen too.
+    // Also those of the first.
     let retransmitted = samples.sum("syn_retransmits_total", &[("role", "server")])?;
-    ensure!((3..=4).contains(&retransmitted), "{retransmitted} SYN-ACKs retransmitted");
+    let all = kernel_counter(server, "TCPSynRetrans")?;
+    ensure!(
+        all == 2 * RETRIES && (all - before..=all).contains(&retransmitted),
+        "{retransmitted} of {all} SYN-ACKs retransmitted, {before} before"
+    );
     agent.stop()?;
     Ok(())
 }
@@ -112,6 +121,11 @@ fn listen(server: &Namespace, address: SocketAddr, backlog: i32) -> Result<Socke
         listener.listen(backlog)?;
         Ok(listener)
     })
+}
+
+/// A counter of `/proc/net/snmp` or `/proc/net/netstat`.
+fn kernel_counter(namespace: &Namespace, name: &str) -> Result<u64> {
+    namespace.tcp_counters()?.get(name).copied().with_context(|| format!("there is no {name}"))
 }
 
 fn failures(samples: &Samples, reason: &str) -> u64 {

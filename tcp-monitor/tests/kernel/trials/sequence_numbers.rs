@@ -71,7 +71,7 @@ fn numbers_of_a_greeting_add_up() -> Result<()> {
         .of_kind("segment")
         .find(|event| !from_server(event) && event["ack_rel"] == 15)
         .with_context(|| format!("nothing acknowledges the FIN in {:#?}", report.events))?;
-    ensure!(answer["step"] == "fin_ack" || answer["step"] == "fin", "this acknowledges the FIN: {answer}");
+    ensure!(answer["step"] == "ack_of_fin" || answer["step"] == "fin", "this acknowledges the FIN: {answer}");
     Ok(())
 }
 

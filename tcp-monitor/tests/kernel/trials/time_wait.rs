@@ -242,7 +242,7 @@ impl Side {
 #[derive(Clone, Copy, Debug)]
 struct End {
     shown: Timestamp,
-    gone: Timestamp,
+    missing: Timestamp,
 }
 
 /// As many sockets of each port were counted to leave TIME_WAIT and FIN_WAIT2 for CLOSE as `ss` no
@@ -281,10 +281,10 @@ fn check_end(report: &Report, ends: Ends, end: End) -> Result<()> {
 
     let reported = time_of(last)?;
     ensure!(
-        reported <= end.gone + CLOCK_STEP && reported >= end.shown - TIMER_SLACK,
+        reported <= end.missing + CLOCK_STEP && reported >= end.shown - TIMER_SLACK,
         "reported as closed at {reported}, last shown by ss at {}, no longer at {}",
         end.shown,
-        end.gone
+        end.missing
     );
     if ends.1.port() == ACKNOWLEDGMENTS_LOST {
         let fins: Vec<_> = report
@@ -355,12 +355,12 @@ fn watch(
         let before = Timestamp::now();
         let rows = namespace.all_sockets()?;
         let shown: Vec<Ends> = rows.iter().map(|row| (row.local, row.remote)).collect();
-        let gone = Timestamp::now();
+        let missing = Timestamp::now();
         for (ends, last_shown) in &mut kept {
             if shown.contains(ends) {
                 *last_shown = before;
             } else {
-                ended.insert(*ends, End { shown: *last_shown, gone });
+                ended.insert(*ends, End { shown: *last_shown, missing });
             }
         }
         kept.retain(|ends, _| !ended.contains_key(ends));

@@ -2,11 +2,7 @@
 //! others. It reports the states and ends of the sockets, and `tcp-monitor read` reports the same
 //! of a capture.
 
-use std::{
-    collections::BTreeMap,
-    env, process,
-    sync::atomic::{AtomicU16, Ordering},
-};
+use std::{collections::BTreeMap, env};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -14,12 +10,14 @@ use libtest_mimic::Trial;
 use crate::support::{
     agent::{Agent, Event, Report, Watch},
     capture::Capture,
+    namespace::Namespace,
     read_comparison, scenario_capture,
     segment_comparison::{Checksum, compare},
     steps::{Step, steps},
     topology::{Network, Topology},
     traffic::{self, End, Traffic},
     trial::{self, trial},
+    unique_port::unique_port,
 };
 
 /// With this variable set, the agent is not started: the traffic and the capture are tried alone.
@@ -39,10 +37,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
     let network = Network::new(topology)?;
     // Each way to select a namespace is used. Where all are watched, the port must be unique.
+    let both: [&Namespace; 2] = [&network.client, &network.server];
     let (watch, port) = match topology {
         Topology::LoopbackV4 => (Watch::Named(&network.server), traffic.port),
         Topology::LoopbackV6 | Topology::LoopbackMapped => (Watch::Inside(&network.server), traffic.port),
-        Topology::VethV4 => (Watch::All, unique_port()),
+        Topology::VethV4 => (Watch::AllOf(&both), unique_port()),
         Topology::VethV6 => (Watch::Named(&network.server), traffic.port),
     };
     let roles: &[&str] = if topology == Topology::VethV6 { &["server"] } else { &["server", "client"] };
@@ -80,16 +79,6 @@ fn check(traffic: &Traffic, topology: Topology) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// A port, below the ephemeral ones, that no other trial uses, nor those of another run of the
-/// suite on this machine.
-pub(crate) fn unique_port() -> u16 {
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    const PORTS_A_RUN: u32 = 16;
-    let run = process::id() % 700;
-    let taken = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS_A_RUN;
-    20_000 + (run * PORTS_A_RUN + taken) as u16
 }
 
 /// A RST is reported once for the socket that sent it and once for the one that received it.

@@ -79,7 +79,7 @@ fn unwritable_file() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let (missing, fifo) = (directory.path().join("missing/a.pcapng"), directory.path().join("fifo"));
     mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
-    for (path, what) in [(missing, "No such file"), (fifo, "nobody has opened this pipe")] {
+    for (path, what) in [(missing, "No such file"), (fifo, "the pipe has no reader")] {
         let mut command = Command::new(agent_path());
         // Were it after that, the cause would be the lack of this namespace.
         command.args(["--listen", "none", "--netns", "nosuchns", "--write"]).arg(&path);

@@ -99,19 +99,15 @@ fn soak(seconds: u64) -> Result<()> {
             break;
         }
         seed = seed.wrapping_add(1);
-        attempt(|| reconcile(seed, mode))?;
+        attempt(|| reconcile(seed, mode)).with_context(|| {
+            let variables = vec![("KERNEL_SUITE_SEED".to_owned(), seed.to_string())];
+            format!("seed {seed}; to run it again:\n    {}\n", command_with(variables, &mode.title(seed)))
+        })?;
     }
     Ok(())
 }
 
 fn reconcile(seed: u64, mode: &Mode) -> Result<()> {
-    run_once(seed, mode).with_context(|| {
-        let variables = vec![("KERNEL_SUITE_SEED".to_owned(), seed.to_string())];
-        format!("seed {seed}, which this repeats:\n    {}\n", command_with(variables, &mode.title(seed)))
-    })
-}
-
-fn run_once(seed: u64, mode: &Mode) -> Result<()> {
     let testbed = Testbed::new()?;
     // All ports, or those of the workload.
     let ports = if seed.is_multiple_of(2) { String::new() } else { format!(" --port {}", ports_of(WORKERS)) };
@@ -129,7 +125,7 @@ fn run_once(seed: u64, mode: &Mode) -> Result<()> {
     })?;
 
     // The agent finds some seconds later which half-open requests were given up.
-    let mut deadline = Deadline::new();
+    let mut deadline = Deadline::new().with_patience(NEXT_DUMP);
     let samples = loop {
         let samples = [agents[0].samples()?, agents[1].samples()?];
         let complaints = complaints(&testbed, &before, &expected_counts, &samples)?;
@@ -182,3 +178,7 @@ fn complaints(
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.parse().ok()
 }
+
+/// Long enough for the agent's next dump of sockets on a busy machine; on a quiet one there is one
+/// every two seconds.
+const NEXT_DUMP: Duration = Duration::from_secs(20);

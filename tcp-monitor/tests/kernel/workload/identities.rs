@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use crate::{
     support::{scrape::Samples, socket_table::SocketRow, testbed::series},
     workload::{
+        connect_actions::{NO_SYN, REFUSED_BY_ICMP},
         outside_host_actions::{COOKIES_WHILE_FULL, IGNORED_RSTS, RESET_AFTER_CLOSE, RESET_BY_SYN},
         run::WORKERS,
-        socket_actions::{DESTROYED_IN_SYN_SENT, NO_SYN, REFUSED_BY_ICMP},
+        socket_actions::DESTROYED_IN_SYN_SENT,
         worker::has_expected_counts,
     },
 };

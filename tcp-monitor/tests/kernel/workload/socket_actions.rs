@@ -3,7 +3,7 @@
 
 use std::{
     io::Write,
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, TcpStream},
     os::fd::AsFd,
     thread,
     time::Duration,
@@ -11,18 +11,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use crate::{
-    support::{
-        child_process::output,
-        deadline::{Deadline, STALLED},
-        packet_builder::Unreachable,
-        testbed::{Route, Side},
-    },
-    workload::worker::{
-        Action, Connection, Pair, Payload, Worker, await_acknowledgement, bind, bind_within, leave_unread,
-        read_end, reset, transfer,
+    support::{child_process::output, deadline::STALLED, testbed::Side},
+    workload::{
+        connect_actions::{
+            begin, connects_to_itself, given_up, port_reused, refused, refused_then_connected, unreachable,
+        },
+        worker::{
+            Action, Connection, Pair, Payload, Worker, await_acknowledgement, leave_unread, read_end, reset,
+            transfer,
+        },
     },
 };
 
@@ -165,141 +165,6 @@ fn both_close_at_once(worker: &mut Worker<'_>) -> Result<()> {
     Ok(())
 }
 
-fn refused(worker: &mut Worker<'_>) -> Result<()> {
-    let (route, port) = (worker.route(), worker.closed_port()?);
-    worker.testbed.move_to(route.client_side())?;
-    let connected = TcpStream::connect(worker.testbed.address(route, port));
-    ensure!(connected.is_err(), "port {port} has a listener");
-    expect_refused(worker, route, port);
-    Ok(())
-}
-
-fn refused_then_connected(worker: &mut Worker<'_>) -> Result<()> {
-    let (route, port) = (worker.route(), worker.closed_port()?);
-    let address = worker.testbed.address(route, port);
-    worker.testbed.move_to(route.client_side())?;
-    let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    ensure!(client.connect(&address.into()).is_err(), "port {port} has a listener");
-    expect_refused(worker, route, port);
-
-    let of = Connection { route, port: worker.port() };
-    let address = worker.testbed.address(route, of.port);
-    let listener = worker.listen(address, 16)?;
-    client.connect(&address.into()).context("the second connect() failed")?;
-    let (mut server, mut client) = (TcpStream::from(listener.accept()?.0), TcpStream::from(client));
-    let payload = exchange(worker, &mut server, &mut client)?;
-    drop(client);
-    read_end(&mut server)?;
-    worker.expect_closed(of, "remote", "local", payload);
-    Ok(())
-}
-
-fn expect_refused(worker: &mut Worker<'_>, route: Route, port: u16) {
-    worker.expect_failures(route.client_side(), port, "client", "refused", 1);
-    worker.expect_failures(Side::Server, port, "server", "no_listener", 1);
-}
-
-fn given_up(worker: &mut Worker<'_>) -> Result<()> {
-    let port = worker.port();
-    let client = begin(worker, worker.testbed.outside.silent(port))?;
-    if worker.rng.u8(..4) > 0 {
-        worker.expect_failures(Side::Server, port, "client", "aborted", 1);
-    } else {
-        // It is not answered, and fails after three seconds.
-        worker.failing.push(client);
-        worker.expect_failures(Side::Server, port, "client", "timed_out", 1);
-    }
-    Ok(())
-}
-
-fn unreachable(worker: &mut Worker<'_>) -> Result<()> {
-    let port = worker.port();
-    let (why, reason) = match worker.rng.u8(..3) {
-        0 => (Unreachable::Net, "net_unreachable"),
-        1 => (Unreachable::Host, "host_unreachable"),
-        _ => (Unreachable::Port, "refused"),
-    };
-    let client = begin(worker, worker.testbed.outside.unreachable(why, port))?;
-    worker.expect_failures(Side::Server, port, "client", reason, 1);
-    if why == Unreachable::Port {
-        worker.expect_note(Side::Server, REFUSED_BY_ICMP, 1);
-    }
-    await_closed(&client)
-}
-
-/// connect() that does not block, from the server's side.
-fn begin(worker: &mut Worker<'_>, address: SocketAddr) -> Result<Socket> {
-    let client = worker.client(Side::Server, address)?;
-    let begun = client.connect(&address.into());
-    ensure!(
-        begun.as_ref().is_err_and(|error| error.raw_os_error() == Some(EINPROGRESS)),
-        "connect() to {address}: {begun:?}"
-    );
-    Ok(client)
-}
-
-/// The server's end is in TIME_WAIT when a client connects from the same port.
-fn port_reused(worker: &mut Worker<'_>) -> Result<()> {
-    let Pair { mut server, mut client, of } = worker.connect()?;
-    let payload = exchange(worker, &mut server, &mut client)?;
-    let from = client.local_addr()?;
-    drop(server);
-    read_end(&mut client)?;
-    drop(client);
-    worker.expect_closed(of, "local", "remote", payload);
-    worker.testbed.namespace(Side::Server).await_sockets(of.port, "TIME_WAIT", |rows| {
-        rows.iter().all(|row| row.remote != from || row.state == "time_wait")
-    })?;
-
-    let address = worker.testbed.address(of.route, of.port);
-    let listener = worker.listen(address, 16)?;
-    worker.testbed.move_to(of.route.client_side())?;
-    let client = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    client.set_reuse_address(true)?;
-    if !bind_within(&client, from, PORT_WAIT)? {
-        return Ok(());
-    }
-    match client.connect(&address.into()) {
-        Ok(()) => {}
-        // In the same namespace, the kernel keeps a port for its TIME_WAIT.
-        Err(error) if error.raw_os_error() == Some(EADDRNOTAVAIL) => {
-            worker.expect_failures(of.route.client_side(), of.port, "client", "aborted", 1);
-            worker.expect_note(of.route.client_side(), NO_SYN, 1);
-            return Ok(());
-        }
-        Err(error) => return Err(error).context("a port cannot be reused"),
-    }
-    let (mut server, mut client) = (TcpStream::from(listener.accept()?.0), TcpStream::from(client));
-    let payload = exchange(worker, &mut server, &mut client)?;
-    drop(client);
-    read_end(&mut server)?;
-    worker.expect_closed(of, "remote", "local", payload);
-    Ok(())
-}
-
-/// A simultaneous open and, after it, a simultaneous close.
-fn connects_to_itself(worker: &mut Worker<'_>) -> Result<()> {
-    let route = if worker.rng.bool() { Route::LoopbackV4 } else { Route::LoopbackV6 };
-    let port = worker.port();
-    let address = worker.testbed.address(route, port);
-    worker.testbed.move_to(Side::Server)?;
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    bind(&socket, address)?;
-    if let Err(error) = socket.connect(&address.into()) {
-        // It did so before, and is in TIME_WAIT.
-        ensure!(error.raw_os_error() == Some(EADDRNOTAVAIL), "connect() to {address}: {error}");
-        worker.expect_failures(Side::Server, port, "client", "aborted", 1);
-        worker.expect_note(Side::Server, NO_SYN, 1);
-        return Ok(());
-    }
-    let (mut writer, mut reader) = (TcpStream::from(socket.try_clone()?), TcpStream::from(socket));
-    let count = worker.rng.usize(..2000);
-    transfer(&mut writer, &mut reader, count)?;
-    worker.expect_end(Side::Server, port, ("client", "both"), (count, count));
-    Ok(())
-}
-
 fn listener_closes(worker: &mut Worker<'_>) -> Result<()> {
     let of = Connection { route: worker.route(), port: worker.port() };
     let address = worker.testbed.address(of.route, of.port);
@@ -391,7 +256,11 @@ fn overfull_accept_queue(worker: &mut Worker<'_>) -> Result<()> {
 }
 
 /// Some payload in both directions.
-fn exchange(worker: &mut Worker<'_>, server: &mut TcpStream, client: &mut TcpStream) -> Result<Payload> {
+pub(crate) fn exchange(
+    worker: &mut Worker<'_>,
+    server: &mut TcpStream,
+    client: &mut TcpStream,
+) -> Result<Payload> {
     let payload = Payload { to_server: worker.amount(), to_client: worker.amount() };
     transfer(client, server, payload.to_server)?;
     transfer(server, client, payload.to_client)?;
@@ -409,21 +278,6 @@ fn await_error(stream: &TcpStream) -> Result<()> {
     await_events(stream, PollFlags::empty())
 }
 
-/// Waits until connect() failed. If an error came while it was still under way, that is shown, and
-/// the kernel awaits another.
-fn await_closed(socket: &Socket) -> Result<()> {
-    let deadline = Deadline::new();
-    loop {
-        let mut state = [PollFd::new(socket, PollFlags::OUT)];
-        poll(&mut state, Some(&Timespec::try_from(STALLED)?))?;
-        if state[0].revents().contains(PollFlags::HUP) {
-            return Ok(());
-        }
-        deadline.check().context("waited for the end of connect()")?;
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Waits for an event, or an error.
 fn await_events(socket: &impl AsFd, events: PollFlags) -> Result<()> {
     let mut ready = [PollFd::new(socket, events)];
@@ -432,14 +286,5 @@ fn await_events(socket: &impl AsFd, events: PollFlags) -> Result<()> {
     Ok(())
 }
 
-/// A note for identities: connect() failed before a SYN was sent.
-pub(crate) const NO_SYN: &str = "no SYN left";
-/// It was refused by an ICMP error, not by a RST.
-pub(crate) const REFUSED_BY_ICMP: &str = "refused by ICMP";
-/// An administrator destroyed the socket before it was connected.
+/// A note for identities: an administrator destroyed the socket before it was connected.
 pub(crate) const DESTROYED_IN_SYN_SENT: &str = "destroyed in SYN_SENT";
-
-/// Another connection may have the port as its ephemeral port, for long.
-const PORT_WAIT: Duration = Duration::from_millis(500);
-const EADDRNOTAVAIL: i32 = 99;
-const EINPROGRESS: i32 = 115;

@@ -28,9 +28,9 @@ fn only_the_first_acknowledgments_of_syn_ack_and_fin_are_steps() {
             "1 server syn_ack +0 +1",
             "2 client handshake_ack +1 +1",
             "7 client fin +51 +101",
-            "8 server fin_ack +101 +52",
+            "8 server ack_of_fin +101 +52",
             "10 server fin +111 +52",
-            "11 client fin_ack +52 +112",
+            "11 client ack_of_fin +52 +112",
         ]
     );
 }

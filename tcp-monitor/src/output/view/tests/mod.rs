@@ -2,53 +2,44 @@
 
 use jiff::tz::TimeZone;
 
-use super::{Shape, Sink, Style, View};
+use super::{Context, EventSink, Shape, Style, View};
+use crate::clock::WallClock;
 use crate::lifecycle::{Event, Time};
+use crate::output::NoNames;
 
-mod matching;
+mod connections;
 mod pictures;
 mod script;
 
 const PLAIN: Style = Style { color: false, ascii: false };
 const LADDER: Shape = Shape::Ladder { width: 80 };
 
-/// A view, asked as a report asks it.
+/// A view and what it has shown.
 struct Screen {
     view: View,
+    clock: WallClock,
     text: Vec<u8>,
 }
 
 impl Screen {
     fn new(shape: Shape, style: Style, limit: usize) -> Self {
-        Self { view: View::with(shape, style, TimeZone::UTC, limit), text: Vec::new() }
+        let view = View::with(shape, style, TimeZone::UTC, limit);
+        Self { view, clock: WallClock::of_capture(), text: Vec::new() }
     }
 
     fn show(&mut self, events: &[Event]) {
         for event in events {
             self.advance(event.time);
-            self.view.write(event, &mut self.text).expect("a vector takes any bytes");
+            self.view.event(event, &Context::new(&self.clock, &NoNames), &mut self.text);
         }
     }
 
     fn advance(&mut self, now: Time) {
-        self.until_silent(|view, text| view.advance(now, text));
+        self.view.advance(now, &Context::new(&self.clock, &NoNames), &mut self.text);
     }
 
     fn finish(&mut self) {
-        self.until_silent(View::finish);
-    }
-
-    fn until_silent(
-        &mut self,
-        mut write: impl FnMut(&mut View, &mut dyn std::io::Write) -> std::io::Result<()>,
-    ) {
-        loop {
-            let before = self.text.len();
-            write(&mut self.view, &mut self.text).expect("a vector takes any bytes");
-            if self.text.len() == before {
-                break;
-            }
-        }
+        self.view.finish(&Context::new(&self.clock, &NoNames), &mut self.text);
     }
 
     /// What was written since the last call.

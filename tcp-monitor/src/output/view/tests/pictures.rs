@@ -9,7 +9,7 @@ use super::{LADDER, PLAIN, picture};
 use crate::lifecycle::event::Acknowledged::{self, Data};
 use crate::lifecycle::event::{AckCheck, ClosedBy, Evidence, Segment, Step, Unexpected};
 use crate::lifecycle::{Event, EventKind};
-use crate::output::{Shape, Style};
+use crate::output::{Shape, Style, samples};
 
 fn both(style: Style, width: usize, events: &[Event]) -> String {
     picture(Shape::Ladder { width }, style, events) + &picture(Shape::Table, style, events)
@@ -18,7 +18,7 @@ fn both(style: Style, width: usize, events: &[Event]) -> String {
 /// Compares with the file of that name.
 macro_rules! assert_picture {
     ($picture:expr, $name:literal) => {
-        assert_eq!($picture, include_str!(concat!("../../golden/view/", $name, ".txt")))
+        samples::assert_golden(&$picture, concat!("view/", $name, ".txt"))
     };
 }
 
@@ -26,7 +26,7 @@ macro_rules! assert_picture {
 fn normal_close() -> Script {
     let mut script = Script::new();
     script.handshake(true);
-    script.at(900).data_again(Server);
+    script.at(900).data_retransmitted(Server);
     script.at(1000).state(Client, S::Established, S::FinWait1);
     script.at(1003).send(Client, Step::Fin, FIN, 79, 1302).change(|segment| segment.payload_len = 5);
     script.at(1010).state(Server, S::Established, S::CloseWait);
@@ -103,7 +103,7 @@ fn a_connection_refused() {
 }
 
 #[test]
-fn a_syn_sent_again_until_the_client_gives_up() {
+fn a_syn_retransmitted_until_the_client_gives_up() {
     let mut script = Script::new();
     script.at(0).state(Client, S::Close, S::SynSent);
     for second in [0, 1, 3, 7] {
@@ -111,7 +111,7 @@ fn a_syn_sent_again_until_the_client_gives_up() {
         script.change(|segment| segment.retransmission = second > 0);
     }
     script.at(15_000_000).state(Client, S::SynSent, S::Close).opened(Client, Err(HandshakeFailure::TimedOut));
-    assert_picture!(both(PLAIN, 80, &script.events), "syn-sent-again");
+    assert_picture!(both(PLAIN, 80, &script.events), "syn-retransmitted");
 }
 
 #[test]

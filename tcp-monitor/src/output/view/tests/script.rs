@@ -1,6 +1,7 @@
 //! Connections as scripts of events, in virtual time.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
@@ -13,7 +14,7 @@ use crate::lifecycle::event::{
 };
 use crate::lifecycle::input::{Comm, Process, RetransmitKind};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{Event, EventKind, TcpHeader, Time};
+use crate::lifecycle::{ConnectionId, End, Event, EventKind, TcpHeader, Time};
 
 pub(super) const ACK: Flags = Flags::ACK;
 pub(super) const FIN: Flags = Flags::FIN.union(ACK);
@@ -31,6 +32,7 @@ pub(super) struct Script {
     isns: [u32; 2],
     now: u64,
     netns: u32,
+    connection: u64,
     evidence: Evidence,
 }
 
@@ -47,6 +49,7 @@ impl Script {
             isns: [303_234_858, 4_294_967_290],
             now: 0,
             netns: 1,
+            connection: 1,
             evidence: Evidence::Kernel,
         }
     }
@@ -54,6 +57,12 @@ impl Script {
     /// What follows happens `us` microseconds into the script.
     pub(super) fn at(&mut self, us: u64) -> &mut Self {
         self.now = us;
+        self
+    }
+
+    /// What follows is of the connection with this number.
+    pub(super) fn of(&mut self, connection: u64) -> &mut Self {
+        self.connection = connection;
         self
     }
 
@@ -69,8 +78,14 @@ impl Script {
         self
     }
 
-    fn push(&mut self, kind: EventKind) {
-        self.events.push(Event { netns: self.netns, ..Event::new(self.time(), kind) });
+    fn push(&mut self, end: Role, kind: EventKind) {
+        let connection = NonZeroU64::new(self.connection).map(ConnectionId::new);
+        let end = match end {
+            Role::Client => End::First,
+            Role::Server => End::Second,
+        };
+        let event = Event::new(self.time(), kind);
+        self.events.push(Event { connection, end: Some(end), netns: self.netns, ..event });
     }
 
     pub(super) fn starting_at(&mut self, isns: [u32; 2]) -> &mut Self {
@@ -86,29 +101,32 @@ impl Script {
             Role::Server => [self.isns[1], self.isns[0]],
         };
         let has_ack = flags.contains(ACK);
-        self.push(EventKind::Segment(Segment {
-            src,
-            dst,
-            header: TcpHeader {
-                src_port: src.port(),
-                dst_port: dst.port(),
-                seq: mine.wrapping_add(seq),
-                ack: if has_ack { peers.wrapping_add(ack) } else { 0 },
-                flags,
-                header_len: 20,
-                ..TcpHeader::default()
-            },
-            payload_len: 0,
-            seq_rel: Some(seq),
-            ack_rel: has_ack.then_some(ack),
-            ifindex: 1,
-            direction: None,
-            step,
-            syn_cookie: false,
-            retransmission: false,
-            unexpected: None,
-            check: Check::default(),
-        }));
+        self.push(
+            from,
+            EventKind::Segment(Segment {
+                src,
+                dst,
+                header: TcpHeader {
+                    src_port: src.port(),
+                    dst_port: dst.port(),
+                    seq: mine.wrapping_add(seq),
+                    ack: if has_ack { peers.wrapping_add(ack) } else { 0 },
+                    flags,
+                    header_len: 20,
+                    ..TcpHeader::default()
+                },
+                payload_len: 0,
+                seq_rel: Some(seq),
+                ack_rel: has_ack.then_some(ack),
+                ifindex: 1,
+                direction: None,
+                step,
+                syn_cookie: false,
+                retransmission: false,
+                unexpected: None,
+                check: Check::default(),
+            }),
+        );
         self
     }
 
@@ -140,58 +158,67 @@ impl Script {
 
     pub(super) fn state(&mut self, end: Role, from: TcpState, to: TcpState) -> &mut Self {
         let (local, remote) = self.ends(end);
-        self.push(EventKind::State(StateChange {
-            local,
-            remote: Some(remote),
-            role: end,
-            from,
-            to,
-            seq: None,
-            ack: None,
-            evidence: self.evidence,
-            process: process(end),
-            spent: None,
-        }));
+        self.push(
+            end,
+            EventKind::State(StateChange {
+                local,
+                remote: Some(remote),
+                role: end,
+                from,
+                to,
+                seq: None,
+                ack: None,
+                evidence: self.evidence,
+                process: process(end),
+                spent: None,
+            }),
+        );
         self
     }
 
     pub(super) fn opened(&mut self, end: Role, result: Result<(), HandshakeFailure>) -> &mut Self {
         let (local, remote) = self.ends(end);
-        self.push(EventKind::Handshake(Handshake {
-            local,
-            remote,
-            role: end,
-            result,
-            duration: Some(Duration::from_micros(self.now)),
-            syn_retransmits: None,
-        }));
+        self.push(
+            end,
+            EventKind::Handshake(Handshake {
+                local,
+                remote,
+                role: end,
+                result,
+                duration: Some(Duration::from_micros(self.now)),
+                syn_retransmits: None,
+            }),
+        );
         self
     }
 
     /// The end has sent and received so many bytes.
     pub(super) fn closed(&mut self, end: Role, closed_by: ClosedBy, bytes: [Option<u64>; 2]) -> &mut Self {
         let (local, remote) = self.ends(end);
-        self.push(EventKind::Closed(Closed {
-            local,
-            remote,
-            role: end,
-            closed_by,
-            duration: Some(Duration::from_micros(self.now)),
-            bytes_sent: bytes[0],
-            bytes_received: bytes[1],
-            retransmits: None,
-            rtt_us: None,
-            process: None,
-            partial: false,
-            states: Vec::new(),
-        }));
+        self.push(
+            end,
+            EventKind::Closed(Closed {
+                local,
+                remote,
+                role: end,
+                closed_by,
+                duration: Some(Duration::from_micros(self.now)),
+                bytes_sent: bytes[0],
+                bytes_received: bytes[1],
+                retransmits: None,
+                rtt_us: None,
+                process: None,
+                partial: false,
+                states: Vec::new(),
+            }),
+        );
         self
     }
 
-    pub(super) fn data_again(&mut self, end: Role) -> &mut Self {
+    pub(super) fn data_retransmitted(&mut self, end: Role) -> &mut Self {
         let (local, remote) = self.ends(end);
         let (kind, state) = (RetransmitKind::Data, TcpState::Established);
-        self.push(EventKind::Retransmit(Retransmit { local, remote, kind, state }));
+        self.push(end, EventKind::Retransmit(Retransmit { local, remote, kind, state }));
         self
     }
 

@@ -1,7 +1,5 @@
 //! Which events are shown as one connection, and when.
 
-use std::time::Duration;
-
 use tcp_monitor_common::TcpState as S;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Kind;
@@ -39,7 +37,7 @@ fn two_ends_here_are_one_connection_shown_when_both_are_over() {
     let mut screen = screen();
     screen.show(&script.events);
     screen.advance(at(10 * SECOND));
-    assert_eq!(screen.text(), "", "the server may tell yet");
+    assert_eq!(screen.text(), "", "events of the server may follow");
 
     let mut end = Script::new();
     end.at(10 * SECOND).state(Server, S::Established, S::Close);
@@ -54,7 +52,7 @@ fn two_ends_here_are_one_connection_shown_when_both_are_over() {
 }
 
 #[test]
-fn an_end_that_never_tells_is_not_waited_for_forever() {
+fn an_end_without_events_is_not_waited_for_forever() {
     let mut script = Script::new();
     script.handshake(true);
     script.at(SECOND).state(Client, S::Established, S::Close);
@@ -65,7 +63,7 @@ fn an_end_that_never_tells_is_not_waited_for_forever() {
     assert_eq!(screen.text(), "");
     screen.advance(at(66 * SECOND));
     let text = screen.text();
-    assert!(text.contains("the server was last heard of in ESTABLISHED"), "{text}");
+    assert!(text.contains("the server was last seen in ESTABLISHED"), "{text}");
 }
 
 #[test]
@@ -89,7 +87,7 @@ fn what_comes_after_the_picture_is_not_another_connection() {
     script.at(SECOND).send(Client, Step::Fin, FIN, 1, 1);
     script.at(SECOND + 1).state(Client, S::Established, S::TimeWait);
     script.closed(Client, ClosedBy::Local, [Some(0), Some(0)]);
-    // A FIN sent again, and the end of TIME_WAIT.
+    // A retransmitted FIN, and the end of TIME_WAIT.
     script.at(5 * SECOND).send(Server, Step::Fin, FIN, 1, 2);
     script.at(61 * SECOND).state(Client, S::TimeWait, S::Close);
     let mut screen = screen();
@@ -106,7 +104,7 @@ fn addresses_used_again_make_another_connection() {
     script.handshake(false);
     script.at(SECOND).state(Client, S::Established, S::TimeWait);
     script.closed(Client, ClosedBy::Local, [Some(0), Some(0)]);
-    script.starting_at([9, 99]);
+    script.of(2).starting_at([9, 99]);
     script.at(3 * SECOND).state(Client, S::Close, S::SynSent);
     script.at(3 * SECOND + 1).send(Client, Step::Syn, SYN, 0, 0);
     script.at(3 * SECOND + 2).send(Server, Step::SynAck, SYN_ACK, 0, 1);
@@ -119,7 +117,7 @@ fn addresses_used_again_make_another_connection() {
 }
 
 #[test]
-fn namespaces_that_see_the_same_numbers_see_one_connection() {
+fn events_of_two_namespaces_are_of_one_connection_if_its_number_is_the_same() {
     let mut script = Script::new();
     script.seen_in(1).at(0).send(Client, Step::Syn, SYN, 0, 0);
     script.seen_in(2).at(1).send(Server, Step::SynAck, SYN_ACK, 0, 1);
@@ -133,11 +131,11 @@ fn namespaces_that_see_the_same_numbers_see_one_connection() {
 }
 
 #[test]
-fn equal_addresses_in_two_namespaces_are_two_connections() {
+fn equal_addresses_with_two_numbers_are_two_connections() {
     let mut both = Vec::new();
     for (netns, isns) in [(1, [7, 70]), (2, [8, 80])] {
         let mut script = Script::between("127.0.0.1:51920", "127.0.0.1:8899");
-        script.seen_in(netns).starting_at(isns).handshake(true);
+        script.of(netns.into()).seen_in(netns).starting_at(isns).handshake(true);
         script.at(2000).state(Client, S::Established, S::Close);
         script.closed(Client, ClosedBy::LocalReset, [Some(u64::from(netns)), None]);
         script.at(2001).state(Server, S::Established, S::Close);
@@ -156,7 +154,7 @@ fn equal_addresses_in_two_namespaces_are_two_connections() {
 }
 
 #[test]
-fn a_refusal_is_told_once_although_both_ends_tell_it() {
+fn a_refusal_is_shown_once_although_both_ends_report_it() {
     let mut script = Script::new();
     script.at(0).state(Client, S::Close, S::SynSent).send(Client, Step::Syn, SYN, 0, 0);
     script.at(20).send(Server, Step::Rst, RST_ACK, 0, 1).opened(Server, Err(HandshakeFailure::NoListener));
@@ -170,7 +168,7 @@ fn a_refusal_is_told_once_although_both_ends_tell_it() {
 }
 
 #[test]
-fn without_any_socket_segments_tell_the_end() {
+fn without_any_socket_segments_show_the_end() {
     let mut script = Script::new();
     segment_only_handshake(&mut script, 0);
     script.at(100).send(Server, Step::Fin, FIN, 1, 1);
@@ -180,7 +178,7 @@ fn without_any_socket_segments_tell_the_end() {
     screen.show(&script.events);
     screen.advance(at(2 * SECOND));
     let text = screen.text();
-    assert!(text.contains("over, as its segments tell"), "{text}");
+    assert!(text.contains("over, inferred from its segments"), "{text}");
 }
 
 #[test]
@@ -188,7 +186,7 @@ fn too_many_connections_are_cut_short_the_oldest_first() {
     let mut screen = Screen::new(LADDER, PLAIN, 2);
     for port in 1..=3 {
         let mut script = Script::between(&format!("10.0.0.5:{}", 50000 + port), "10.0.0.9:80");
-        segment_only_handshake(&mut script, port * MILLISECOND);
+        segment_only_handshake(script.of(port), port * MILLISECOND);
         screen.show(&script.events);
     }
     screen.advance(at(5 * MILLISECOND));
@@ -222,21 +220,23 @@ fn a_socket_that_connects_to_itself_has_one_end() {
 }
 
 #[test]
-fn lost_records_are_told_at_once() {
+fn lost_records_are_shown_at_once() {
     let mut screen = screen();
     screen.show(&[Event::new(at(0), EventKind::Lost(Lost { kind: Kind::Segment, count: 12 }))]);
     assert!(screen.text().contains("12 segment records lost"));
 }
 
 #[test]
-fn one_call_shows_one_connection() {
+fn all_connections_that_are_due_are_shown_in_their_order() {
     let mut screen = screen();
     for port in 1..=3 {
         let mut script = Script::between(&format!("10.0.0.5:{port}"), "10.0.0.9:80");
-        script.at(port).send(Client, Step::Rst, RST, 1, 0);
+        script.of(port).at(port).send(Client, Step::Rst, RST, 1, 0);
         screen.show(&script.events);
     }
-    let later = at(0) + Duration::from_secs(5);
-    super::Sink::advance(&mut screen.view, later, &mut screen.text).expect("a vector takes any bytes");
-    assert_eq!(diagrams(&screen.text()), 1);
+    screen.advance(at(5 * SECOND));
+    let text = screen.text();
+    let client = |port| text.find(&format!("10.0.0.5:{port}")).expect("it is shown");
+    assert!(client(1) < client(2) && client(2) < client(3), "{text}");
+    assert_eq!(diagrams(&text), 3);
 }

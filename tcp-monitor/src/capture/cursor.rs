@@ -1,4 +1,4 @@
-//! The rest of a captured packet while its headers are taken off.
+//! A cursor over a captured packet, from header to header.
 
 use thiserror::Error;
 
@@ -17,16 +17,16 @@ pub(super) enum NotSegment {
     UnknownLink,
 }
 
-/// What is left of a packet from some header on.
+/// The rest of a packet, from some header on.
 #[derive(Clone, Copy)]
-pub(super) struct Reach<'a> {
-    /// What was captured.
+pub(super) struct Cursor<'a> {
+    /// The captured part.
     bytes: &'a [u8],
-    /// How much there was on the wire.
+    /// Its length on the wire.
     original: usize,
 }
 
-impl<'a> Reach<'a> {
+impl<'a> Cursor<'a> {
     pub(super) const fn new(bytes: &'a [u8], original: usize) -> Self {
         Self { bytes, original }
     }
@@ -46,7 +46,7 @@ impl<'a> Reach<'a> {
         Ok(())
     }
 
-    /// Leaves out what lies `len` bytes from here on: padding.
+    /// Ends the packet after `len` bytes: what follows is padding.
     pub(super) fn limit(&mut self, len: usize) {
         self.bytes = self.bytes.get(..len).unwrap_or(self.bytes);
         self.original = self.original.min(len);
@@ -60,7 +60,7 @@ impl<'a> Reach<'a> {
         self.original
     }
 
-    /// Why the next `len` bytes are not there.
+    /// Why there are fewer than `len` bytes left.
     const fn too_short(&self, len: usize) -> NotSegment {
         if self.original < len { NotSegment::Malformed } else { NotSegment::Truncated }
     }

@@ -1,7 +1,7 @@
-//! The packet that a recorded segment stands for: an IP header made up around it, its TCP header, no payload.
+//! The headers of a recorded segment: its TCP header, after an IP header rebuilt from the addresses.
 //!
-//! Of the IP header only the addresses were recorded, and the length follows from the segment. The rest is what a Linux
-//! host sends: no traffic class, identification 0 with "don't fragment", 64 hops left.
+//! Of the IP header only the addresses were recorded, and the length follows from the segment. The rest
+//! is what a Linux host sends: no traffic class, identification 0 with "don't fragment", 64 hops left.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,14 +10,14 @@ use crate::lifecycle::event::Segment;
 use crate::lifecycle::segment::Options;
 
 /// The headers of a packet, and how long it was with its payload.
-pub(super) struct Packet {
+pub(super) struct Headers {
     /// From the IP header to the end of the TCP header.
     pub(super) bytes: Vec<u8>,
     /// Bytes on the wire.
     pub(super) original_len: u32,
 }
 
-impl Packet {
+impl Headers {
     pub(super) fn of(segment: &Segment) -> Self {
         let tcp = tcp_header(&segment.header);
         let tcp_len = len(&tcp).saturating_add(segment.payload_len);
@@ -58,7 +58,8 @@ fn ipv6_header(src: Ipv6Addr, dst: Ipv6Addr, payload_len: u32) -> [u8; IPV6_HEAD
     header
 }
 
-/// A header of the recorded length. Where options were not recorded, it ends in zeros: "end of options".
+/// A header of the recorded length. In place of options that were not recorded, it ends in zeros: "end
+/// of options".
 fn tcp_header(header: &TcpHeader) -> Vec<u8> {
     let len = usize::from(header.header_len / 4 * 4).clamp(MIN_TCP_HEADER, MAX_TCP_HEADER);
     let [flags_high, flags_low] = header.flags.bits().to_be_bytes();
@@ -73,14 +74,15 @@ fn tcp_header(header: &TcpHeader) -> Vec<u8> {
     bytes.extend(header.urgent.to_be_bytes());
     let room = len - MIN_TCP_HEADER;
     let aligned = tcp_options(&header.options, true);
-    // The order and the padding are lost. What Linux sends is put together as Linux does; what had less padding, without.
+    // Order and padding were not recorded: those of Linux, or no padding where there was less.
     let options = if aligned.len() <= room { aligned } else { tcp_options(&header.options, false) };
     bytes.extend(options.get(..room.min(options.len())).unwrap_or_default());
     bytes.resize(len, 0);
     bytes
 }
 
-/// The options in the order of Linux (`tcp_options_write`), each group padded in front to four bytes if `aligned`.
+/// The options in the order of Linux (`tcp_options_write`), each group padded in front to four bytes if
+/// `aligned`.
 fn tcp_options(options: &Options, aligned: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MAX_TCP_HEADER);
     let pad = |bytes: &mut Vec<u8>, count| {
@@ -123,7 +125,7 @@ fn internet_checksum(bytes: &[u8; IPV4_HEADER]) -> u16 {
     !(sum as u16)
 }
 
-/// The two ends of a segment are of one family; if they were not, an IPv6 packet could still carry both.
+/// Both ends of a segment are of one family; if they were not, an IPv6 packet could carry both.
 fn v6(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
@@ -135,7 +137,7 @@ fn len(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
 }
 
-/// The most that is ever kept of a packet, bytes.
+/// The most that is recorded of a packet, bytes.
 pub(super) const SNAP_LEN: u32 = (IPV6_HEADER + MAX_TCP_HEADER) as u32;
 
 const IPV4_HEADER: usize = 20;
@@ -156,7 +158,7 @@ const TIMESTAMPS: u8 = 8;
 mod tests {
     use std::net::SocketAddr;
 
-    use super::{Packet, SNAP_LEN, tcp_header};
+    use super::{Headers, SNAP_LEN, tcp_header};
     use crate::lifecycle::TcpHeader;
     use crate::lifecycle::event::Segment;
     use crate::output::samples;
@@ -226,7 +228,7 @@ mod tests {
 
     #[test]
     fn an_ipv4_header_has_the_right_length_and_checksum() {
-        let packet = Packet::of(&segment("10.0.0.5:51920", "10.0.0.9:8899", parse(&SYN), 7));
+        let packet = Headers::of(&segment("10.0.0.5:51920", "10.0.0.9:8899", parse(&SYN), 7));
         let header = [0x45, 0, 0, 67, 0, 0, 0x40, 0, 64, 6, 0x26, 0xa8, 10, 0, 0, 5, 10, 0, 0, 9];
         assert_eq!(packet.bytes, [&header[..], &SYN].concat());
         assert_eq!(packet.original_len, 67);
@@ -236,7 +238,7 @@ mod tests {
     fn an_ipv6_header_has_the_right_length() {
         let mut header = parse(&SYN);
         header.header_len = 60;
-        let packet = Packet::of(&segment("[fd00::5]:51920", "[fd00::9]:8899", header, 7));
+        let packet = Headers::of(&segment("[fd00::5]:51920", "[fd00::9]:8899", header, 7));
         assert_eq!(packet.bytes[..8], [0x60, 0, 0, 0, 0, 67, 6, 64]);
         assert_eq!((packet.bytes[8], packet.bytes[23], packet.bytes[39]), (0xfd, 5, 9));
         assert_eq!((packet.bytes.len(), packet.original_len), (SNAP_LEN as usize, 107));
@@ -247,7 +249,7 @@ mod tests {
         for (src, dst, at, len) in
             [("1.1.1.1:1", "1.1.1.2:2", 2, 100_060), ("[fd00::5]:1", "[fd00::9]:2", 4, 100_080)]
         {
-            let packet = Packet::of(&segment(src, dst, parse(&SYN), 100_000));
+            let packet = Headers::of(&segment(src, dst, parse(&SYN), 100_000));
             assert_eq!((&packet.bytes[at..at + 2], packet.original_len), (&[0, 0][..], len));
         }
     }
