@@ -173,7 +173,7 @@ fn documents_and_help_say_what_a_port_costs() -> Result<(), Box<dyn Error>> {
     let tens = (series.len() + 5) / 10 * 10;
     let kib = |bytes: usize| (bytes + 512) / 1024;
     let sentence = format!(
-        "Each costs about {} KiB of memory per CPU, and about {tens} series or {} KiB of each scrape",
+        "Each port costs about {} KiB of memory per CPU, and about {tens} series or {} KiB of each scrape",
         kib(size_of::<PortCounters>()),
         kib(series.iter().sum()),
     );
