@@ -1,7 +1,9 @@
-//! What a scrape of 256 ports costs, with no socket there and with 20,000, and how much memory the agent takes for it.
+//! What a scrape of 256 ports costs, with no socket there and with 20,000, and how much memory the
+//! agent takes for it.
 //!
-//! Runs in a network namespace of its own: there the kernel programs are attached once in this process, to time the parts of a
-//! scrape, and once by an agent that is asked for its metrics over HTTP. Run by `cargo xtask bench scrape`, as root.
+//! Runs in a network namespace of its own: there the kernel programs are attached once in this
+//! process, to time the parts of a scrape, and once by an agent that is asked for its metrics over
+//! HTTP. Run by `cargo xtask bench scrape`, as root.
 
 mod namespace;
 

@@ -1,4 +1,5 @@
-//! The one place that reads clocks. The program counts in monotonic time; the wall clock is only printed.
+//! The one place that reads clocks. The program counts in monotonic time; the wall clock is only
+//! printed.
 
 use std::collections::VecDeque;
 use std::fs;

@@ -18,8 +18,9 @@ impl NetlinkSocket {
         Ok(Self(socket))
     }
 
-    /// Sends a request and reads the whole answer; calls `each` with the type and payload of each message. `false` if the
-    /// answer may be inconsistent because something changed meanwhile (`NLM_F_DUMP_INTR`).
+    /// Sends a request and reads the whole answer; calls `each` with the type and payload of each
+    /// message. `false` if the answer may be inconsistent because something changed meanwhile
+    /// (`NLM_F_DUMP_INTR`).
     ///
     /// # Errors
     /// What the kernel answered instead, or that this is no answer.

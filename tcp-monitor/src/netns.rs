@@ -1,7 +1,8 @@
 //! Network namespaces: finding them, and running code inside one.
 //!
-//! A namespace exists as long as something refers to it: a process, a mount, an open file, a socket. The agent must not keep
-//! the namespaces of dead containers alive, so it releases those that no process and no mount refers to any more.
+//! A namespace exists as long as something refers to it: a process, a mount, an open file, a
+//! socket. The agent must not keep the namespaces of dead containers alive, so it releases those
+//! that no process and no mount refers to any more.
 
 use std::{
     collections::BTreeMap,
@@ -60,11 +61,12 @@ impl Netns {
     }
 }
 
-/// The agent lock of a namespace: an flock on the namespace itself. Every agent with filters there holds it shared, and the
-/// kernel releases it however the agent ends.
+/// The agent lock of a namespace: an flock on the namespace itself. Every agent with filters there
+/// holds it shared, and the kernel releases it however the agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AgentLock {
-    /// Held exclusively: no other agent has filters there. Those that are there were left by one that was killed.
+    /// Held exclusively: no other agent has filters there. Those that are there were left by one
+    /// that was killed.
     Exclusive,
     /// Not held: another agent has it, or that is not known.
     NotHeld,
@@ -142,7 +144,8 @@ fn enter(netns: &Netns) -> io::Result<()> {
 /// Processes that have ended or belong to another user are left out.
 ///
 /// # Errors
-/// If not all can be found, for lack of descriptors or memory: a namespace that is missing then may still exist.
+/// If not all can be found, for lack of descriptors or memory: a namespace that is missing then may
+/// still exist.
 pub(crate) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
@@ -180,7 +183,8 @@ fn parse_link(link: &str) -> Option<u32> {
     link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The namespace and mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is a network namespace's.
+/// The namespace and mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is a network
+/// namespace's.
 fn parse_mount(line: &str) -> Option<(u32, PathBuf)> {
     let mut fields = line.split(' ').skip(3);
     let inum = parse_link(fields.next()?)?;

@@ -1,4 +1,5 @@
-//! The exposition: names, labels, help and values are a contract with whoever scrapes, alerts and graphs.
+//! The exposition: names, labels, help and values are a contract with whoever scrapes, alerts and
+//! graphs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -20,7 +21,8 @@ use tcp_monitor_common::counters::{
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
-/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --test metrics`, then read the difference.
+/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --test metrics`, then read the
+/// difference.
 #[test]
 fn exposition_is_the_golden_text() -> Result<(), Box<dyn Error>> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/metrics.txt");

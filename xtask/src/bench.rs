@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what things cost.
+//! `cargo xtask bench`: measures what kernel programs, tracker, scrapes and captures cost.
 
 use std::env;
 use std::ffi::OsString;

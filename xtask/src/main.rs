@@ -36,7 +36,7 @@ enum Command {
     BuildEbpf(build_ebpf::Arguments),
     /// Runs every test, the kernel suite as root.
     Test(test::Arguments),
-    /// Measures what the kernel programs and a scrape cost, as root.
+    /// Measures what kernel programs, tracker, scrapes and captures cost.
     Bench(bench::Arguments),
     /// Looks for inputs that break a rule, with libFuzzer.
     Fuzz(fuzz::Arguments),

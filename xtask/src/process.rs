@@ -1,11 +1,11 @@
-//! Running other programs, and saying which.
+//! Running other programs, and printing their command lines.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Runs `command` to its end, in sight of the user.
+/// Prints `command` and runs it to its end.
 ///
 /// # Errors
 /// If it cannot be started or fails.
@@ -18,13 +18,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` and hands on its exit code.
+/// Runs `command` and returns its exit code.
 ///
 /// # Errors
 /// If it cannot be started.
 pub(crate) fn exit_code(command: &mut Command) -> Result<ExitCode> {
     let status = command.status().with_context(|| format!("cannot run {}", program(command)))?;
-    // Killed by a signal: there is no code to hand on.
+    // Killed by a signal: there is no code.
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))
 }

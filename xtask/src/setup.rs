@@ -14,7 +14,8 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Debian's packages of a Rust compiler with LLVM 22 and `core` for BPF.
 const EBPF_TOOLCHAIN: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
-/// The programs that the tests compare with, and the compiler of libFuzzer; and Debian's packages that have them.
+/// The programs that the tests compare with and the compiler of libFuzzer, with Debian's packages
+/// that have them.
 const TEST_TOOLS: [(&str, &str); 7] = [
     ("bpftool", "bpftool"),
     ("c++", "g++"),
@@ -29,7 +30,7 @@ const TEST_TOOLS: [(&str, &str); 7] = [
 const VM_TOOLS: [(&str, &str); 2] =
     [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static")];
 
-/// Has promtool, and a server that nobody asked for.
+/// Has promtool, and a server that is not needed.
 const PROMETHEUS: &str = "prometheus";
 
 #[derive(clap::Args)]
@@ -42,10 +43,10 @@ pub(crate) struct Arguments {
     vm: bool,
 }
 
-/// Installs what is missing and says what it does.
+/// Installs what is missing and prints what it does.
 ///
 /// # Errors
-/// If something is missing and cannot be installed; the message says what, and how to install it.
+/// If something is missing and cannot be installed; the message names it and how to install it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     install_packages(&missing_packages(arguments.vm))?;
     if Toolchain::find_all().is_empty() {
@@ -100,7 +101,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Debian starts a service that is installed; this one was installed for its promtool only.
+/// Stops the service that Debian starts when it is installed: only promtool is needed.
 fn stop_prometheus() -> Result<()> {
     if Path::new("/run/systemd/system").is_dir() {
         run_command(as_root("systemctl").args(["disable", "--now", PROMETHEUS]))
@@ -141,12 +142,12 @@ fn install_lints() -> Result<()> {
 
 fn cargo_install(package: &str, version: &str) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What is built here is no part of the workspace, and the folder it is built in goes away.
+    // These programs are no part of the workspace, and cargo builds them in a temporary folder.
     cargo.env_remove("CARGO_TARGET_DIR").args(["install", package, "--version", version, "--locked"]);
     cargo
 }
 
-/// `program` with the rights of root, asking no questions of its own.
+/// `program` as root, without questions.
 fn as_root(program: &str) -> Command {
     const QUIETLY: &str = "DEBIAN_FRONTEND=noninteractive";
     let mut command = Command::new(if is_root() { "env" } else { "sudo" });

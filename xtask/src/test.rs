@@ -39,10 +39,12 @@ pub(crate) fn run() -> Result<ExitCode> {
             let xtask = env::current_exe().context("cannot find the program that runs")?;
             cargo.arg("--config").arg(format!("target.'cfg(unix)'.runner = [{xtask:?}, 'run-test']"));
         } else {
-            eprintln!("neither root nor sudo: the kernel suite will say which tests it left out");
+            eprintln!(
+                "neither root nor sudo: the kernel suite ignores its trials; run this as root for all tests"
+            );
         }
     }
-    // Not as parsed: clap keeps a leading `--` to itself.
+    // Not as parsed: clap removes a leading `--`.
     process::exit_code(cargo.args(env::args_os().skip(2)))
 }
 
@@ -62,7 +64,7 @@ pub(crate) fn run_binary(arguments: &RunArguments) -> Result<ExitCode> {
     process::exit_code(command.args(&arguments.arguments))
 }
 
-/// Whether sudo runs a command, now that the user was asked for a password if there is a user to ask.
+/// Whether sudo runs a command. Asks for the password if there is a terminal.
 fn may_use_sudo() -> bool {
     let mut sudo = Command::new("sudo");
     if io::stdin().is_terminal() {

@@ -1,8 +1,10 @@
-//! `cargo xtask vm-test`: the agent on real connections, under Debian kernels older and newer than the host's.
+//! `cargo xtask vm-test`: the agent on real connections, under Debian kernels older and newer than
+//! the host's.
 //!
-//! Each kernel boots in a virtual machine without disk or network (qemu, which emulates the processor: KVM is not everywhere) from an
-//! initramfs of busybox, the agent and this program. Inside, `vm_test/init.sh` runs the agent while [`traffic`] makes
-//! connections over loopback; what it writes to the second serial port is checked here.
+//! Each kernel boots in a virtual machine without disk or network, from an initramfs of busybox,
+//! the agent and this program. qemu emulates the processor, since not every host has KVM. Inside,
+//! `vm_test/init.sh` runs the agent while [`traffic`] makes connections over loopback; what it
+//! writes to the second serial port is checked here.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +22,7 @@ pub(crate) mod traffic;
 use kernel::Kernel;
 use report::Report;
 
-/// What test runners take for "could not run", neither passed nor failed (automake's convention).
+/// "Could not run", neither passed nor failed: automake's convention for test runners.
 const EXIT_CANNOT_RUN: u8 = 77;
 /// Seconds; emulation on a busy machine needs 20 to 60.
 const BOOT_LIMIT: &str = "300";
@@ -30,13 +32,14 @@ const TOOLS: [(&str, &str); 3] =
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Series such as 6.1, or .deb files of kernel images [default: every series that apt offers or that was used before]
+    /// Series such as 6.1, or .deb files of kernel images [default: every series that apt offers or
+    /// that was used before]
     kernels: Vec<String>,
 }
 
-/// Tests each kernel and says how it went.
+/// Tests each kernel and prints the results.
 ///
-/// The exit code is 1 if a test failed, else 77 if one could not be run: there is no passing by not running.
+/// The exit code is 1 if a test failed, else 77 if one could not run: not running is not passing.
 ///
 /// # Errors
 /// If the agent cannot be built or a machine cannot be set up.

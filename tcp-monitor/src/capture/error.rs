@@ -52,7 +52,7 @@ pub enum CaptureError {
         "it is truncated: the {part} at byte {offset} has {len} bytes, the file only {available} of them; \
          earlier packets were processed; the capture was probably interrupted or the disk full"
     )]
-    CutOff {
+    Truncated {
         /// What is incomplete.
         part: Part,
         /// Where it begins.
@@ -140,7 +140,7 @@ impl CaptureError {
             Self::Open(_) | Self::Empty | Self::Compression(_) | Self::Format { .. } => None,
             Self::Read { offset, .. }
             | Self::Gzip { offset, .. }
-            | Self::CutOff { offset, .. }
+            | Self::Truncated { offset, .. }
             | Self::PacketLength { offset, .. }
             | Self::BlockLength { offset, .. }
             | Self::BlockLengths { offset, .. }

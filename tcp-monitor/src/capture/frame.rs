@@ -39,5 +39,6 @@ pub(super) enum Step<'a> {
 
 pub(super) type StepResult<'a> = Result<Step<'a>, CaptureError>;
 
-/// The longest packet that tcpdump and Wireshark capture on the link types read here (libpcap: `MAXIMUM_SNAPLEN`).
+/// The longest packet that tcpdump and Wireshark capture on the link types read here (libpcap:
+/// `MAXIMUM_SNAPLEN`).
 pub(super) const MAX_PACKET: u32 = 256 << 10;

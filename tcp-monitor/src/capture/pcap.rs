@@ -35,7 +35,7 @@ impl Pcap {
     pub(super) fn begin(stream: &mut Stream) -> Result<Self, CaptureError> {
         let header = stream.take(FILE_HEADER)?;
         let Some(&[a, b, c, d, e, f, g, h, .., i, j, k, l]) = header.first_chunk::<FILE_HEADER>() else {
-            return Err(cut_off(Part::FileHeader, 0, FILE_HEADER as u64, header.len() as u64));
+            return Err(truncated(Part::FileHeader, 0, FILE_HEADER as u64, header.len() as u64));
         };
         let start = [a, b, c, d];
         let (order, fraction, record_header) =
@@ -58,7 +58,7 @@ impl Pcap {
         }
         let (true, Some(fixed)) = (header.len() == self.record_header, header.first_chunk::<RECORD_HEADER>())
         else {
-            return Err(cut_off(Part::Packet, offset, self.record_header as u64, header.len() as u64));
+            return Err(truncated(Part::Packet, offset, self.record_header as u64, header.len() as u64));
         };
         let field = |at: usize| self.order.u32([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         let (seconds, fraction, captured, original) = (field(0), field(4), field(8), field(12));
@@ -72,13 +72,13 @@ impl Pcap {
             // Fits into the buffer: the limit is half of it.
             let record = stream.take(self.record_header + captured as usize)?;
             if (record.len() as u64) < len {
-                return Err(cut_off(Part::Packet, offset, len, record.len() as u64));
+                return Err(truncated(Part::Packet, offset, len, record.len() as u64));
             }
             &record[self.record_header..]
         } else {
             let available = stream.skip(len)?;
             if available < len {
-                return Err(cut_off(Part::Packet, offset, len, available));
+                return Err(truncated(Part::Packet, offset, len, available));
             }
             &[]
         };
@@ -112,13 +112,14 @@ fn variant(magic: [u8; 4]) -> Option<(ByteOrder, Fraction, usize)> {
     })
 }
 
-const fn cut_off(part: Part, offset: u64, len: u64, available: u64) -> CaptureError {
-    CaptureError::CutOff { part, offset, len, available }
+const fn truncated(part: Part, offset: u64, len: u64, available: u64) -> CaptureError {
+    CaptureError::Truncated { part, offset, len, available }
 }
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
-/// Written by a patched libpcap of the 1990s; the header of each packet also names its interface and protocol.
+/// Written by a patched libpcap of the 1990s; the header of each packet also names its interface
+/// and protocol.
 const MODIFIED: u32 = 0xa1b2_cd34;
 
 const FILE_HEADER: usize = 24;

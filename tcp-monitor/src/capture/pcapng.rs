@@ -1,4 +1,5 @@
-//! The pcapng format (draft-ietf-opsawg-pcapng): sections of blocks, each with its own byte order and interfaces.
+//! The pcapng format (draft-ietf-opsawg-pcapng): sections of blocks, each with its own byte order
+//! and interfaces.
 
 use tcp_monitor_common::record::Direction;
 
@@ -46,7 +47,7 @@ impl PcapNg {
             return if start.is_empty() {
                 Ok(Step::End)
             } else {
-                Err(cut_off(offset, MIN_BLOCK.into(), start.len() as u64))
+                Err(truncated(offset, MIN_BLOCK.into(), start.len() as u64))
             };
         };
         // The same in both byte orders.
@@ -112,7 +113,8 @@ impl PcapNg {
         self.timed_packet(number, body)
     }
 
-    /// The packet block of 2004, with a drop count in place of the upper half of the interface number.
+    /// The packet block of 2004, with a drop count in place of the upper half of the interface
+    /// number.
     fn obsolete_packet<'a>(&self, mut body: Fields<'a>) -> Option<Frame<'a>> {
         let (number, _drops) = (body.u16()?, body.u16()?);
         self.timed_packet(number.into(), body)
@@ -141,7 +143,8 @@ impl PcapNg {
         })
     }
 
-    /// A packet of the first interface; its captured length follows from the lengths of packet and block.
+    /// A packet of the first interface; its captured length follows from the lengths of packet and
+    /// block.
     fn simple_packet<'a>(&self, mut body: Fields<'a>) -> Option<Frame<'a>> {
         let interface = self.interfaces.first()?;
         let original = body.u32()?;
@@ -170,7 +173,7 @@ impl Block {
     fn take<'a>(&self, stream: &'a mut Stream) -> Result<&'a [u8], CaptureError> {
         let block = stream.take(self.len as usize)?;
         if block.len() < self.len as usize {
-            return Err(cut_off(self.offset, self.len.into(), block.len() as u64));
+            return Err(truncated(self.offset, self.len.into(), block.len() as u64));
         }
         let (body, trailer) = block.split_last_chunk().unwrap_or((block, &[0; TRAILER]));
         self.check_trailer(*trailer)?;
@@ -185,7 +188,7 @@ impl Block {
         available += trailer.len() as u64;
         match trailer.first_chunk() {
             Some(trailer) => self.check_trailer(*trailer),
-            None => Err(cut_off(self.offset, len, available)),
+            None => Err(truncated(self.offset, len, available)),
         }
     }
 
@@ -214,8 +217,8 @@ fn byte_order(mark: [u8; 4], offset: u64) -> Result<ByteOrder, CaptureError> {
         .ok_or(CaptureError::ByteOrder { offset, mark })
 }
 
-const fn cut_off(offset: u64, len: u64, available: u64) -> CaptureError {
-    CaptureError::CutOff { part: Part::Block, offset, len, available }
+const fn truncated(offset: u64, len: u64, available: u64) -> CaptureError {
+    CaptureError::Truncated { part: Part::Block, offset, len, available }
 }
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;

@@ -38,12 +38,13 @@ pub fn open(path: &Path) -> Result<File, CaptureError> {
     Ok(file)
 }
 
-/// A capture that is being read: an iterator over its TCP segments, which ends after the first error.
+/// A capture that is being read: an iterator over its TCP segments, which ends after the first
+/// error.
 ///
 /// A segment's `frame` is the packet's number as Wireshark's `frame.number`, which also counts the
-/// custom blocks of pcapng. Its `ifindex` is the index of the interface on the capturing host if the
-/// packet has one (Linux cooked capture, version 2); otherwise it stands for an interface of the
-/// file, and [`interface_name`](Self::interface_name) finds the name.
+/// custom blocks of pcapng. Its `ifindex` is the index of the interface on the capturing host if
+/// the packet has one (Linux cooked capture, version 2); otherwise it stands for an interface of
+/// the file, and [`interface_name`](Self::interface_name) finds the name.
 pub struct Capture {
     stream: Stream,
     format: Format,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{cursor::NotSegment, link::LinkType};
 
-/// How many packets there were, and how many TCP segments. Each other packet is in exactly one count.
+/// How many packets there were, and how many TCP segments. Each other packet is in exactly one
+/// count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// All packets.
@@ -15,15 +16,15 @@ pub struct Statistics {
     pub not_tcp: u64,
     /// Fragments of IP packets after the first, without the TCP header.
     pub later_fragments: u64,
-    /// Cut off by the capture's snap length before the end of the fixed TCP header.
+    /// Truncated by the capture's snap length before the end of the fixed TCP header.
     pub truncated: u64,
-    /// With headers that contradict each other or the length of the packet, or of an interface that the
-    /// file does not describe.
+    /// With headers that contradict each other or the length of the packet, or of an interface that
+    /// the file does not describe.
     pub malformed: u64,
     /// Of a link type that is not supported; by link type, of which there are at most 65,536.
     pub unknown_link: BTreeMap<LinkType, u64>,
-    /// Returned segments without a timestamp (Simple Packet Blocks of pcapng), which have the time of the
-    /// packet before.
+    /// Returned segments without a timestamp (Simple Packet Blocks of pcapng), which have the time
+    /// of the packet before.
     pub untimed: u64,
 }
 

@@ -83,7 +83,8 @@ impl Stream {
         self.end -= self.start;
         self.start = 0;
         while self.end < len {
-            // A decompressor that finds damage discards what it wrote in the same call: ask for little.
+            // A decompressor that finds damage discards what it wrote in the same call: ask for
+            // little.
             let room = if self.gzip { CAPACITY.min(self.end + GZIP_READ) } else { CAPACITY };
             match self.source.read(&mut self.buffer[self.end..room]) {
                 Ok(0) => break,

@@ -16,9 +16,10 @@ pub struct Monitor {
     /// Watch these service ports only [default: all ports]
     ///
     /// A port, a range or a comma list of both, each from 1 to 65535: 8899, 12000-12010,
-    /// 80,443,8000-8100. May be given more than once. The service port is the local port of a socket
-    /// that listens or was accepted, and the remote port of one that connected: --port 443 shows the
-    /// connections to a web server here as well as those from here to web servers elsewhere.
+    /// 80,443,8000-8100. May be given more than once. The service port is the local port of a
+    /// socket that listens or was accepted, and the remote port of one that connected: --port 443
+    /// shows the connections to a web server here as well as those from here to web servers
+    /// elsewhere.
     ///
     /// Watching few ports is cheap on a busy host: the kernel programs skip other sockets at once.
     #[arg(short, long = "port", value_name = "PORTS", allow_negative_numbers = true, help_heading = WATCH)]
@@ -77,10 +78,10 @@ pub struct Monitor {
 
     /// Record the segments in a capture file, for Wireshark and tshark
     ///
-    /// A pcapng file with the segments of the log: SYN, SYN-ACK, ACK, FIN and RST. Other lines of the
-    /// log are comments on these packets. Data is not recorded. TCP headers are as on the wire, IP
-    /// headers are rebuilt from the addresses. An existing file is overwritten. --output is written
-    /// as well.
+    /// A pcapng file with the segments of the log: SYN, SYN-ACK, ACK, FIN and RST. Other lines of
+    /// the log are comments on these packets. Data is not recorded. TCP headers are as on the wire,
+    /// IP headers are rebuilt from the addresses. An existing file is overwritten. --output is
+    /// written as well.
     ///
     /// `-` is standard output, and needs --output none; the run ends when its reader exits. A named
     /// pipe must already have a reader. If the disk is full or a pipe loses its reader, an error is
@@ -91,17 +92,19 @@ pub struct Monitor {
     /// Serve Prometheus metrics on this address, or none
     ///
     /// An IP address and a port; `none` turns the endpoint off. 127.0.0.1 can be reached from this
-    /// host only: to be scraped from another, give an address of this host, or 0.0.0.0 or `[::]` for
-    /// all of them. There is neither authentication nor encryption: use an address that only your
-    /// Prometheus can reach.
+    /// host only: to be scraped from another, give an address of this host, or 0.0.0.0 or `[::]`
+    /// for all of them. There is neither authentication nor encryption: use an address that only
+    /// your Prometheus can reach.
     ///
-    /// Paths: /metrics, /healthz (200 while monitoring works, else 503) and / (a page with links to both).
+    /// Paths: /metrics, /healthz (200 while monitoring works, else 503) and / (a page with links to
+    /// both).
     #[arg(long, value_name = "ADDR:PORT", default_value_t, help_heading = REPORT)]
     pub listen: Listen,
 
     /// Stop after this time
     ///
-    /// In seconds, or with a unit: 30, 1.5, 10s, 5m, 2h. More than 0, at most 8760h, which is one year.
+    /// In seconds, or with a unit: 30, 1.5, 10s, 5m, 2h. More than 0, at most 8760h, which is one
+    /// year.
     #[arg(
         long, value_name = "SECS", value_parser = values::parse_duration, allow_hyphen_values = true,
         help_heading = STOP
@@ -110,9 +113,10 @@ pub struct Monitor {
 
     /// Size of the ring buffer between kernel and agent, in bytes
     ///
-    /// A power of two from 4K to 1G, with the suffix K, M or G for 1024, 1024² or 1024³ bytes. A short
-    /// connection makes 12 to 17 records of up to 160 bytes, so 4M holds a burst of about 1,500
-    /// connections. When it is full the log loses events, and reports how many. Metrics lose nothing.
+    /// A power of two from 4K to 1G, with the suffix K, M or G for 1024, 1024² or 1024³ bytes. A
+    /// short connection makes 12 to 17 records of up to 160 bytes, so 4M holds a burst of about
+    /// 1,500 connections. When it is full the log loses events, and reports how many. Metrics lose
+    /// nothing.
     #[arg(long, value_name = "BYTES", default_value_t, allow_hyphen_values = true, help_heading = TUNE)]
     pub ring_size: RingSize,
 

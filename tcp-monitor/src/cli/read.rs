@@ -15,9 +15,9 @@ use crate::ports::PortSet;
 pub struct Read {
     /// The captures: pcap or pcapng, compressed by gzip or not; `-` is standard input
     ///
-    /// Several files are read one after the other, as parts of one capture. If a file begins more than
-    /// 100 ms before the end of the previous one, a warning is printed and the file is read as a
-    /// separate capture.
+    /// Several files are read one after the other, as parts of one capture. If a file begins more
+    /// than 100 ms before the end of the previous one, a warning is printed and the file is read as
+    /// a separate capture.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 

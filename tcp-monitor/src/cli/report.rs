@@ -17,22 +17,22 @@ pub struct Report {
 
     /// What --output text shows
     ///
-    /// A ladder is as wide as the terminal, from 60 to 100 columns. Without a terminal, the environment
-    /// variable COLUMNS sets the width, else it is 80. Tables are Markdown.
+    /// A ladder is as wide as the terminal, from 60 to 100 columns. Without a terminal, the
+    /// environment variable COLUMNS sets the width, else it is 80. Tables are Markdown.
     #[arg(long, value_name = "VIEW", value_enum, default_value_t, help_heading = REPORT)]
     pub view: View,
 
     /// Write text in plain ASCII
     ///
-    /// Also without this flag if the locale is C or POSIX (LC_ALL, LC_CTYPE, LANG: the first that is
-    /// set and not empty).
+    /// Also without this flag if the locale is C or POSIX (LC_ALL, LC_CTYPE, LANG: the first that
+    /// is set and not empty).
     #[arg(long, help_heading = REPORT)]
     pub ascii: bool,
 
     /// Colour the text
     ///
-    /// `auto` colours it when standard output is a terminal and the environment variable NO_COLOR is
-    /// unset or empty.
+    /// `auto` colours it when standard output is a terminal and the environment variable NO_COLOR
+    /// is unset or empty.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = REPORT)]
     pub color: ColorMode,
 
@@ -47,11 +47,12 @@ pub struct Report {
 
     /// Track at most N connections
     ///
-    /// From 1 to 16777216. Each takes up to 700 bytes of memory, or 1.5 KiB in a running monitor that
-    /// knows both its socket and its segments. When there are more, connections that are closed or in
-    /// TIME_WAIT are evicted first, then half-open ones, then those idle for longest. Later events of
-    /// an evicted connection lack what was known before. The summary counts evictions, and in a
-    /// running monitor tcp_monitor_tracker_evicted_total does; other metrics lose nothing.
+    /// From 1 to 16777216. Each takes up to 700 bytes of memory, or 1.5 KiB in a running monitor
+    /// that knows both its socket and its segments. When there are more, connections that are
+    /// closed or in TIME_WAIT are evicted first, then half-open ones, then those idle for longest.
+    /// Later events of an evicted connection lack what was known before. The summary counts
+    /// evictions, and in a running monitor tcp_monitor_tracker_evicted_total does; other metrics
+    /// lose nothing.
     #[arg(
         long, value_name = "N", default_value_t = Options::MAX_CONNECTIONS,
         value_parser = values::parse_max_connections, allow_negative_numbers = true, help_heading = TUNE

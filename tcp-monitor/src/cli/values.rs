@@ -47,7 +47,8 @@ pub enum ColorMode {
 }
 
 impl ColorMode {
-    /// Whether to colour, given whether the output is a terminal and the value of the variable `NO_COLOR`.
+    /// Whether to colour, given whether the output is a terminal and the value of the variable
+    /// `NO_COLOR`.
     ///
     /// `NO_COLOR` counts when it is set and not empty (<https://no-color.org>).
     #[must_use]

@@ -1,5 +1,5 @@
-//! The live log: the inputs of the kernel programs and of socket dumps through the tracker, the events to
-//! the outputs.
+//! The live log: the inputs of the kernel programs and of socket dumps through the tracker, the
+//! events to the outputs.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -84,15 +84,16 @@ impl Log {
         }
     }
 
-    /// The size of the tracker, as of each batch of records; `None` without outputs: then nothing is
-    /// tracked.
+    /// The size of the tracker, as of each batch of records; `None` without outputs: then nothing
+    /// is tracked.
     pub(super) fn tracker_stats(&self) -> Option<Arc<TrackerStats>> {
         (!self.outputs.is_empty()).then(|| Arc::clone(&self.stats))
     }
 
     /// Reads and writes until the source is stopped, an output is full or has no reader any more.
     ///
-    /// Outputs are flushed at the end of each batch: at each poll of the reader, and not once a line.
+    /// Outputs are flushed at the end of each batch: at each poll of the reader, and not once a
+    /// line.
     pub(super) fn run(mut self, reader: RecordReader) -> Result<Written, LogError> {
         let (mut failure, mut is_full) = (None, false);
         reader.run(&mut |batch| {
@@ -126,7 +127,8 @@ impl Log {
         for input in batch.inputs() {
             match input {
                 Ok(input) => {
-                    // Events of a socket before its dump must be known by then, and none from after it.
+                    // Events of a socket before its dump must be known by then, and none from after
+                    // it.
                     self.add_existing(input.time());
                     self.tracker.handle(input, &mut self.queue.events);
                 }
@@ -169,15 +171,15 @@ impl Log {
     }
 }
 
-/// Sorts events by time: the tracker emits the births of sockets late at times.
+/// Sorts events by time: the tracker emits the creation of sockets late at times.
 #[derive(Debug, Default)]
 struct Queue {
     events: Vec<Event>,
 }
 
 impl Queue {
-    /// Takes out all events before `deferred`, the first birth that is still to be emitted, in order of time.
-    /// Events of one moment stay in the order in which they were emitted.
+    /// Takes out all events before `deferred`, the first creation that is still to be emitted, in
+    /// order of time. Events of one moment stay in the order in which they were emitted.
     fn take(&mut self, deferred: Option<Time>) -> Drain<'_, Event> {
         self.events.sort_by_key(|event| event.time);
         let ready = match deferred {
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_birth_emitted_with_the_next_batch_is_sorted_to_its_place() {
+    fn a_creation_emitted_with_the_next_batch_is_sorted_to_its_place() {
         let mut queue = Queue { events: [(1, 1), (3, 2), (4, 3)].map(|(t, n)| event(t, n)).into() };
         let deferred = Some(Time::from_nanos(2));
         assert_eq!(queue.take(deferred).collect::<Vec<_>>(), [event(1, 1)]);

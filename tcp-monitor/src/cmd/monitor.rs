@@ -32,7 +32,8 @@ use crate::sockets::{self, SocketDiag};
 ///
 /// # Errors
 ///
-/// A [`KernelError`](kernel::KernelError), an [`HttpError`](http::HttpError), or that the log could not be written.
+/// A [`KernelError`](kernel::KernelError), an [`HttpError`](http::HttpError), or that the log could
+/// not be written.
 pub fn run(options: &Monitor) -> Result<()> {
     runtime::Builder::new_current_thread()
         .enable_all()
@@ -108,8 +109,8 @@ async fn monitor(options: &Monitor) -> Result<()> {
     Ok(())
 }
 
-/// Detaches, and waits until the log has written the rest; but not longer than some time, or a second
-/// signal: standard output may be blocked.
+/// Detaches, and waits until the log has written the rest; but not longer than some time, or a
+/// second signal: standard output may be blocked.
 async fn finish(source: KernelSource, mut log: LogThread, signals: &mut Signals) -> Result<Written> {
     source.stop();
     tokio::select! {

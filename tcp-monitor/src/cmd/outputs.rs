@@ -56,8 +56,8 @@ fn style(report: &Report) -> Style {
     Style { color, ascii: report.ascii || is_ascii_locale(locale.each_ref().map(Option::as_deref)) }
 }
 
-/// Whether the locale of characters is C or POSIX, by the variables that set it, the strongest first
-/// (locale(7)). Without any, the output is Unicode all the same.
+/// Whether the locale of characters is C or POSIX, by the variables that set it, the strongest
+/// first (locale(7)). Without any, the output is Unicode all the same.
 fn is_ascii_locale(variables: [Option<&OsStr>; 3]) -> bool {
     let locale = variables.into_iter().flatten().find(|value| !value.is_empty());
     locale.is_some_and(|locale| locale == "C" || locale == "POSIX")

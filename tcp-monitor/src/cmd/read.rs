@@ -31,12 +31,13 @@ use summary::Summary;
 mod input;
 mod summary;
 
-/// Reads the captures one after the other and writes their events, until their end, `--count` or a signal.
+/// Reads the captures one after the other and writes their events, until their end, `--count` or a
+/// signal.
 ///
 /// # Errors
 ///
-/// If a capture cannot be read, after the events before the error were written; or if standard output
-/// cannot be written.
+/// If a capture cannot be read, after the events before the error were written; or if standard
+/// output cannot be written.
 pub fn run(options: &Read) -> Result<()> {
     runtime::Builder::new_current_thread()
         .enable_all()
@@ -45,8 +46,8 @@ pub fn run(options: &Read) -> Result<()> {
         .block_on(read(options.clone()))
 }
 
-/// Reads on a thread of its own, which a signal stops while it waits for input. A second signal does not
-/// wait for the thread: standard output may be blocked.
+/// Reads on a thread of its own, which a signal stops while it waits for input. A second signal
+/// does not wait for the thread: standard output may be blocked.
 async fn read(options: Read) -> Result<()> {
     let mut signals = Signals::new().context("cannot handle signals")?;
     let (stop, stopped) = UnixStream::pair().context("cannot make a pair of sockets")?;
@@ -214,8 +215,8 @@ impl Reading {
         self.stdout.flush()
     }
 
-    /// A file that begins where the one before it ended is a part of the same capture; any other is a
-    /// capture of its own.
+    /// A file that begins where the one before it ended is a part of the same capture; any other is
+    /// a capture of its own.
     fn begin_file(&mut self, begin: Time, path: &Path) {
         let back = self.latest.since(begin);
         if back > REORDERING {

@@ -1,5 +1,5 @@
-//! The recording (`--write`): a file as a destination of packets. A thread of its own writes it, so that a
-//! slow disk or reader does not delay anything else.
+//! The recording (`--write`): a file as a destination of packets. A thread of its own writes it, so
+//! that a slow disk or reader does not delay anything else.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -29,8 +29,8 @@ pub(super) struct RecordingFile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A regular file: the recording begins at its first byte, and it can be truncated after the last
-    /// whole block.
+    /// A regular file: the recording begins at its first byte, and it can be truncated after the
+    /// last whole block.
     File,
     /// A named pipe or a device.
     Stream,
@@ -66,8 +66,8 @@ pub(super) struct Recording {
 struct Failed;
 
 impl RecordingFile {
-    /// Opens `path`; `-` is standard output. An existing file is not changed until the recording begins. A
-    /// named pipe must have a reader.
+    /// Opens `path`; `-` is standard output. An existing file is not changed until the recording
+    /// begins. A named pipe must have a reader.
     pub(super) fn open(path: &Path) -> Result<Self, RecordingError> {
         let name =
             if path.as_os_str() == "-" { "standard output".into() } else { path.display().to_string() };

@@ -1,10 +1,15 @@
-//! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits that follow from the
-//! first two.
+//! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits
+//! that follow from the first two.
 //!
-//! A scrape reads each map once. Only a dump of the sockets needs the counters of ports as of before it, too: they are read
-//! by the thread that makes it, and the scrape's own reading is the one after it. One reading would not do. A socket that
-//! entered TIME_WAIT while the kernel walked its table, behind the place that it had reached, is counted and not listed: it
-//! would pass for one that has left. A reading before alone would count the sockets that left meanwhile by a segment twice.
+//! A scrape reads each map once. Before each dump of the sockets, the thread that makes it reads
+//! the counters of ports once more, and keeps the entries and exits of two states. The scrape's own
+//! reading is the one after the dump. With one of the two alone an exit would be found that was
+//! none:
+//!
+//! - Without the reading before, for a socket that enters TIME_WAIT during the dump, in a part of
+//!   the kernel's table that was already dumped. It is counted and not listed.
+//! - Without the reading after, for a socket that leaves by a segment during the dump, before its
+//!   part of the table is dumped. It is not listed, and its exit is counted later as well.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,8 +33,8 @@ pub(super) struct Scrape {
 }
 
 impl Scrape {
-    /// To be called when the programs have just been attached: silent exits are counted from now on. Also returns the
-    /// connections that exist already.
+    /// To be called when the programs have just been attached: silent exits are counted from now
+    /// on. Also returns the connections that exist already.
     pub(super) fn begin(
         counters: Arc<Counters>,
         sockets: SocketDiag,

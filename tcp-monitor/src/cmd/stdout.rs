@@ -68,7 +68,8 @@ impl Destination for Stdout {
     fn flush(&mut self) -> io::Result<()> {
         Self::flush(self)?;
         if has_no_reader() {
-            // Without anything to write it would show only at the next event, which may be hours away.
+            // Without anything to write it would show only at the next event, which may be hours
+            // away.
             self.lock().failed = true;
             return Err(io::ErrorKind::BrokenPipe.into());
         }

@@ -1,6 +1,7 @@
 //! What was counted, and what follows from it: plain numbers, with no Prometheus in them.
 //!
-//! `kernel` and `sockets` fill these types, `cmd::scrape` joins them into one [`Snapshot`], and `metrics` renders it.
+//! `kernel` and `sockets` fill these types, `cmd::scrape` joins them into one [`Snapshot`], and
+//! `metrics` renders it.
 
 mod silent_exits;
 mod snapshot;

@@ -1,7 +1,8 @@
 //! Exits that nothing reports: of TIME_WAIT, and of FIN_WAIT2 after close().
 //!
-//! A timewait socket that the kernel gives up (kernel: `tw_timer_handler`) passes no tracepoint and sends no segment. A
-//! socket that was counted to enter a state, was not counted to leave it and is not listed any more has gone to CLOSE.
+//! A timewait socket that the kernel gives up (kernel: `tw_timer_handler`) passes no tracepoint and
+//! sends no segment. A socket that was counted to enter a state, was not counted to leave it and is
+//! not listed any more has gone to CLOSE.
 
 use std::array;
 use std::collections::BTreeMap;
@@ -14,9 +15,9 @@ use super::sockets::PortSockets;
 
 /// A dump of the sockets, between two readings of the counters.
 ///
-/// A dump takes time, in which sockets enter and leave. It counts as a silent exit only if a socket had entered by the
-/// reading before the dump, is not in the dump, and had not left by the reading after it. A reading after that is late finds
-/// fewer exits, which the next dump shows.
+/// A dump takes time, in which sockets enter and leave. It counts as a silent exit only if a socket
+/// had entered by the reading before the dump, is not in the dump, and had not left by the reading
+/// after it. A reading after that is late finds fewer exits, which the next dump shows.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketDump<'a> {
     /// The counters before the dump.
@@ -47,7 +48,8 @@ struct ExitsByPort(BTreeMap<PortLabel, PortExits>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct PortExits {
-    /// Entries less exits less listed sockets when counting began: the sockets from before, as a negative number.
+    /// Entries less exits less listed sockets when counting began: the sockets from before, as a
+    /// negative number.
     offset: i64,
     /// Silent exits found since then.
     found: u64,
@@ -75,8 +77,8 @@ impl EntriesAndExits {
 impl SilentExits {
     /// Counts from `dump` on.
     ///
-    /// A socket that enters or leaves between its two readings may have done so before it was listed or after: of these,
-    /// an exit may be missed, but none is made up.
+    /// A socket that enters or leaves between its two readings may have done so before it was
+    /// listed or after: of these, an exit may be missed, but none is made up.
     #[must_use]
     pub fn since(dump: SocketDump<'_>) -> Self {
         Self(array::from_fn(|state| {
@@ -105,8 +107,8 @@ impl SilentExits {
 }
 
 impl ExitsByPort {
-    /// No port has more exits than all ports have together: a socket may be listed under another port than it was counted
-    /// under.
+    /// No port has more exits than all ports have together: a socket may be listed under another
+    /// port than it was counted under.
     fn update(&mut self, balances: BTreeMap<PortLabel, i64>) {
         for label in balances.keys() {
             self.0.entry(*label).or_default();
@@ -126,7 +128,8 @@ impl ExitsByPort {
     }
 }
 
-/// Of one state, by port: the sockets that entered it, less those that left it, less those that are listed in it.
+/// Of one state, by port: the sockets that entered it, less those that left it, less those that are
+/// listed in it.
 fn balances(
     state: usize,
     entries: &EntriesAndExits,

@@ -44,8 +44,8 @@ pub struct RecordReader {
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     records: Ready<'a>,
-    /// How many records of each kind were lost or suppressed since the last report, because the ring
-    /// buffer was full. Kinds without losses are left out.
+    /// How many records of each kind were lost or suppressed since the last report, because the
+    /// ring buffer was full. Kinds without losses are left out.
     lost: &'a [(Kind, u64)],
     /// How many items of the ring buffer were too short for a record; they are skipped.
     pub malformed: u64,
@@ -60,8 +60,8 @@ impl<'a> Batch<'a> {
         self.records.len()
     }
 
-    /// Each record as an input, in order of time. No earlier or later batch is out of order with it,
-    /// except for a record that the kernel delayed by more than 2 ms.
+    /// Each record as an input, in order of time. No earlier or later batch is out of order with
+    /// it, except for a record that the kernel delayed by more than 2 ms.
     pub fn inputs(&self) -> impl Iterator<Item = Result<Input, BadRecord>> + use<'a> {
         self.records.iter().map(decode)
     }
@@ -80,8 +80,9 @@ impl<'a> Batch<'a> {
 }
 
 impl RecordReader {
-    /// Calls `on_batch` at least every 50 ms, with records or without, until the source is stopped or
-    /// `on_batch` returns [`ControlFlow::Break`]. After the stop it is called a last time, with the rest.
+    /// Calls `on_batch` at least every 50 ms, with records or without, until the source is stopped
+    /// or `on_batch` returns [`ControlFlow::Break`]. After the stop it is called a last time, with
+    /// the rest.
     ///
     /// # Errors
     /// If waiting for the ring buffer fails.
@@ -93,7 +94,8 @@ impl RecordReader {
         let mut backlog = false;
         loop {
             if !backlog {
-                // Records held back are soon old enough. One more poll for them: at most two a tick.
+                // Records held back are soon old enough. One more poll for them: at most two a
+                // tick.
                 followed_up = followed_up || order.is_empty();
                 let timeout = if followed_up { TICK } else { HOLD_BACK };
                 followed_up = !followed_up;
@@ -136,7 +138,8 @@ impl RecordReader {
 /// Waits for records and for the stop. To be made before anything else takes file descriptors.
 pub(super) fn watch(ring: &RingBuf<MapData>, stop: &StopSignal) -> io::Result<OwnedFd> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    // Edge-triggered: level-triggered, the ring would be ready for each record, and each read alone.
+    // Edge-triggered: level-triggered, the ring would be ready for each record, and each read
+    // alone.
     epoll::add(&epoll, ring, epoll::EventData::new_u64(RING), epoll::EventFlags::IN | epoll::EventFlags::ET)?;
     epoll::add(&epoll, stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
     Ok(epoll)
@@ -170,10 +173,11 @@ struct Losses {
 }
 
 impl Losses {
-    /// What was lost since the last report. Reads the counters once a second, and if this is the last
-    /// call.
+    /// What was lost since the last report. Reads the counters once a second, and if this is the
+    /// last call.
     ///
-    /// If they cannot be read, for lack of file descriptors or memory, the next call makes up for it.
+    /// If they cannot be read, for lack of file descriptors or memory, the next call makes up for
+    /// it.
     fn read(
         &mut self,
         counters: &PerCpuArray<MapData, RecordCounters>,
@@ -223,7 +227,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// interrupts it between taking the time and reserving room may run for up to 2 ms
 /// (`MAX_SOFTIRQ_TIME`).
 const HOLD_BACK: Duration = Duration::from_millis(2);
-/// The most records of a batch: bounds memory to about 2 MB, with the inputs and events made of them.
+/// The most records of a batch: bounds memory to about 2 MB, with the inputs and events made of
+/// them.
 const MAX_BATCH: usize = 2048;
 /// How often the counters of lost records are read.
 const LOSS_INTERVAL: Duration = Duration::from_secs(1);

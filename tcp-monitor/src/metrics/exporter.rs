@@ -1,7 +1,7 @@
 //! From a snapshot of what was counted to the text that Prometheus reads, at each scrape.
 //!
-//! Families without a port go through a [`Registry`] and the crate's [`TextEncoder`], those of ports through
-//! [`PortSamples`](super::port_samples::PortSamples), which says why.
+//! Families without a port go through a [`Registry`] and the crate's [`TextEncoder`], those of
+//! ports through [`PortSamples`](super::port_samples::PortSamples), which says why.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,7 +67,8 @@ impl Exporter {
         &self.build
     }
 
-    /// Every family that has samples, in the text format of Prometheus. Takes little more memory than the text.
+    /// Every family that has samples, in the text format of Prometheus. Takes little more memory
+    /// than the text.
     ///
     /// # Errors
     ///
@@ -93,5 +94,6 @@ impl Exporter {
     }
 }
 
-/// Bytes that most of a port's series take. Text that grows is copied, and both copies are in memory meanwhile.
+/// Bytes that most of a port's series take. Text that grows is copied, and both copies are in
+/// memory meanwhile.
 const TEXT_OF_A_PORT: usize = 24 << 10;

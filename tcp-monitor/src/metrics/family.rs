@@ -50,7 +50,8 @@ impl Samples {
         Some(collected)
     }
 
-    /// Adds the sample of a counter, with the values of the labels in the order of their declaration.
+    /// Adds the sample of a counter, with the values of the labels in the order of their
+    /// declaration.
     pub(super) fn counter(&mut self, labels: &[&str], value: f64) {
         let mut counter = Counter::default();
         counter.set_value(value);

@@ -1,7 +1,7 @@
 //! The HTTP endpoint: `/metrics` for Prometheus, `/healthz`, and a page with links to both.
 //!
-//! Any client that reaches the address may connect, so none may cost much or hinder another: one request a connection,
-//! small headers, and limits on time, number and memory.
+//! Any client that reaches the address may connect, so none may cost much or hinder another: one
+//! request a connection, small headers, and limits on time, number and memory.
 
 mod scrapes;
 
@@ -93,11 +93,13 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
     })
 }
 
-/// Answers requests until `shutdown` is ready, then lets the answers that are under way end, for at most half a second.
+/// Answers requests until `shutdown` is ready, then lets the answers that are under way end, for at
+/// most half a second.
 ///
 /// # Errors
 ///
-/// If the listener does not fit into the running tokio runtime, which must have I/O and time enabled.
+/// If the listener does not fit into the running tokio runtime, which must have I/O and time
+/// enabled.
 pub async fn serve(
     listener: TcpListener,
     endpoint: Endpoint,
@@ -140,7 +142,8 @@ async fn serve_within(
             let stream = accept(&listener).await;
             while connections.try_join_next().is_some() {}
             oldest_first.retain(|connection| !connection.is_finished());
-            // Giving way to the newest, rather than letting it wait, keeps idle clients from locking others out.
+            // Giving way to the newest, rather than letting it wait, keeps idle clients from
+            // locking others out.
             if oldest_first.len() >= limits.connections
                 && let Some(oldest) = oldest_first.pop_front()
             {
@@ -175,7 +178,8 @@ async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     }
 }
 
-/// Answers one request. A client that is too slow, or speaks no HTTP, only loses its own connection.
+/// Answers one request. A client that is too slow, or speaks no HTTP, only loses its own
+/// connection.
 async fn answer(stream: TcpStream, pages: Arc<Pages>, limits: Limits, mut stopping: watch::Receiver<bool>) {
     let give_way = Arc::new(Notify::new());
     let respond = service_fn(|request: hyper::Request<_>| {
@@ -292,7 +296,8 @@ const LIMITS: Limits = Limits {
     patience: Duration::from_secs(1),
 };
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a request line with its headers; the least that hyper allows. Prometheus sends some 300.
+/// Bytes of a request line with its headers; the least that hyper allows. Prometheus sends some
+/// 300.
 const MAX_REQUEST: usize = 8192;
 const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const INDEX: &str = "\

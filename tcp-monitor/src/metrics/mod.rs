@@ -1,5 +1,5 @@
-//! Prometheus metrics: [`Exporter`] renders a [`Snapshot`](crate::counts::Snapshot) of what was counted, [`http`] serves
-//! it.
+//! Prometheus metrics: [`Exporter`] renders a [`Snapshot`](crate::counts::Snapshot) of what was
+//! counted, [`http`] serves it.
 
 mod exporter;
 mod families;

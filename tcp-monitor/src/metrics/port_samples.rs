@@ -1,8 +1,9 @@
 //! The samples of service ports, written straight to the text that Prometheus reads.
 //!
-//! The crate's way, a structure for each sample and its `TextEncoder`, is too much for the 270 series of each of up to
-//! 4,096 ports. With 256 ports the encoder alone takes 0.6 times as long as making and encoding the samples together, with
-//! 4,096 the samples of `resets_total` alone take 130 MB, and a family can only be encoded as a whole. The text is the same.
+//! The crate's way, a structure for each sample and its `TextEncoder`, is too much for the 270
+//! series of each of up to 4,096 ports. With 256 ports the encoder alone takes 0.6 times as long as
+//! making and encoding the samples together, with 4,096 the samples of `resets_total` alone take
+//! 130 MB, and a family can only be encoded as a whole. The text is the same.
 
 use std::fmt::Write as _;
 
@@ -27,7 +28,8 @@ pub(super) struct PortSamples<'a> {
 }
 
 impl<'a> PortSamples<'a> {
-    /// Appends a family to `text`: `read` adds the samples of each of `ports`. Without a sample nothing is appended.
+    /// Appends a family to `text`: `read` adds the samples of each of `ports`. Without a sample
+    /// nothing is appended.
     pub(super) fn write<Read, T>(
         family: &'static Family<Read>,
         ports: &'a [(PortLabel, T)],
@@ -55,7 +57,8 @@ impl<'a> PortSamples<'a> {
         }
     }
 
-    /// Adds a sample, with the values of the labels in the order of their declaration, but for [`PORT`].
+    /// Adds a sample, with the values of the labels in the order of their declaration, but for
+    /// [`PORT`].
     pub(super) fn count(&mut self, labels: &[&str], count: u64) {
         self.series("", labels, None);
         self.number(count);
@@ -85,7 +88,8 @@ impl<'a> PortSamples<'a> {
         self.number(count);
     }
 
-    /// Writes the name and labels of a series. `bucket` is the place of the value of `le` among the bounds.
+    /// Writes the name and labels of a series. `bucket` is the place of the value of `le` among the
+    /// bounds.
     fn series(&mut self, suffix: &str, values: &[&str], bucket: Option<usize>) {
         let Self { text, name, labels, port, bounds } = self;
         debug_assert_eq!(values.len() + 1, labels.len(), "{name}");

@@ -112,8 +112,8 @@ impl Details {
     }
 }
 
-/// The part of `text` up to the last space that leaves at most `room` characters, and where the next
-/// part begins. `None` if there is no such space.
+/// The part of `text` up to the last space that leaves at most `room` characters, and where the
+/// next part begins. `None` if there is no such space.
 fn break_word(text: &str, room: usize) -> Option<(&str, usize)> {
     let limit = text.char_indices().nth(room).map_or(text.len(), |(at, c)| at + c.len_utf8());
     let at = text[..limit].rfind(' ').filter(|at| *at > 0)?;

@@ -1,8 +1,10 @@
-//! Outputs: events as a text log, as JSON lines, as views of whole connections, as packets with comments.
+//! Outputs: events as a text log, as JSON lines, as views of whole connections, as packets with
+//! comments.
 //!
-//! An output is an [`EventSink`], which turns events into items (a line, a diagram, a packet), and a
-//! [`Destination`], which takes the items. A [`FanOut`] passes each event to all outputs. A new output
-//! implements one of the two traits, or both, and is added where `cmd/outputs.rs` makes the fan-out.
+//! An output is an [`EventSink`], which turns events into items (a line, a diagram, a packet), and
+//! a [`Destination`], which takes the items. A [`FanOut`] passes each event to all outputs. A new
+//! output implements one of the two traits, or both, and is added where `cmd/outputs.rs` makes the
+//! fan-out.
 
 use std::io;
 
@@ -98,7 +100,8 @@ impl<'a> Context<'a> {
         self.clock.at(time)
     }
 
-    /// The name of the interface with index `ifindex` in the network namespace `netns`, if it is known.
+    /// The name of the interface with index `ifindex` in the network namespace `netns`, if it is
+    /// known.
     #[must_use]
     pub fn interface(&self, netns: u32, ifindex: u32) -> Option<String> {
         self.names.interface(netns, ifindex)

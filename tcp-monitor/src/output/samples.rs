@@ -20,7 +20,8 @@ use crate::lifecycle::{ConnectionId, End, TcpHeader, Time};
 
 /// Compares with the file `golden` in the folder `golden`.
 ///
-/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --lib output`, then read the difference.
+/// After an intended change: `BLESS=1 cargo test -p tcp-monitor --lib output`, then read the
+/// difference.
 pub(super) fn assert_golden(output: &str, golden: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/output/golden").join(golden);
     if env::var_os("BLESS").is_some() {
@@ -240,7 +241,8 @@ fn refused_at(us: u64, spent: Option<Duration>, duration: Duration, syn_retransm
         .map(|kind| Event { end: Some(End::First), ..of_connection(us, kind) })
 }
 
-/// An ACK of a FIN with five bytes, whose numbers are both wrong; once with relative numbers, once without.
+/// An ACK of a FIN with five bytes, whose numbers are both wrong; once with relative numbers, once
+/// without.
 pub(super) fn wrong() -> [Event; 2] {
     let fin = AckCheck { len: 5, ..acked(Acknowledged::Fin, 3_214_115_994, false) };
     let check = Check { ack: Some(fin), seq: Some(SeqCheck { expected: 303_234_859, holds: false }) };

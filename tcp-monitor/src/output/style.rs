@@ -23,7 +23,7 @@ pub(super) enum Color {
     Green,
     /// The end.
     Blue,
-    /// Worth a look.
+    /// Remarkable.
     Yellow,
     /// Possibly wrong.
     Red,

@@ -67,7 +67,8 @@ impl SocketLister {
         outcome.map(|()| census)
     }
 
-    /// Where to find the namespaces. They are not kept open: that would keep those of containers that have ended.
+    /// Where to find the namespaces. They are not kept open: that would keep those of containers
+    /// that have ended.
     fn namespaces(&self) -> Vec<PathBuf> {
         match &self.selection {
             NetnsSelection::All => match discover() {
@@ -197,8 +198,8 @@ impl<'a> NetnsCensus<'a> {
     }
 }
 
-/// Whether there are TCP sockets in the namespace that the calling thread is in; request sockets have a listener. `true` if the kernel
-/// does not say.
+/// Whether there are TCP sockets in the namespace that the calling thread is in; request sockets
+/// have a listener. `true` if the kernel does not say.
 fn has_sockets() -> bool {
     let counted = |table, protocol| {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;

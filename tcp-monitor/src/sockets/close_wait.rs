@@ -48,7 +48,8 @@ pub(super) struct Aged {
 impl CloseWaits {
     /// The ages of all the sockets of a dump made at `now`.
     ///
-    /// The peer's FIN came with an acknowledgment (RFC 9293, section 3.10.7.4), so it is no younger than the last one.
+    /// The peer's FIN came with an acknowledgment (RFC 9293, section 3.10.7.4), so it is no younger
+    /// than the last one.
     pub(super) fn age(&mut self, sockets: Vec<CloseWait>, now: Instant, stuck_after: Duration) -> Vec<Aged> {
         let mut seen = HashMap::with_capacity(sockets.len());
         let aged = sockets.into_iter().map(|socket| {
@@ -64,7 +65,8 @@ impl CloseWaits {
         aged
     }
 
-    /// Whether the socket is to be reported: when it gets stuck, and each time its age has doubled since.
+    /// Whether the socket is to be reported: when it gets stuck, and each time its age has doubled
+    /// since.
     pub(super) fn is_due(&self, aged: &Aged) -> bool {
         self.seen.get(&aged.socket.id).is_some_and(|seen| aged.age >= seen.report_at)
     }

@@ -1,7 +1,8 @@
-//! The existing sockets, as the kernel lists them (sock_diag(7)): for gauges, for connections opened before monitoring
-//! started, and for sockets stuck in CLOSE_WAIT.
+//! The existing sockets, as the kernel lists them (sock_diag(7)): for gauges, for connections
+//! opened before monitoring started, and for sockets stuck in CLOSE_WAIT.
 //!
-//! A thread dumps them every few seconds, and when a scrape asks, but for no more than one percent of the time.
+//! A thread dumps them every few seconds, and when a scrape asks, but for no more than one percent
+//! of the time.
 
 mod census;
 mod close_wait;
@@ -84,7 +85,8 @@ impl SocketDiag {
         Ok(Self { requests, latest })
     }
 
-    /// The ports that sockets serve or connect to: first those that are listened on, each in ascending order.
+    /// The ports that sockets serve or connect to: first those that are listened on, each in
+    /// ascending order.
     #[must_use]
     pub fn service_ports(&self) -> Vec<u16> {
         let fresh = self.ask(Request::Fresh).and_then(|answer| answer.recv().ok());
@@ -101,15 +103,16 @@ impl SocketDiag {
         let _ = self.requests.send(Request::ReadBeforeDumps(read));
     }
 
-    /// The connections that exist now, but for half-open ones, in the order of time in which they were listed.
+    /// The connections that exist now, but for half-open ones, in the order of time in which they
+    /// were listed.
     #[must_use]
     pub fn existing(&self) -> Vec<PresentSocket> {
         self.ask(Request::Existing).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 
-    /// The sockets: as of now if they can be dumped within a second, else as of the latest dump, but for the age of those in
-    /// CLOSE_WAIT, which is that of now.
-    /// `None` if the kernel does not list them.
+    /// The sockets: as of now if they can be dumped within a second, else as of the latest dump,
+    /// but for the age of those in CLOSE_WAIT, which is that of now. `None` if the kernel does not
+    /// list them.
     #[must_use]
     pub fn sockets(&self) -> Option<Dump> {
         if let Some(answer) = self.ask(Request::Fresh) {

@@ -9,8 +9,8 @@ use crate::lifecycle::input::{Comm, Process};
 
 /// Finds a process for each socket of interest, and remembers it as long as it holds the socket.
 ///
-/// Of several processes that hold one socket, any is found. Processes that `/proc` does not show, of another user or
-/// another PID namespace, are not found.
+/// Of several processes that hold one socket, any is found. Processes that `/proc` does not show,
+/// of another user or another PID namespace, are not found.
 #[derive(Debug, Default)]
 pub struct Owners {
     holders: HashMap<u32, Holder>,
@@ -29,8 +29,8 @@ struct Holder {
 impl Owners {
     /// The processes that hold the sockets with these inode numbers, as far as they are found.
     ///
-    /// A search ends when all are found or after 100 ms, to go on from there the next time; and searching never takes more than
-    /// one percent of the time.
+    /// A search ends when all are found or after 100 ms, to go on from there the next time; and
+    /// searching never takes more than one percent of the time.
     pub fn find(&mut self, sockets: &HashSet<u32>) -> HashMap<u32, Process> {
         self.holders.retain(|inode, holder| sockets.contains(inode) && holder.holds(*inode));
         let missing: HashSet<u32> =

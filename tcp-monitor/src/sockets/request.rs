@@ -1,4 +1,5 @@
-//! Requests for dumps (linux/inet_diag.h: `struct inet_diag_req_v2`), and the filter of ports that goes with them.
+//! Requests for dumps (linux/inet_diag.h: `struct inet_diag_req_v2`), and the filter of ports that
+//! goes with them.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use tcp_monitor_common::TcpState;
@@ -25,8 +26,8 @@ impl Wanted {
     pub(super) const CLOSE_WAIT: Self = Self { states: 1 << TcpState::CloseWait as u8, info: true };
 }
 
-/// The message that asks for a dump of `wanted` sockets of one address family that have one of `ports` at either end;
-/// of all if that is empty or too much to ask.
+/// The message that asks for a dump of `wanted` sockets of one address family that have one of
+/// `ports` at either end; of all if that is empty or too much to ask.
 pub(super) fn request(wanted: Wanted, family: u8, ports: &PortSet) -> Vec<u8> {
     let body = Body {
         family,
@@ -54,17 +55,18 @@ pub(super) fn request(wanted: Wanted, family: u8, ports: &PortSet) -> Vec<u8> {
     message
 }
 
-/// The program that the kernel runs for each socket (`inet_diag_bc_run`): it lists those with one of `ports` at either end.
+/// The program that the kernel runs for each socket (`inet_diag_bc_run`): it lists those with one
+/// of `ports` at either end.
 ///
-/// Each instruction has the distance of the next one if its condition holds, and if not. A jump exactly to the end lists
-/// the socket, one four bytes past it does not.
+/// Each instruction has the distance of the next one if its condition holds, and if not. A jump
+/// exactly to the end lists the socket, one four bytes past it does not.
 fn filter(ports: &PortSet) -> Vec<u8> {
     let ranges: Vec<_> = ports.ranges().collect();
     if ranges.is_empty() || ranges.len() > MAX_RANGES {
         return Vec::new();
     }
-    // For both ends of each range: "at least the first port, else to the next range", "at most the last port, else the
-    // same", "to the end". After the last range the socket is not listed.
+    // For both ends of each range: "at least the first port, else to the next range", "at most the
+    // last port, else the same", "to the end". After the last range the socket is not listed.
     let blocks = 2 * ranges.len();
     let length = blocks * BLOCK - JUMP;
     let mut program = Vec::with_capacity(length);
@@ -130,7 +132,8 @@ struct Body {
 
 /// Every number of [`TcpState`].
 const ALL_STATES: u32 = 0x1ffe;
-/// More ranges of ports than this are not asked for: the kernel would take longer to decide than to list.
+/// More ranges of ports than this are not asked for: the kernel would take longer to decide than to
+/// list.
 const MAX_RANGES: usize = 16;
 /// Bytes of an instruction without and with a port, and of those for one end of a range.
 const JUMP: usize = 4;

@@ -1,4 +1,5 @@
-//! A row of a dump (linux/inet_diag.h: `struct inet_diag_msg` and attributes): one socket as it is now.
+//! A row of a dump (linux/inet_diag.h: `struct inet_diag_msg` and attributes): one socket as it is
+//! now.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -21,7 +22,8 @@ pub(super) struct Row {
     pub(super) cookie: u64,
     /// When its timer fires; of a timewait socket, when it ends.
     pub(super) expires: Duration,
-    /// Bytes to be read, the peer's FIN counted as one; of a listener the length of its accept queue.
+    /// Bytes to be read, the peer's FIN counted as one; of a listener the length of its accept
+    /// queue.
     pub(super) receive_queue: u32,
     /// Bytes not acknowledged; of a listener the limit of its accept queue.
     pub(super) send_queue: u32,
@@ -102,7 +104,8 @@ fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
     }
 }
 
-/// The field of `struct tcp_info` at `offset`. Each kernel has its own length of it; fields never move.
+/// The field of `struct tcp_info` at `offset`. Each kernel has its own length of it; fields never
+/// move.
 fn millis_at(info: &[u8], offset: usize) -> Option<Duration> {
     let field = info.get(offset..)?.first_chunk()?;
     Some(Duration::from_millis(u32::from_ne_bytes(*field).into()))

@@ -27,8 +27,8 @@ impl SockDiag {
         NetlinkSocket::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
-    /// Dumps the `wanted` sockets of both address families; those with neither port in `ports` may be left out. `false` if
-    /// the kernel reports that the dump may be inconsistent.
+    /// Dumps the `wanted` sockets of both address families; those with neither port in `ports` may
+    /// be left out. `false` if the kernel reports that the dump may be inconsistent.
     ///
     /// # Errors
     /// If the kernel cannot list sockets: it may lack the module `tcp_diag`.
@@ -41,7 +41,8 @@ impl SockDiag {
         let mut consistent = true;
         let mut buffer = Vec::with_capacity(BUFFER);
         for family in [AF_INET, AF_INET6] {
-            // The kernel makes the first part of the answer at the request, and each other when the one before is received.
+            // The kernel makes the first part of the answer at the request, and each other when the
+            // one before is received.
             let mut not_before = clock::now();
             self.0.send(&request(wanted, family, ports))?;
             loop {

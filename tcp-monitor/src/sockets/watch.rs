@@ -84,7 +84,8 @@ impl Watch {
         }
     }
 
-    /// Dumps the sockets, publishes them and reports those that are stuck. Returns the connections, if they are wanted.
+    /// Dumps the sockets, publishes them and reports those that are stuck. Returns the connections,
+    /// if they are wanted.
     fn dump(&mut self, want_existing: bool) -> Vec<PresentSocket> {
         let begin = cpu_time();
         let counted_before = self.read_counters.as_ref().and_then(|read| read()).map(Arc::new);
@@ -110,7 +111,8 @@ impl Watch {
         existing
     }
 
-    /// Adds the age of those in CLOSE_WAIT, and those that are stuck in it by the process that holds them.
+    /// Adds the age of those in CLOSE_WAIT, and those that are stuck in it by the process that
+    /// holds them.
     fn judge(&mut self, aged: &[Aged], sockets: &mut SocketsByPort) {
         for Aged { socket, age } in aged {
             let sockets = sockets.entry(socket.service.port).or_default();
@@ -187,7 +189,8 @@ fn cpu_time() -> Duration {
 
 /// After a dump there is none for so many times as long as it took: one percent of a CPU.
 const REST: u32 = 100;
-/// The time between dumps that nobody requests: a quarter of the time after which a socket is stuck, within these limits.
+/// The time between dumps that nobody requests: a quarter of the time after which a socket is
+/// stuck, within these limits.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Command names in labels.

@@ -1,5 +1,5 @@
-//! Files that are not captures, or damaged: the error is reported, earlier packets and other files are
-//! processed.
+//! Files that are not captures, or damaged: the error is reported, earlier packets and other files
+//! are processed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -154,7 +154,8 @@ fn a_file_without_read_permission_is_reported() {
     if rustix::process::geteuid().is_root() {
         // Root may read everything, and the user nobody may not enter the folder of the binary.
         let binary = folder.path().join("tcp-monitor");
-        // Not by this process: what another test starts meanwhile would inherit it open for writing.
+        // Not by this process: what another test starts meanwhile would inherit it open for
+        // writing.
         let copied = Command::new("cp")
             .args([env!("CARGO_BIN_EXE_tcp-monitor").as_ref(), binary.as_os_str()])
             .status();

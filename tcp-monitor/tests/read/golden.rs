@@ -1,6 +1,7 @@
 //! The output for captures, to the letter.
 //!
-//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the difference.
+//! After an intended change: `BLESS=1 cargo test -p tcp-monitor --test read`, then read the
+//! difference.
 
 use std::path::Path;
 use std::{env, fs};
@@ -37,12 +38,12 @@ fn json_is_as_it_was() {
 }
 
 #[test]
-fn the_readme_shows_what_is_printed() {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
-    let readme = fs::read_to_string(readme).expect("it is checked in");
+fn the_document_shows_what_is_printed() {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/captures.md");
+    let document = fs::read_to_string(document).expect("it is checked in");
     let said = read(&[&path("scenarios/lost_fin.pcap")]);
     let example = format!("```\n{}{}```\n", said.out, said.err);
-    assert!(readme.contains(&example), "not in README.md:\n{example}");
+    assert!(document.contains(&example), "not in docs/captures.md:\n{example}");
 }
 
 fn check(capture: &str, options: &[&str], ending: &str) {

@@ -1,5 +1,5 @@
-//! `tcp-monitor read`, through the binary: what it prints, and what it says of files that are not as they should be. Needs no
-//! privilege.
+//! `tcp-monitor read`, through the binary: what it prints, and what it says of files that are not
+//! as they should be. Needs no privilege.
 
 mod damage;
 mod golden;

@@ -57,7 +57,8 @@ fn a_file_that_begins_before_the_one_before_it_ended_is_a_capture_of_its_own() {
     for (event, expected) in both.iter().zip(first.iter().chain(&first)) {
         assert_eq!(without_numbers(event), without_numbers(expected), "nothing counts as retransmitted");
     }
-    // Numbers go on: no connection of the second file has one of the first, and frames count all packets.
+    // Numbers go on: no connection of the second file has one of the first, and frames count all
+    // packets.
     let (_, packets) = packets("ethernet.pcap");
     let (of_first, of_second) = both.split_at(first.len());
     assert_eq!(of_first, first);
@@ -139,7 +140,7 @@ fn the_c_locale_means_ascii() {
 }
 
 #[test]
-fn colour_is_for_terminals_or_whoever_asks() {
+fn colour_is_for_terminals_or_on_request() {
     let plain = read(&[&path("ethernet.pcap")]);
     let coloured = read(&["--color", "always", &path("ethernet.pcap")]);
     assert!(!plain.out.contains('\x1b') && coloured.out.contains("\x1b[36mSYN"));

@@ -1,6 +1,6 @@
-//! Where tshark and tcp-monitor differ, and why neither is mended.
+//! Where tshark and tcp-monitor differ, and why.
 
-/// A difference that is known.
+/// A known difference.
 pub(crate) struct Explained {
     pub(crate) capture: &'static str,
     /// `None`: in any stream of the capture.
@@ -14,7 +14,7 @@ pub(crate) const EXPLAINED: &[Explained] = &[
         capture: "scenarios/simultaneous_open.pcap",
         stream: Some(0),
         field: "retransmissions",
-        reason: "who answers a SYN with his own sends that again, but with an ACK: it is the answer",
+        reason: "an end that answers a SYN with its own retransmits that with an ACK: it is the answer",
     },
     Explained {
         capture: "scenarios/simultaneous_open.pcap",
@@ -26,18 +26,18 @@ pub(crate) const EXPLAINED: &[Explained] = &[
         capture: "sections.pcapng",
         stream: Some(0),
         field: "SYNs",
-        reason: "the second section has the packets of the first once more, seen on other interfaces: copies, told once",
+        reason: "the second section has the packets of the first once more, seen on other interfaces: duplicates, shown once",
     },
     Explained {
         capture: "sections.pcapng",
         stream: Some(0),
         field: "retransmissions",
-        reason: "tshark takes copies seen on other interfaces for retransmissions",
+        reason: "tshark takes duplicates seen on other interfaces for retransmissions",
     },
     Explained {
         capture: "short.pcap",
         stream: None,
         field: "segments in conversations",
-        reason: "tshark gives a segment up whose options are cut off before it gets to that table",
+        reason: "tshark leaves a segment with truncated options out of that table",
     },
 ];

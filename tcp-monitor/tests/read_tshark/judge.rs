@@ -1,4 +1,4 @@
-//! What tshark says of a capture.
+//! A capture as tshark describes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +17,8 @@ pub(crate) struct Judged {
     pub(crate) segments: usize,
     /// How many are in the table of conversations.
     pub(crate) conversing: usize,
+    /// Source, destination and sequence number of each segment, by its frame number.
+    pub(crate) frames: BTreeMap<u64, (SocketAddr, SocketAddr, u64)>,
 }
 
 /// A stream and where in the capture it is.
@@ -30,7 +32,7 @@ pub(crate) struct JudgedStream {
     frames: Vec<Frame>,
 }
 
-/// One segment, as tshark says.
+/// One segment, as tshark describes it.
 struct Frame {
     stream: usize,
     time: u64,
@@ -45,6 +47,10 @@ struct Frame {
     /// A retransmission of any kind, or out of order.
     is_behind: bool,
     initial_rtt: Option<u64>,
+    /// `frame.number`.
+    number: u64,
+    /// The sequence number in the header.
+    seq_raw: u64,
 }
 
 pub(crate) fn streams(path: &Path) -> Result<Judged> {
@@ -61,12 +67,14 @@ pub(crate) fn streams(path: &Path) -> Result<Judged> {
         let frame = Frame::parse(line).with_context(|| line.to_owned())?;
         by_stream.entry(frame.stream).or_default().push(frame);
     }
+    let frames = by_stream.values().flatten();
+    let frames = frames.map(|frame| (frame.number, (frame.src, frame.dst, frame.seq_raw))).collect();
     let conversations: Vec<_> = table.lines().filter_map(Conversation::parse).collect();
     let segments = by_stream.values().map(Vec::len).sum();
     let conversing = conversations.iter().map(|conversation| conversation.frames).sum();
     let streams =
         by_stream.into_values().map(|frames| describe(frames, &conversations)).collect::<Result<_>>()?;
-    Ok(Judged { streams, segments, conversing })
+    Ok(Judged { streams, segments, conversing, frames })
 }
 
 fn describe(frames: Vec<Frame>, conversations: &[Conversation]) -> Result<JudgedStream> {
@@ -117,7 +125,8 @@ fn describe(frames: Vec<Frame>, conversations: &[Conversation]) -> Result<Judged
 }
 
 impl JudgedStream {
-    /// Payload of client and server that was acknowledged until `time`; `None` in a stream met midway.
+    /// Payload of client and server that was acknowledged until `time`; `None` in a stream met
+    /// midway.
     pub(crate) fn bytes_until(&self, time: u64) -> Option<[u64; 2]> {
         let frames = &self.frames[..self.frames.partition_point(|frame| frame.time <= time)];
         self.from_syn.then(|| {
@@ -144,14 +153,15 @@ fn closer(fins: &[&Frame], client: SocketAddr) -> Option<&'static str> {
     })
 }
 
-/// The highest acknowledgment number of what `address` sent, counted from its SYN. That of a RST counts for nothing.
+/// The highest acknowledgment number of what `address` sent, counted from its SYN. That of a RST
+/// counts for nothing.
 fn highest_ack_to(address: SocketAddr, frames: &[Frame]) -> u64 {
     let acks = frames.iter().filter(|frame| frame.dst == address && frame.flags & (ACK | RST) == ACK);
     acks.map(|frame| frame.ack).max().unwrap_or_default()
 }
 
 impl End {
-    /// What `address` sent. What was sent again after the end is not counted.
+    /// What `address` sent. Retransmissions after the end are not counted.
     fn of(address: SocketAddr, frames: &[Frame], end_of_stream: usize) -> Self {
         let count = |is: &dyn Fn(&Frame) -> bool| {
             frames.iter().filter(|frame| frame.src == address && is(frame)).count()
@@ -199,6 +209,8 @@ impl Frame {
             again,
             disordered,
             rtt,
+            number,
+            seq_raw,
         ] = fields[..]
         else {
             return None;
@@ -220,6 +232,8 @@ impl Frame {
             completeness: completeness.parse().unwrap_or_default(),
             is_behind: !again.is_empty() || !disordered.is_empty(),
             initial_rtt: (!rtt.is_empty()).then(|| nanoseconds(rtt)),
+            number: number.parse().ok()?,
+            seq_raw: seq_raw.parse().ok()?,
         })
     }
 
@@ -273,8 +287,8 @@ fn nanoseconds(seconds: &str) -> u64 {
     whole * 1_000_000_000 + digits.get(..9).and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
-/// Two passes, of which the second knows the whole stream. Later fragments are not put together here, and an ICMP error
-/// quotes the segment that it is about.
+/// Two passes, of which the second knows the whole stream. Fragments are not reassembled here, and
+/// an ICMP error quotes the segment that it is about.
 const OPTIONS: [&str; 15] = [
     "-2",
     "-n",
@@ -295,7 +309,7 @@ const OPTIONS: [&str; 15] = [
 /// What the table of conversations begins with.
 const TABLE: &str =
     "================================================================================\nTCP Conversations\n";
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 19] = [
     "tcp.stream",
     "frame.time_epoch",
     "frame.time_relative",
@@ -314,6 +328,8 @@ const FIELDS: [&str; 17] = [
     "tcp.analysis.retransmission",
     "tcp.analysis.out_of_order",
     "tcp.analysis.initial_rtt",
+    "frame.number",
+    "tcp.seq_raw",
 ];
 
 const FIN: u32 = 0x01;

@@ -1,7 +1,8 @@
-//! tshark as the judge of `tcp-monitor read`: of every TCP stream in every capture here, both say the same.
+//! tshark as the judge of `tcp-monitor read`: of every TCP stream in every capture here, both say
+//! the same.
 //!
-//! One trial a capture. Without tshark they are ignored. A disagreement that is none of ours stands in
-//! [`explained::EXPLAINED`], with its reason.
+//! One trial a capture. Without tshark they are ignored. A disagreement that is none of ours stands
+//! in [`explained::EXPLAINED`], with its reason.
 
 mod explained;
 mod judge;
@@ -59,20 +60,21 @@ fn captures() -> Result<BTreeMap<String, PathBuf>> {
     Ok(captures)
 }
 
-/// What is said of one end of a stream.
+/// One end of a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct End {
     syns: usize,
     fins: usize,
     rsts: usize,
-    /// Segments with payload, SYN or FIN that were sent again, until both FINs are acknowledged or there is a RST.
+    /// Retransmitted segments with payload, SYN or FIN, until both FINs are acknowledged or there
+    /// is a RST.
     retransmissions: usize,
-    /// Segments that fill a gap. For tshark they are out of order if they come soon, and else retransmissions; here,
-    /// what was not seen before is not seen again.
+    /// Segments that fill a gap. For tshark they are out of order if they come soon, and else
+    /// retransmissions; here, what was not seen before is not seen again.
     gaps_filled: usize,
 }
 
-/// What is said of a stream.
+/// A stream.
 #[derive(Debug, Default)]
 struct Stream {
     /// By the address that sent.
@@ -100,6 +102,9 @@ fn compare(name: &str, path: &Path) -> Result<()> {
         if theirs != ours.segments {
             found.push((None, (field, theirs.to_string(), ours.segments.to_string())));
         }
+    }
+    if let [wrong, ..] = ours.wrong_frames.as_slice() {
+        bail!("{} events with another frame than tshark's: {wrong}", ours.wrong_frames.len());
     }
     let known: Vec<_> = EXPLAINED.iter().filter(|known| known.capture == name).collect();
     let explains = |known: &Explained, stream: Option<usize>, field| {

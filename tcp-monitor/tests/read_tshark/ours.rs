@@ -1,4 +1,4 @@
-//! What `tcp-monitor read` says of a capture.
+//! A capture as `tcp-monitor read` describes it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,6 +15,8 @@ pub(crate) struct Ours {
     /// In the order of tshark's.
     pub(crate) streams: Vec<Stream>,
     pub(crate) segments: usize,
+    /// Events whose frame is another segment's for tshark.
+    pub(crate) wrong_frames: Vec<String>,
 }
 
 /// Each event goes to the stream with its addresses that began last.
@@ -28,8 +30,12 @@ pub(crate) fn streams(path: &Path, judged: &Judged) -> Result<Ours> {
     let segments =
         said.lines().find_map(summed_up).with_context(|| format!("no number of segments in: {said}"))?;
     let mut gathered: Vec<_> = judged.streams.iter().map(|_| Gathered::default()).collect();
+    let mut wrong_frames = Vec::new();
     for line in String::from_utf8(output.stdout)?.lines() {
         let event: Value = serde_json::from_str(line)?;
+        if !has_right_frame(&event, judged)? {
+            wrong_frames.push(line.to_owned());
+        }
         let (time, ends) = (time_of(&event)?, ends_of(&event)?);
         // What ends a connection at the first segment of the next is of the one that ends.
         let is_end = matches!(event["event"].as_str(), Some("closed"));
@@ -50,7 +56,25 @@ pub(crate) fn streams(path: &Path, judged: &Judged) -> Result<Ours> {
         let client = judged.streams[number].client;
         gathered[number].take(&event, time, ends[0], client);
     }
-    Ok(Ours { streams: gathered.into_iter().map(Gathered::stream).collect(), segments })
+    let streams = gathered.into_iter().map(Gathered::stream).collect();
+    Ok(Ours { streams, segments, wrong_frames })
+}
+
+/// Whether tshark has the segment at the frame of its event, and for another event a segment of the
+/// same connection.
+fn has_right_frame(event: &Value, judged: &Judged) -> Result<bool> {
+    let ends = ends_of(event)?;
+    let Some(frame) = event["frame"].as_u64() else {
+        // A timeout has no packet.
+        return Ok(event["event"] != "segment");
+    };
+    Ok(judged.frames.get(&frame).is_some_and(|(src, dst, seq)| {
+        if event["event"] == "segment" {
+            ends == [*src, *dst] && event["seq"] == *seq
+        } else {
+            ends == [*src, *dst] || ends == [*dst, *src]
+        }
+    }))
 }
 
 /// The events of one stream.

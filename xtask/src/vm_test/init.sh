@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# The first and only process of a machine of `cargo xtask vm-test`: runs the agent while connections are made, and
+# Process 1 of a machine of `cargo xtask vm-test`: runs the agent while connections are made, and
 # reports on the second serial port, in sections.
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -13,14 +13,14 @@ depmod
 ip link set lo up
 
 start_agent() {
-    # What an earlier agent said is not to be taken for what this one says.
+    # The output of an earlier agent must not be read as that of this one.
     : >/agent
     tcp-monitor --output json --listen 127.0.0.1:9899 "$@" >/events 2>/agent &
     agent=$!
     until grep -q '^attached:' /agent || ! kill -0 $agent; do usleep 100000; done
 }
 
-# Where there is no TCX, an agent that is killed leaves its classifiers behind. The next has to remove them.
+# Without TCX, an agent that is killed leaves its classifiers behind. The next one must remove them.
 start_agent --kernel-log --bpf-stats
 kill -KILL $agent
 wait $agent
@@ -30,7 +30,7 @@ start_agent --port 8899
 echo '== traffic'
 xtask vm-traffic 127.0.0.1:8899
 echo '== metrics'
-# Sockets are not looked at for a while after the last time, which took long on a machine this slow.
+# After a dump of the sockets, which takes long on a slow machine, there is none for a while.
 tries=0
 until wget -q -O /metrics http://127.0.0.1:9899/metrics && grep -q '_connections{.*"time_wait"} 1' /metrics ||
     [ $tries -ge 30 ]; do

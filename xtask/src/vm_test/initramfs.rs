@@ -12,7 +12,7 @@ use super::kernel::Kernel;
 use crate::process::{self, output};
 
 const INIT: &str = include_str!("init.sh");
-/// What kernels before 6.6 need for a classifier (from 6.6 on it is built in), and all to list their sockets.
+/// Modules for a classifier before 6.6 (from 6.6 on it is built in), and to list sockets.
 const MODULES: [(&str, &str); 4] =
     [("sched", "cls_bpf"), ("sched", "sch_ingress"), ("ipv4", "inet_diag"), ("ipv4", "tcp_diag")];
 
@@ -22,7 +22,7 @@ const LINK: u32 = 0o120_777;
 /// The name of the entry that ends an archive.
 const END: &str = "TRAILER!!!";
 
-/// An archive with `agent`, this program, busybox, the libraries they need, and modules of `kernel`.
+/// An archive with `agent`, this program, busybox, their libraries, and modules of `kernel`.
 ///
 /// # Errors
 /// If a file cannot be read, or a module unpacked.
@@ -112,7 +112,8 @@ impl Archive {
     fn entry(&mut self, path: &str, mode: u32, content: &[u8]) {
         let path = path.trim_start_matches('/');
         self.inode += 1;
-        // Inode, mode, owner, group, links, time, size, four device numbers, length of the name, checksum.
+        // Inode, mode, owner, group, links, time, size, four device numbers, length of the name,
+        // checksum.
         let (inode, size, name_len) = (self.inode, content.len(), path.len() + 1);
         let header = format!(
             "070701{inode:08x}{mode:08x}{0:08x}{0:08x}{1:08x}{0:08x}{size:08x}{0:08x}{0:08x}{0:08x}{0:08x}{name_len:08x}{0:08x}",

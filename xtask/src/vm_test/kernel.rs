@@ -11,14 +11,15 @@ use crate::process::{self, output};
 
 /// A kernel that can be booted.
 pub(super) struct Kernel {
-    /// As `uname -r` tells it.
+    /// As `uname -r` prints it.
     pub(super) release: String,
     pub(super) image: PathBuf,
     /// Where its modules are.
     pub(super) modules: PathBuf,
 }
 
-/// The kernels that `wanted` names: series, or package files. If it names none, the newest of every series there is.
+/// The kernels that `wanted` names: series, or package files. If it names none, the newest of every
+/// series there is.
 ///
 /// # Errors
 /// If there is no such kernel, or it cannot be fetched.
@@ -61,7 +62,7 @@ fn unpack(file: &Path, cache: &Path) -> Result<Kernel> {
         .with_context(|| format!("{} is no Debian package", file.display()))?;
     let folder = cache.join(&package);
     if !folder.is_dir() {
-        // Renamed when complete, so that what was interrupted is not taken for a kernel.
+        // Renamed when complete, so that an interrupted unpacking leaves no kernel.
         let partial = cache.join("partial");
         if partial.is_dir() {
             fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
@@ -84,8 +85,8 @@ fn open(folder: &Path) -> Result<Kernel> {
     })
 }
 
-/// The packages that apt offers, and those unpacked before. The cloud images have all that is needed, in a third of
-/// the size.
+/// The packages that apt offers, and those unpacked before. The cloud images have all that is
+/// needed in a third of the size.
 fn newest_of_each_series(cache: &Path) -> BTreeMap<Series, String> {
     let offered = output(Command::new("apt-cache").args([
         "search",

@@ -1,4 +1,4 @@
-//! What a machine reported, and what it should have.
+//! Compares what a machine reported with what it should report.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -10,15 +10,15 @@ pub(super) struct Report<'a> {
     sections: BTreeMap<&'a str, Vec<&'a str>>,
 }
 
-/// Something that should be so.
+/// A claim and whether it holds.
 pub(super) struct Check {
     pub(super) claim: &'static str,
-    /// What is so instead, if it is not.
+    /// What was found instead, if it does not hold.
     pub(super) found: Result<(), String>,
 }
 
 impl<'a> Report<'a> {
-    /// A machine that died early leaves a report that lacks sections.
+    /// The report of a machine that died early lacks sections.
     pub(super) fn parse(output: &'a str) -> Self {
         let mut sections: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut lines = Vec::new();
@@ -95,9 +95,9 @@ impl<'a> Report<'a> {
             ),
             equal("both ends complete the handshake", &handshakes, &orderly.handshakes()),
             equal(
-                "both ends tell how the connection closed",
+                "both ends report how the connection closed",
                 &["client remote", "server local"],
-                &orderly.told("closed", "role", "closed_by"),
+                &orderly.pairs("closed", "role", "closed_by"),
             ),
             equal(
                 "both ends complete the handshake of the aborted connection",
@@ -107,12 +107,12 @@ impl<'a> Report<'a> {
             equal(
                 "the reset is seen by both ends",
                 &["received established", "sent established"],
-                &aborted.told("reset", "direction", "phase"),
+                &aborted.pairs("reset", "direction", "phase"),
             ),
             equal(
-                "both ends tell that the connection was reset",
+                "both ends report that the connection was reset",
                 &["client remote_reset", "server local_reset"],
-                &aborted.told("closed", "role", "closed_by"),
+                &aborted.pairs("closed", "role", "closed_by"),
             ),
             equal("one handshake was refused", &[1], &[events.iter().filter(refused).count()]),
         ]
@@ -133,12 +133,7 @@ impl<'a> Report<'a> {
                 1,
             ),
             ("the connection in TIME_WAIT is counted", "state_transitions_total", r#"to="time_wait""#, 1),
-            (
-                "the socket in TIME_WAIT is among those that are there",
-                "connections",
-                r#"state="time_wait""#,
-                1,
-            ),
+            ("the socket in TIME_WAIT is among the gauges", "connections", r#"state="time_wait""#, 1),
             ("segments out of lo are counted", "segments_total", r#"direction="egress""#, 9),
             ("segments into lo are counted", "segments_total", r#"direction="ingress""#, 9),
         ];
@@ -162,7 +157,7 @@ impl<'a> Report<'a> {
         lines.find_map(|line| line.strip_prefix(connection)?.strip_prefix(' ')).unwrap_or_default()
     }
 
-    /// What is no event is `null`, which fails the checks.
+    /// A line that is no event becomes `null`, which fails the checks.
     fn events(&self) -> Vec<Value> {
         self.lines("events").iter().map(|line| serde_json::from_str(line).unwrap_or_default()).collect()
     }
@@ -194,7 +189,8 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Who sent each segment, and its step in the connection.
     ///
-    /// Without the one that a client may send to acknowledge the server's FIN, before its own FIN does so as well.
+    /// Without the ACK with which a client may acknowledge the server's FIN before its own FIN does
+    /// so.
     fn segments(&self) -> Vec<String> {
         let all = self.events.iter().filter(|event| event["event"] == "segment");
         let ours = all.filter(|event| event["src"] == self.client || event["dst"] == self.client);
@@ -212,16 +208,17 @@ impl Connection<'_> {
     }
 
     fn handshakes(&self) -> Vec<String> {
-        self.told("handshake", "role", "result")
+        self.pairs("handshake", "role", "result")
     }
 
-    /// Two fields of each event of a kind, in alphabetical order: the ends of a connection report in either order.
-    fn told(&self, kind: &str, first: &str, second: &str) -> Vec<String> {
+    /// Two fields of each event of a kind, in alphabetical order: the ends of a connection report
+    /// in either order.
+    fn pairs(&self, kind: &str, first: &str, second: &str) -> Vec<String> {
         let events = self.of_kind(kind);
-        let mut told: Vec<_> =
+        let mut pairs: Vec<_> =
             events.map(|event| format!("{} {}", text(&event[first]), text(&event[second]))).collect();
-        told.sort_unstable();
-        told
+        pairs.sort_unstable();
+        pairs
     }
 
     fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
@@ -252,7 +249,7 @@ mod tests {
     #[test]
     fn a_machine_that_reports_nothing_fails() {
         let checks = Report::parse("").checks();
-        // That nothing was left behind is true of nothing.
+        // An empty report does not contradict that nothing was left behind.
         assert!(checks.iter().filter(|check| check.found.is_ok()).count() <= 1);
     }
 

@@ -1,5 +1,5 @@
-//! The connections that a machine makes with itself. Each waits for what the peer does, so their events come in one
-//! order only.
+//! The connections that a machine makes with itself. Each step waits for the peer, so their events
+//! come in one order only.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,8 @@ pub(crate) struct Arguments {
     address: SocketAddr,
 }
 
-/// A refused, an orderly and an aborted connection. Prints what each is and the client's address, where it has one.
+/// A refused, an orderly and an aborted connection. Prints what each is and the client's address,
+/// if it has one.
 ///
 /// # Errors
 /// If a connection does not end as it should.
@@ -32,7 +33,7 @@ fn refused(address: SocketAddr) -> Result<()> {
             Ok(())
         }
         Err(error) => Err(error).context("not refused"),
-        Ok(_) => bail!("nobody listens on {address}, and yet it takes connections"),
+        Ok(_) => bail!("no listener on {address}, but it accepts connections"),
     }
 }
 

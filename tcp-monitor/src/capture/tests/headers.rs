@@ -71,7 +71,7 @@ fn every_link_type_leads_to_the_segment() {
         (113, [&[0; 14][..], &[0x81, 0, 0, 7, 0x08, 0]].concat(), &v4),
         (276, [&[0x08, 0][..], &[0; 18]].concat(), &v4),
         (276, [&[0x81, 0][..], &[0; 18], &[0, 7, 0x86, 0xdd]].concat(), &v6),
-        // The length of frame check sequences is told in the upper half.
+        // The length of frame check sequences is in the upper half.
         (0x2400_0001, ethernet(&[0x0800], &[]), &v4),
     ];
     for (link, header, ip) in cases {
@@ -207,14 +207,14 @@ fn a_short_snap_length_keeps_what_there_is() {
             };
             let found = found.expect("the fixed header is there");
             assert_eq!((found.payload_len, found.header.header_len), (12, 40));
-            let told = found.header.options;
-            assert_eq!(told.mss, (options >= 4).then_some(1460));
-            assert_eq!(told.sack_permitted, options >= 8, "in words of four bytes");
+            let options_found = found.header.options;
+            assert_eq!(options_found.mss, (options >= 4).then_some(1460));
+            assert_eq!(options_found.sack_permitted, options >= 8, "in words of four bytes");
             assert_eq!(
-                told.timestamps,
+                options_found.timestamps,
                 (options >= 16).then_some(Timestamps { value: 0x0102_0304, echo: 0 })
             );
-            assert_eq!(told.window_scale, (options >= 20).then_some(7));
+            assert_eq!(options_found.window_scale, (options >= 20).then_some(7));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The captures in `tests/captures`, compared with the fields that tshark prints of each packet.
 //!
-//! `tests/captures/record` recorded them with tcpdump, converted them with editcap and mergecap, generated what
-//! neither of them writes, and had tshark print the fields (`tests/captures/judge`) that are expected here.
+//! `tests/captures/record` recorded them with tcpdump, converted them with editcap and mergecap,
+//! generated what neither of them writes, and had tshark print the fields (`tests/captures/judge`)
+//! that are expected here.
 
 use std::{fmt::Debug, fs, net::IpAddr, num::NonZeroU64, path::Path, str::FromStr};
 
@@ -32,7 +33,8 @@ fn tshark_agrees_on_every_packet_of_every_capture() {
     }
 }
 
-/// tshark counts the interfaces of each section from 0. The one capture here with two sections has three in each.
+/// tshark counts the interfaces of each section from 0. The one capture here with two sections has
+/// three in each.
 fn in_terms_of_tshark(packet: &SegmentInput, path: &Path) -> SegmentInput {
     let ifindex = match packet.ifindex.checked_sub(FILE_INTERFACES) {
         Some(interface) if path.ends_with("sections.pcapng") => FILE_INTERFACES + interface % 3,
@@ -41,8 +43,8 @@ fn in_terms_of_tshark(packet: &SegmentInput, path: &Path) -> SegmentInput {
     SegmentInput { ifindex, ..*packet }
 }
 
-/// A line of tshark's. It does not have the payload length of a first fragment, which is copied from
-/// `packets`.
+/// A line of tshark's. It does not have the payload length of a first fragment, which is copied
+/// from `packets`.
 fn parse(line: &str, packets: &[SegmentInput]) -> SegmentInput {
     let fields: Vec<_> = line.split('\t').collect();
     let &[

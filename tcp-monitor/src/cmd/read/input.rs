@@ -1,4 +1,5 @@
-//! The bytes of a capture. Before it waits for more, standard output is flushed; a signal ends the wait.
+//! The bytes of a capture. Before it waits for more, standard output is flushed; a signal ends the
+//! wait.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,4 +1,5 @@
-//! Every metric family: its name, type, labels, help and how its samples are read from what was counted.
+//! Every metric family: its name, type, labels, help and how its samples are read from what was
+//! counted.
 
 pub(super) mod agent;
 pub(super) mod ports;

@@ -89,7 +89,8 @@ pub(super) static FAMILIES: [Family<Read>; 6] = [
     },
 ];
 
-/// The states of RFC 9293. Linux has one more for half-open requests, which are in SYN_RECV to everyone else.
+/// The states of RFC 9293. Linux has one more for half-open requests, which are in SYN_RECV to
+/// everyone else.
 const RFC_STATES: [TcpState; 11] = [
     TcpState::Established,
     TcpState::SynSent,

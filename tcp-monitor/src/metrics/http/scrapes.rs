@@ -1,7 +1,8 @@
-//! One rendering of the metrics at a time, in a thread of its own, and a few at most in memory, whoever asks.
+//! One rendering of the metrics at a time, in a thread of its own, and a few at most in memory,
+//! whoever asks.
 //!
-//! At 4,096 ports an exposition is 100 MB and takes half a second. Requests that wait share the next one; readers that do not
-//! read lose theirs to those who wait.
+//! At 4,096 ports an exposition is 100 MB and takes half a second. Requests that wait share the
+//! next one; readers that do not read lose theirs to those who wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -46,7 +47,8 @@ impl Scrapes {
         Self { requests: sender }
     }
 
-    /// An exposition whose numbers were read after this call. Whoever gets it must drop it, and its own `give_way`, when told so.
+    /// An exposition whose numbers were read after this call. Whoever gets it must drop it, and its
+    /// own `give_way`, when told so.
     pub(super) async fn exposition(&self, give_way: &Arc<Notify>) -> Result<Bytes, String> {
         let (answer, answered) = oneshot::channel();
         let request = Request { answer, give_way: Arc::downgrade(give_way) };

@@ -231,7 +231,8 @@ fn of_clients_that_do_not_read_only_a_few_can_hold_a_response_and_others_are_ser
 fn what_is_no_http_or_too_long_is_refused() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(LIMITS)?;
     assert!(server.exchange("\u{16}\u{3}\u{1} hello\r\n\r\n")?.starts_with("HTTP/1.1 400 Bad Request\r\n"));
-    // Just what fills the buffer: a byte unread at the close would turn it into a RST, which may overtake the answer.
+    // Just what fills the buffer: a byte unread at the close would turn it into a RST, which may
+    // overtake the answer.
     let start = "GET / HTTP/1.1\r\nX: ";
     let endless = format!("{start}{}", "x".repeat(super::MAX_REQUEST - start.len()));
     let response = server.exchange(&endless)?;

@@ -1,5 +1,5 @@
-//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning within
-//! a version.
+//! JSON lines: the event contract, version 1. A field is never renamed or given another meaning
+//! within a version.
 
 use std::num::NonZeroU64;
 

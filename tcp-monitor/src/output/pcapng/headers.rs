@@ -1,7 +1,9 @@
-//! The headers of a recorded segment: its TCP header, after an IP header rebuilt from the addresses.
+//! The headers of a recorded segment: its TCP header, after an IP header rebuilt from the
+//! addresses.
 //!
-//! Of the IP header only the addresses were recorded, and the length follows from the segment. The rest
-//! is what a Linux host sends: no traffic class, identification 0 with "don't fragment", 64 hops left.
+//! Of the IP header only the addresses were recorded, and the length follows from the segment. The
+//! rest is what a Linux host sends: no traffic class, identification 0 with "don't fragment", 64
+//! hops left.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -58,8 +60,8 @@ fn ipv6_header(src: Ipv6Addr, dst: Ipv6Addr, payload_len: u32) -> [u8; IPV6_HEAD
     header
 }
 
-/// A header of the recorded length. In place of options that were not recorded, it ends in zeros: "end
-/// of options".
+/// A header of the recorded length. In place of options that were not recorded, it ends in zeros:
+/// "end of options".
 fn tcp_header(header: &TcpHeader) -> Vec<u8> {
     let len = usize::from(header.header_len / 4 * 4).clamp(MIN_TCP_HEADER, MAX_TCP_HEADER);
     let [flags_high, flags_low] = header.flags.bits().to_be_bytes();
@@ -81,8 +83,8 @@ fn tcp_header(header: &TcpHeader) -> Vec<u8> {
     bytes
 }
 
-/// The options in the order of Linux (`tcp_options_write`), each group padded in front to four bytes if
-/// `aligned`.
+/// The options in the order of Linux (`tcp_options_write`), each group padded in front to four
+/// bytes if `aligned`.
 fn tcp_options(options: &Options, aligned: bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(MAX_TCP_HEADER);
     let pad = |bytes: &mut Vec<u8>, count| {

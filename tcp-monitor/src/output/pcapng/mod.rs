@@ -2,16 +2,16 @@
 //! comments.
 //!
 //! A comment belongs to the packet that caused it. This is certain only of what happens at the same
-//! moment, so each packet is held back for a tenth of a second. An event of its connection in this time
-//! becomes a comment on
+//! moment, so each packet is held back for a tenth of a second. An event of its connection in this
+//! time becomes a comment on
 //!
 //! - the last packet that the socket received, if a segment caused it: OPEN, CLOSED, most of STATE;
-//! - the packet that the socket sends next, if a system call caused it: the SYN of CLOSE → SYN_SENT, a
-//!   FIN, a RST;
+//! - the packet that the socket sends next, if a system call caused it: the SYN of CLOSE →
+//!   SYN_SENT, a FIN, a RST;
 //! - the retransmitted packet itself: RETRANS.
 //!
-//! Events without a pending packet are left out: a timeout, the end of TIME_WAIT, retransmitted data.
-//! Lost records become a comment on the last packet of all.
+//! Events without a pending packet are left out: a timeout, the end of TIME_WAIT, retransmitted
+//! data. Lost records become a comment on the last packet of all.
 
 use std::collections::HashMap;
 

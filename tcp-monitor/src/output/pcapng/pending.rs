@@ -1,4 +1,5 @@
-//! Pending packets: each is held back for a moment, so that comments on what follows from it can be added.
+//! Pending packets: each is held back for a moment, so that comments on what follows from it can be
+//! added.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -94,8 +95,8 @@ impl PendingPackets {
         self.packets.push_back(Pending { since: time, sender, packet });
     }
 
-    /// Adds `comments` to the packet that `cause` means. If it is not pending, nor comes soon, they are
-    /// dropped.
+    /// Adds `comments` to the packet that `cause` means. If it is not pending, nor comes soon, they
+    /// are dropped.
     pub(super) fn comment(&mut self, cause: Cause, socket: Socket, time: Time, comments: Vec<String>) {
         if comments.is_empty() {
             return;
@@ -123,7 +124,8 @@ impl PendingPackets {
         }
     }
 
-    /// Takes out the first packet, if it was pending for long enough at `now`, or there are too many.
+    /// Takes out the first packet, if it was pending for long enough at `now`, or there are too
+    /// many.
     pub(super) fn pop(&mut self, now: Time) -> Option<Packet> {
         while let Some((time, socket)) = self.announced_at.front().copied()
             && (is_due(time, now) || self.announced_at.len() > MAX_PENDING)
@@ -190,8 +192,9 @@ fn is_due(time: Time, now: Time) -> bool {
     time + HOLD <= now
 }
 
-/// How long a packet is pending. The kernel reports what follows from it within microseconds, on a busy
-/// CPU within a few milliseconds. A recorded packet is shown soon enough for a person who watches.
+/// How long a packet is pending. The kernel reports what follows from it within microseconds, on a
+/// busy CPU within a few milliseconds. A recorded packet is shown soon enough for a person who
+/// watches.
 pub(super) const HOLD: Duration = Duration::from_millis(100);
 /// The most pending packets, and the most announcements: a burst is written earlier.
 pub(super) const MAX_PENDING: usize = 4096;

@@ -214,8 +214,8 @@ fn the_reader_of_captures_finds_what_was_recorded() {
     let read = read(file);
     assert_eq!(read.len(), recorded.len());
     for (packet, (time, segment)) in read.iter().zip(&recorded) {
-        // The ports of the samples' headers are not always those of their addresses; a packet has only the
-        // header's.
+        // The ports of the samples' headers are not always those of their addresses; a packet has
+        // only the header's.
         assert_eq!((packet.src.ip(), packet.dst.ip()), (segment.src.ip(), segment.dst.ip()));
         assert_eq!((packet.time, packet.direction), (*time, segment.direction));
         assert_eq!((packet.header, packet.payload_len), (segment.header, segment.payload_len));
@@ -381,7 +381,8 @@ fn what_comes_too_late_or_of_another_connection_is_on_no_packet() {
     script.client_sends(Step::Syn);
     assert_eq!(script.sink.pop(script.now + HOLD - Duration::from_nanos(1)), None);
     assert!(script.sink.pop(script.now + HOLD).is_some());
-    // Its packet is gone, and no other gets its comment; nor does one that comes later than announced.
+    // Its packet is gone, and no other gets its comment; nor does one that comes later than
+    // announced.
     script.then(handshake(Role::Client, Err(HandshakeFailure::TimedOut))).then(changes(
         Role::Client,
         TcpState::Close,

@@ -68,7 +68,8 @@ impl Text {
         Self::in_time_zone(style, TimeZone::system())
     }
 
-    /// A log of a capture. It shows the date, and does not mark each state as inferred from a segment.
+    /// A log of a capture. It shows the date, and does not mark each state as inferred from a
+    /// segment.
     #[must_use]
     pub fn of_capture(style: Style) -> Self {
         Self { of_capture: true, ..Self::new(style) }
@@ -296,7 +297,8 @@ impl Layout {
         }
         let time = style.paint(Color::Dim, TimeOfDay { time, time_zone });
         let name = style.paint(*color, format!("{:<LABEL$}", label.name()));
-        // Of a narrow terminal, addresses that are the exception do not take the columns of the others.
+        // Of a narrow terminal, addresses that are the exception do not take the columns of the
+        // others.
         let column = terminal.map_or(*widest, |terminal| (*widest).min(widest_in(terminal)));
         let padding = column.saturating_sub(width) + 2;
         let start = ADDRESSES + width + padding;

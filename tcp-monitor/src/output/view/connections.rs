@@ -183,8 +183,8 @@ fn patience(record: &Record) -> Option<Duration> {
 const BOTH_OVER: Duration = Duration::from_millis(20);
 /// The last acknowledgment follows the end of a socket here.
 const LAST_SEGMENTS: Duration = Duration::from_secs(1);
-/// Longer than an end whose application has closed waits for the peer's FIN (Linux: `tcp_fin_timeout`,
-/// 60 s).
+/// Longer than an end whose application has closed waits for the peer's FIN (Linux:
+/// `tcp_fin_timeout`, 60 s).
 const OTHER_END: Duration = Duration::from_secs(65);
 /// How long late events are ignored: a retransmitted FIN, the end of TIME_WAIT after 60 s.
 const LATE: Duration = Duration::from_secs(65);

@@ -40,8 +40,8 @@ pub enum Shape {
 }
 
 impl View {
-    /// A view in the system's time zone. It keeps at most 9 KB of each open connection, mostly 3 KB, and
-    /// no more than 16,384 connections.
+    /// A view in the system's time zone. It keeps at most 9 KB of each open connection, mostly 3
+    /// KB, and no more than 16,384 connections.
     #[must_use]
     pub fn new(shape: Shape, style: Style) -> Self {
         Self::with(shape, style, TimeZone::system(), MAX_CONNECTIONS)

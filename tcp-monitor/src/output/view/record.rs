@@ -196,7 +196,8 @@ impl Record {
         mine.closed = Some(Box::new(Closed { states: Vec::new(), ..closed.clone() }));
     }
 
-    /// The end that opened the connection, or else is taken for the client: the one with the higher port.
+    /// The end that opened the connection, or else is taken for the client: the one with the higher
+    /// port.
     pub(super) fn client(&self) -> End {
         let [first, second] = self.ends.each_ref().map(|end| end.address.map(|address| address.port()));
         self.opener.unwrap_or(if first < second { End::Second } else { End::First })

@@ -73,7 +73,8 @@ enum Reason {
 }
 
 impl Ended {
-    /// If both opened at once, each is a client by its role; the view shows one of them as the server.
+    /// If both opened at once, each is a client by its role; the view shows one of them as the
+    /// server.
     fn of(shown_as: Role, end: &EndRecord) -> Option<Self> {
         if let Some(closed) = &end.closed {
             let reason = Reason::Closed(Ending::of(closed.closed_by, shown_as));

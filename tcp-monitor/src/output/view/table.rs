@@ -1,5 +1,5 @@
-//! A connection as two tables, as in a networking lab: one of its handshake, one of its teardown. They
-//! are aligned as text, and Markdown.
+//! A connection as two tables, as in a networking lab: one of its handshake, one of its teardown.
+//! They are aligned as text, and Markdown.
 
 use super::connections::Occasion;
 use super::record::{Record, SegmentEntry};

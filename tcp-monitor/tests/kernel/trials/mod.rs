@@ -28,6 +28,7 @@ mod simultaneous_open;
 mod states;
 mod stopped_agent;
 mod syn_flood;
+mod time_namespace;
 mod time_wait;
 mod traffic_matrix;
 mod usage_errors;
@@ -66,6 +67,7 @@ pub(crate) fn all() -> Vec<Trial> {
         syn_flood::trials(),
         packet_lists::trials(),
         interfaces::trials(),
+        time_namespace::trials(),
         run_end::trials(),
         cleanup::trials(),
         recording::trials(),

@@ -222,7 +222,8 @@ impl Script {
         self
     }
 
-    /// A handshake from 0 µs to 491 µs, seen at the client, with the server's states if that is here too.
+    /// A handshake from 0 µs to 491 µs, seen at the client, with the server's states if that is
+    /// here too.
     pub(super) fn handshake(&mut self, server_is_here: bool) -> &mut Self {
         use TcpState as S;
         self.at(0).state(Role::Client, S::Close, S::SynSent);
