@@ -233,6 +233,19 @@ mod tests {
     }
 
     #[test]
+    fn a_late_reading_after_a_dump_only_delays_what_the_next_dump_shows() {
+        let mut exits = since(&[]);
+        let before = [counted(HTTP, &[(FinWait1, FinWait2, 5)])];
+        // Two of the five are gone, and three leave by a segment before the reading.
+        let after = [counted(HTTP, &[(FinWait1, FinWait2, 5), (FinWait2, TimeWait, 3)])];
+        let counts = [&before, &after].map(|counters| EntriesAndExits::of(counters));
+        let sockets = [listed(HTTP, &[(FinWait2, 3)])];
+        exits.update(SocketDump { before: &counts[0], sockets: &sockets, after: &counts[1] });
+        assert_eq!(of(&exits, &after), [[0, 0]]);
+        assert_eq!(at_rest(&mut exits, &after, &[listed(HTTP, &[(TimeWait, 3)])]), [[2, 0]]);
+    }
+
+    #[test]
     fn a_transition_during_the_first_dump_is_no_silent_exit() {
         let before = [counted(HTTP, &[])];
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 3), (FinWait2, TimeWait, 3)])];

@@ -41,7 +41,7 @@ pub struct KernelCounts {
     pub bpf_stats: bool,
 }
 
-/// The `port` label.
+/// What counters are kept for: the labels that all families of ports have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PortLabel {
     /// One service port.
@@ -50,6 +50,15 @@ pub enum PortLabel {
     Other,
 }
 
+impl PortLabel {
+    /// Names and values of the labels. A label more for all families of ports is added here.
+    #[must_use]
+    pub fn labels(self) -> [(&'static str, String); 1] {
+        [("port", self.to_string())]
+    }
+}
+
+/// The value of the label `port`.
 impl fmt::Display for PortLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -13,7 +13,7 @@ use tcp_monitor_common::counters::{Histogram, Scale};
 use super::family::Family;
 use crate::counts::PortLabel;
 
-/// The label of which [`PortSamples`] knows the value.
+/// The place of the labels of [`PortLabel`], which [`PortSamples`] adds.
 pub(super) const PORT: &str = "port";
 
 /// Writes the samples of one family.
@@ -21,7 +21,7 @@ pub(super) struct PortSamples<'a> {
     text: &'a mut String,
     name: &'static str,
     labels: &'static [&'static str],
-    /// The value of the label [`PORT`].
+    /// The labels of the port, as text.
     port: String,
     /// The bounds of the buckets of a histogram: `le` in seconds.
     bounds: Vec<String>,
@@ -49,7 +49,7 @@ impl<'a> PortSamples<'a> {
         let header = text.len();
         let mut samples = Self { text, name, labels, port: String::new(), bounds: Vec::new() };
         for (port, counts) in ports {
-            samples.port = port.to_string();
+            samples.port = port_labels(*port);
             read(&family.read, counts, &mut samples);
         }
         if samples.text.len() == header {
@@ -98,14 +98,13 @@ impl<'a> PortSamples<'a> {
         let mut values = values.iter();
         let mut separator = '{';
         for label in *labels {
-            let value =
-                if *label == PORT { port.as_str() } else { values.next().copied().unwrap_or_default() };
             text.push(separator);
-            text.push_str(label);
-            text.push_str("=\"");
-            push_escaped(text, value);
-            text.push('"');
             separator = ',';
+            if *label == PORT {
+                text.push_str(port);
+            } else {
+                push_label(text, label, values.next().copied().unwrap_or_default());
+            }
         }
         if let Some(bound) = bucket.and_then(|bucket| bounds.get(bucket)) {
             text.push_str(",le=\"");
@@ -128,6 +127,24 @@ impl<'a> PortSamples<'a> {
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "{value}");
     }
+}
+
+fn port_labels(port: PortLabel) -> String {
+    let mut text = String::new();
+    for (index, (name, value)) in port.labels().iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        push_label(&mut text, name, value);
+    }
+    text
+}
+
+fn push_label(text: &mut String, name: &str, value: &str) {
+    text.push_str(name);
+    text.push_str("=\"");
+    push_escaped(text, value);
+    text.push('"');
 }
 
 fn push_escaped(text: &mut String, value: &str) {

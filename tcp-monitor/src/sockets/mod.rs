@@ -52,7 +52,7 @@ pub struct Dump {
     ended: Instant,
     /// By service port.
     pub sockets: Arc<SocketsByPort>,
-    /// The counters as of before the dump; `None` if nobody asked to read them.
+    /// The counters as of before the dump; `None` if no function reads them.
     pub counted_before: Option<Arc<EntriesAndExits>>,
 }
 
