@@ -117,6 +117,9 @@ fn archived(name: &str) -> io::Result<Vec<Source>> {
     let mut inputs = Vec::new();
     for entry in entries.entries()? {
         let mut entry = entry?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
         let mut data = Vec::new();
         entry.read_to_end(&mut data)?;
         inputs.push((archive.join(entry.path()?), data));

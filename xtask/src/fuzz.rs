@@ -139,9 +139,7 @@ impl Target {
         // The same inputs make the same bytes.
         tar.args(["--format=ustar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
         tar.args(["--mode=0644", "--mtime=@0", "--use-compress-program=gzip -9n"]);
-        // Names alone: the folder itself is no input.
-        let names = files(&merged)?.into_iter().filter_map(|file| file.file_name().map(ToOwned::to_owned));
-        process::run(tar.arg("-cf").arg(self.archive()).arg("-C").arg(&merged).args(names))?;
+        process::run(tar.arg("-cf").arg(self.archive()).arg("-C").arg(&merged).arg("."))?;
         println!("{}: {} inputs packed", self.name, files(&merged)?.len());
         Ok(())
     }

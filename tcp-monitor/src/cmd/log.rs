@@ -153,7 +153,7 @@ impl Log {
             connections: self.tracker.sockets() as u64,
             evicted: self.tracker.evicted(),
         });
-        let deferred = self.tracker.first_untold(time);
+        let deferred = self.tracker.earliest_deferred(time);
         let context = Context::new(&self.clock, self.names.as_ref());
         self.outputs.write(self.queue.take(deferred), &context)?;
         self.outputs.advance(deferred.map_or(time, |deferred| deferred.min(time)), &context)

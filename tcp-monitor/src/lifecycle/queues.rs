@@ -1,46 +1,50 @@
-//! A map that holds a limited number of entries, each in a class. The entries of a class queue in order of their last use,
-//! so that the next to time out and the next to let go of are found at the front, whatever the number of entries.
+//! Values that queue by class in order of their last use, so that the next to time out and the next to evict are found at the
+//! front, whatever their number.
 
-use std::hash::{BuildHasher, Hash};
+use std::num::NonZeroU32;
 use std::time::Duration;
-
-use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
 use super::time::Time;
 
-/// A map with a limit and `N` classes. At the limit it lets go of the front of the lowest class that has one.
+/// A slab whose values are in `N` queues, one a class.
 ///
 /// Times are those of inputs, each about as late as the one before or later: where they go back a little, the queues are out
 /// of order by as much.
 #[derive(Debug)]
-pub(super) struct Queues<K, V, const N: usize> {
+pub(super) struct Queues<V, const N: usize> {
+    /// No more than this are expected.
     limit: usize,
-    /// Index in `slots`, by the hash of the key.
-    places: HashTable<u32>,
-    /// Keys come from the network. With a seed of its own in each process nobody knows which of them collide.
-    hasher: RandomState,
-    slots: Vec<Slot<K, V>>,
+    slots: Vec<Slot<V>>,
     /// The first empty slot. Each has the next one `after` it.
     free: u32,
     ends: [Ends; N],
-    /// How many entries are in each class.
+    /// How many values are in each class.
     counts: [usize; N],
-    evicted: u64,
 }
 
 #[derive(Debug)]
-struct Slot<K, V> {
+struct Slot<V> {
     queued: Time,
     before: u32,
     after: u32,
     class: u8,
-    entry: Option<(K, V)>,
+    value: Option<V>,
 }
 
-/// Where an entry is, until it is removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+/// Where a value is, until it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(NonZeroU32);
+
+impl Place {
+    /// The place with this index in the slots: one less than the number, so that an `Option<Place>` takes no more memory.
+    const fn of(index: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(index))
+    }
+
+    const fn index(self) -> u32 {
+        self.0.get() - 1
+    }
+}
 
 /// The two ends of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -49,32 +53,25 @@ struct Ends {
     back: u32,
 }
 
-impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
-    /// At most `limit` entries, and never more than 2³² − 1.
+impl<V, const N: usize> Queues<V, N> {
+    /// Bytes that a value takes.
+    #[cfg(test)]
+    pub(super) const ENTRY: usize = size_of::<Slot<V>>();
+
+    /// No memory is kept ready for more than `limit` values.
     pub(super) fn new(limit: usize) -> Self {
         const { assert!(N <= u8::MAX as usize, "the number of a class has to fit into a slot") };
         Self {
-            limit: limit.clamp(1, NONE as usize),
-            places: HashTable::new(),
-            hasher: RandomState::default(),
+            limit,
             slots: Vec::new(),
             free: NONE,
             ends: [Ends { front: NONE, back: NONE }; N],
             counts: [0; N],
-            evicted: 0,
         }
     }
 
-    /// Bytes that an entry takes, when the number of entries is the limit.
-    #[cfg(test)]
-    pub(super) const ENTRY: usize = {
-        // An index and its control byte; at worst 7/16 of them are taken.
-        let place = (size_of::<u32>() + 1) * 16 / 7;
-        size_of::<Slot<K, V>>() + place
-    };
-
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.counts.iter().sum()
     }
 
     /// How many of them are in a class.
@@ -84,89 +81,39 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
 
     /// All of them, in no order.
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.slots.iter().filter_map(|slot| slot.entry.as_ref()).map(|(_, value)| value)
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
-    /// How many entries had to go because there were too many.
-    pub(super) fn evicted(&self) -> u64 {
-        self.evicted
+    /// What is at a place.
+    pub(super) fn get(&self, place: Place) -> Option<&V> {
+        self.slots.get(place.index() as usize)?.value.as_ref()
     }
 
-    /// Where `key` is.
-    pub(super) fn find(&self, key: &K) -> Option<Place> {
-        self.find_hashed(self.hasher.hash_one(key), key).map(Place)
+    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut V> {
+        self.slots.get_mut(place.index() as usize)?.value.as_mut()
     }
 
-    /// What is at a place from [`Self::find`], [`Self::front`] or an insertion, and not removed since.
-    pub(super) fn get(&self, Place(place): Place) -> Option<&V> {
-        self.slots[place as usize].entry.as_ref().map(|(_, value)| value)
-    }
-
-    pub(super) fn get_mut(&mut self, Place(place): Place) -> Option<&mut V> {
-        self.slots[place as usize].entry.as_mut().map(|(_, value)| value)
-    }
-
-    /// The key of what is at a place.
-    pub(super) fn key(&self, Place(place): Place) -> Option<&K> {
-        self.slots[place as usize].entry.as_ref().map(|(key, _)| key)
-    }
-
-    /// Sets the value of `key`, at the back of a class. Returns its place, and what had to go for it.
-    pub(super) fn insert(&mut self, key: K, value: V, class: usize, now: Time) -> (Place, Option<(K, V)>) {
-        let hash = self.hasher.hash_one(key);
-        if let Some(place) = self.find_hashed(hash, &key) {
-            self.slots[place as usize].entry = Some((key, value));
-            self.queue(Place(place), class, now, Duration::ZERO);
-            return (Place(place), None);
-        }
-        let evicted = if self.len() >= self.limit { self.evict() } else { None };
-        let place = self.take_slot(Slot {
-            queued: now,
-            before: NONE,
-            after: NONE,
-            class: class as u8,
-            entry: Some((key, value)),
-        });
-        let Self { places, hasher, slots, .. } = self;
-        places.insert_unique(hash, place, |place| match &slots[*place as usize].entry {
-            Some((key, _)) => hasher.hash_one(key),
-            // Empty slots are not among the places.
-            None => 0,
-        });
+    /// Adds a value at the back of a class.
+    pub(super) fn insert(&mut self, value: V, class: usize, now: Time) -> Place {
+        let slot = Slot { queued: now, before: NONE, after: NONE, class: class as u8, value: Some(value) };
+        let place = self.take_slot(slot);
         self.link(place);
-        (Place(place), evicted)
-    }
-
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
-        let Self { places, hasher, slots, .. } = self;
-        let is_it = |place: &u32| is_of(&slots[*place as usize], key);
-        let (place, _) = places.find_entry(hasher.hash_one(key), is_it).ok()?.remove();
-        self.vacate(place).map(|(_, value)| value)
+        Place::of(place)
     }
 
     /// Removes what is at a place.
-    pub(super) fn remove_at(&mut self, place: Place) -> Option<(K, V)> {
-        let hash = self.hasher.hash_one(self.key(place)?);
-        let Place(place) = place;
-        self.places.find_entry(hash, |known| *known == place).ok()?.remove();
-        self.vacate(place)
+    pub(super) fn remove(&mut self, place: Place) -> Option<V> {
+        let place = place.index();
+        let value = self.slots.get_mut(place as usize)?.value.take()?;
+        self.unlink(place);
+        self.slots[place as usize].after = self.free;
+        self.free = place;
+        Some(value)
     }
 
-    /// Removes the front of the lowest class that has one, and counts it.
-    pub(super) fn evict(&mut self) -> Option<(K, V)> {
-        let class = (0..N).find(|class| self.count(*class) > 0)?;
-        self.evict_from(class)
-    }
-
-    /// Removes the front of a class, and counts it.
-    pub(super) fn evict_from(&mut self, class: usize) -> Option<(K, V)> {
-        let (_, place) = self.front(class)?;
-        self.evicted += 1;
-        self.remove_at(place)
-    }
-
-    /// Moves an entry to the back of a class. Stays where it is if it is in that class since less than `at_least`.
-    pub(super) fn queue(&mut self, Place(place): Place, class: usize, now: Time, at_least: Duration) {
+    /// Moves a value to the back of a class. Stays where it is if it is in that class since less than `at_least`.
+    pub(super) fn queue(&mut self, place: Place, class: usize, now: Time, at_least: Duration) {
+        let place = place.index();
         let slot = &self.slots[place as usize];
         if usize::from(slot.class) == class && now.since(slot.queued) < at_least {
             return;
@@ -177,17 +124,18 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
         self.link(place);
     }
 
-    /// The entry of a class that was queued first, and when.
+    /// The value of a class that was queued first, and when.
     pub(super) fn front(&self, class: usize) -> Option<(Time, Place)> {
         let front = self.ends[class].front;
-        self.slots.get(front as usize).map(|slot| (slot.queued, Place(front)))
+        self.slots.get(front as usize).map(|slot| (slot.queued, Place::of(front)))
     }
 
-    fn find_hashed(&self, hash: u64, key: &K) -> Option<u32> {
-        self.places.find(hash, |place| is_of(&self.slots[*place as usize], key)).copied()
+    /// The front of the lowest class that has one.
+    pub(super) fn lowest(&self) -> Option<Place> {
+        (0..N).find_map(|class| self.front(class)).map(|(_, place)| place)
     }
 
-    fn take_slot(&mut self, slot: Slot<K, V>) -> u32 {
+    fn take_slot(&mut self, slot: Slot<V>) -> u32 {
         if let Some(empty) = self.slots.get_mut(self.free as usize) {
             let place = self.free;
             self.free = empty.after;
@@ -196,20 +144,11 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
         }
         if self.slots.len() == self.slots.capacity() {
             // Twice as many, as usual, but no more than there will ever be.
-            let more = self.slots.len().max(FIRST_SLOTS).min(self.limit - self.slots.len());
-            self.slots.reserve_exact(more);
+            let more = self.slots.len().max(FIRST_SLOTS).min(self.limit.saturating_sub(self.slots.len()));
+            self.slots.reserve_exact(more.max(1));
         }
         self.slots.push(slot);
-        // The limit keeps it below `NONE`.
         u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
-    }
-
-    fn vacate(&mut self, place: u32) -> Option<(K, V)> {
-        self.unlink(place);
-        let slot = &mut self.slots[place as usize];
-        slot.after = self.free;
-        self.free = place;
-        slot.entry.take()
     }
 
     fn link(&mut self, place: u32) {
@@ -239,10 +178,6 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Queues<K, V, N> {
     }
 }
 
-fn is_of<K: Eq, V>(slot: &Slot<K, V>, key: &K) -> bool {
-    slot.entry.as_ref().is_some_and(|(known, _)| known == key)
-}
-
 /// No slot: there are never that many.
 const NONE: u32 = u32::MAX;
 const FIRST_SLOTS: usize = 16;
@@ -255,54 +190,22 @@ mod tests {
         Time::from_nanos(seconds * 1_000_000_000)
     }
 
-    fn front<const N: usize>(queues: &Queues<char, u8, N>, class: usize) -> Option<(Time, char)> {
-        let (queued, place) = queues.front(class)?;
-        Some((queued, *queues.key(place)?))
-    }
-
     #[test]
-    fn the_lowest_class_goes_first_and_in_it_the_oldest() {
-        let mut queues = Queues::<char, u8, 2>::new(3);
-        queues.insert('a', 1, 1, at(1));
-        let (b, _) = queues.insert('b', 2, 0, at(2));
-        queues.insert('c', 3, 0, at(3));
-        queues.queue(b, 0, at(4), Duration::ZERO);
-        let (_, evicted) = queues.insert('d', 4, 1, at(5));
-        assert_eq!((evicted, queues.find(&'c'), queues.evicted()), (Some(('c', 3)), None, 1));
-        queues.insert('e', 5, 1, at(6));
-        queues.insert('f', 6, 1, at(7));
-        assert_eq!((queues.find(&'b'), queues.find(&'a'), queues.len()), (None, None, 3));
-        assert_eq!((front(&queues, 0), front(&queues, 1)), (None, Some((at(5), 'd'))));
-    }
-
-    #[test]
-    fn entries_are_counted_by_class_wherever_they_go() {
-        let mut queues = Queues::<char, u8, 2>::new(3);
-        let (a, _) = queues.insert('a', 1, 0, at(1));
-        queues.insert('b', 2, 0, at(2));
-        queues.insert('c', 3, 1, at(3));
-        assert_eq!([queues.count(0), queues.count(1)], [2, 1]);
-        queues.queue(a, 1, at(4), Duration::ZERO);
-        queues.insert('c', 3, 0, at(5));
-        assert_eq!([queues.count(0), queues.count(1)], [2, 1]);
-        assert_eq!(queues.evict_from(1), Some(('a', 1)));
-        queues.remove(&'c');
-        assert_eq!(([queues.count(0), queues.count(1)], queues.evict_from(1)), ([1, 0], None));
-    }
-
-    #[test]
-    fn an_entry_moves_back_when_it_was_queued_long_enough() {
-        let mut queues = Queues::<char, u8, 2>::new(9);
-        let (a, _) = queues.insert('a', 1, 0, at(1));
-        let (b, _) = queues.insert('b', 2, 0, at(1));
-        queues.queue(a, 0, at(2), Duration::from_secs(5));
-        assert_eq!(front(&queues, 0), Some((at(1), 'a')));
-        queues.queue(a, 0, at(6), Duration::from_secs(5));
-        assert_eq!(front(&queues, 0), Some((at(1), 'b')));
-        queues.queue(b, 1, at(6), Duration::from_secs(5));
-        assert_eq!((front(&queues, 0), front(&queues, 1)), (Some((at(6), 'a')), Some((at(6), 'b'))));
-        assert_eq!((queues.remove(&'a'), queues.remove(&'a'), front(&queues, 0)), (Some(1), None, None));
-        assert_eq!((queues.get_mut(b).copied(), queues.get(b)), (Some(2), Some(&2)));
-        assert_eq!(queues.insert('a', 7, 1, at(7)), (a, None), "the place is free again");
+    fn a_value_moves_back_when_it_was_queued_long_enough() {
+        let mut queues = Queues::<char, 2>::new(9);
+        let a = queues.insert('a', 1, at(1));
+        let b = queues.insert('b', 0, at(1));
+        let c = queues.insert('c', 0, at(1));
+        queues.queue(b, 0, at(2), Duration::from_secs(5));
+        assert_eq!(queues.front(0), Some((at(1), b)));
+        queues.queue(b, 0, at(6), Duration::from_secs(5));
+        assert_eq!((queues.front(0), queues.lowest()), (Some((at(1), c)), Some(c)));
+        queues.queue(c, 1, at(6), Duration::from_secs(5));
+        assert_eq!((queues.front(0), queues.front(1)), (Some((at(6), b)), Some((at(1), a))));
+        assert_eq!([queues.count(0), queues.count(1), queues.len()], [1, 2, 3]);
+        assert_eq!((queues.remove(a), queues.remove(a), queues.get(a)), (Some('a'), None, None));
+        assert_eq!((queues.front(1), queues.get_mut(b).copied()), (Some((at(6), c)), Some('b')));
+        assert_eq!(queues.insert('d', 1, at(7)), a, "the place is free again");
+        assert_eq!((queues.lowest(), queues.values().count()), (Some(b), 3));
     }
 }

@@ -1,5 +1,6 @@
 //! The TCP header of a segment (RFC 9293, section 3.1), parsed from its bytes.
 
+use tcp_monitor_common::rules::control::SegmentKind;
 use thiserror::Error;
 
 /// What a TCP header says.
@@ -110,6 +111,12 @@ impl Flags {
     #[must_use]
     pub const fn bits(self) -> u16 {
         self.0
+    }
+
+    /// Which control segment a segment with these flags counts as, if it is one.
+    #[must_use]
+    pub const fn kind(self) -> Option<SegmentKind> {
+        SegmentKind::of((self.0 & 0xff) as u8)
     }
 
     /// Whether every bit of `other` is set.

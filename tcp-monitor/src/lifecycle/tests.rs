@@ -7,6 +7,7 @@ mod identity;
 mod inference;
 mod limits;
 mod live;
+mod lookups;
 mod present;
 mod random;
 mod script;

@@ -35,7 +35,7 @@ impl Judge {
         Self { rules, lives: HashMap::new(), last: Time::default() }
     }
 
-    /// Judges what was told of one input. `untold` is what [`Tracker::first_untold`] said before, `span` from the time of the
+    /// Judges what was told of one input. `untold` is what [`Tracker::earliest_deferred`] said before, `span` from the time of the
     /// last input to that of this one.
     pub(crate) fn hear(
         &mut self,

@@ -24,7 +24,7 @@ pub(crate) fn run(data: &[u8]) {
     let mut events = Vec::<Event>::new();
     while !script.is_over() {
         let before = scene.now();
-        let untold = tracker.first_untold(before);
+        let untold = tracker.earliest_deferred(before);
         let input = scene.next(&mut script);
         match input {
             Some(input) => tracker.handle(input, &mut events),
@@ -34,7 +34,7 @@ pub(crate) fn run(data: &[u8]) {
         events.clear();
     }
     let before = scene.now();
-    let untold = tracker.first_untold(before);
+    let untold = tracker.earliest_deferred(before);
     scene.let_days_pass();
     tracker.expire(scene.now(), &mut events);
     judge.hear(&events, &tracker, untold, before..scene.now(), &scene);

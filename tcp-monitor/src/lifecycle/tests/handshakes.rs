@@ -140,10 +140,10 @@ fn a_port_that_does_not_become_known_soon_is_told_as_0() {
     script.socket(unbound(client(1, Close, SynSent)));
     let birth = "1 10.0.0.5:0 10.0.0.9:8899 close>syn_sent kernel";
     assert_eq!(script.tracker().next_deadline(), Some(at(21)));
-    assert_eq!(script.tracker().first_untold(at(20)), Some(at(1)));
+    assert_eq!(script.tracker().earliest_deferred(at(20)), Some(at(1)));
     script.wait_until(21);
     assert_eq!(script.told(), [birth]);
-    assert_eq!((script.tracker().next_deadline(), script.tracker().first_untold(at(21))), (None, None));
+    assert_eq!((script.tracker().next_deadline(), script.tracker().earliest_deferred(at(21))), (None, None));
     let kind = SocketEvent::Retransmit { kind: RetransmitKind::Syn, state: SynSent };
     script.socket(SocketInput { kind, ..client(1001, SynSent, SynSent) });
     script.socket(client(1003, SynSent, Established));
@@ -199,8 +199,8 @@ fn an_attempt_that_never_gets_a_port_leaves_nothing_behind() {
 fn births_that_are_told_unusually_late_are_not_waited_for() {
     let mut script = Script::new();
     script.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(3, Listen, SynRecv) });
-    assert_eq!(script.tracker().first_untold(at(23)), Some(at(3)));
-    assert_eq!(script.tracker().first_untold(at(24)), None);
+    assert_eq!(script.tracker().earliest_deferred(at(23)), Some(at(3)));
+    assert_eq!(script.tracker().earliest_deferred(at(24)), None);
 }
 
 #[test]

@@ -1,169 +1,246 @@
 //! What the tracker does with a segment.
 
-use std::net::SocketAddr;
-
 use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::Role;
+use tcp_monitor_common::rules::control::SegmentKind;
 
 use super::Tracker;
-use crate::lifecycle::event::{ClosedBy, Event, EventKind, Evidence, Segment, Step};
-use crate::lifecycle::flow::Numbers;
-use crate::lifecycle::inference::{Inference, Reading};
+use crate::lifecycle::connection::inference::roles_by_port;
+use crate::lifecycle::connection::numbers::Numbers;
+use crate::lifecycle::connection::{Connection, EndRef, Identity};
+use crate::lifecycle::dedup::{Observation, Transmission, occupies_sequence_space};
+use crate::lifecycle::event::{Event, EventKind, Segment, Step, Unexpected};
 use crate::lifecycle::input::SegmentInput;
-use crate::lifecycle::segment::Flags;
-use crate::lifecycle::sighting::{Seen, Verdict, occupies_sequence_space};
-use crate::lifecycle::waiting::Addresses;
+use crate::lifecycle::queues::Place;
+use crate::lifecycle::tuple::Tuple;
+
+/// A segment on its way from one end to the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Passing<'a> {
+    pub(super) segment: &'a SegmentInput,
+    pub(super) tuple: Tuple,
+    /// The index of the end that sent it, and of that it goes to: the same if a socket connects to itself.
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+/// What was read from a segment with what is known of its connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Reading {
+    pub(super) numbers: Numbers,
+    pub(super) unexpected: Option<Unexpected>,
+    pub(super) sender: Option<Identity>,
+}
 
 impl Tracker {
-    pub(super) fn handle_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
-        let first = out.len();
-        self.take_segment(segment, out);
-        if segment.frame.is_some() {
-            out.iter_mut().skip(first).for_each(|event| event.frame = segment.frame);
+    pub(super) fn process_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
+        let (tuple, from) = Tuple::of(segment.netns, segment.src, segment.dst);
+        let passing = Passing { segment, tuple, from, to: tuple.peer_of(from) };
+        if self.sees_all_segments() {
+            self.process_any(passing, out);
+        } else if let Some(step) = step_of(segment) {
+            self.process_control(&passing, step, out);
         }
     }
 
-    fn take_segment(&mut self, segment: &SegmentInput, out: &mut Vec<Event>) {
-        let inference = self.inference.as_ref().filter(|inference| inference.is_whole());
-        let recognized = inference.map(|inference| inference.recognize(segment));
-        let segment = recognized.as_ref().unwrap_or(segment);
-        let Some(step) = step_of(segment) else {
-            self.infer(segment, None, out);
+    /// A segment, where all are seen, each once.
+    fn process_any(&mut self, passing: Passing<'_>, out: &mut Vec<Event>) {
+        let known = self.table.find(&passing.tuple);
+        let recognized = self.recognize(&passing, known);
+        let passing = Passing { segment: &recognized, ..passing };
+        let Some(step) = step_of(passing.segment) else {
+            self.infer(&passing, None, known, out);
             return;
         };
-        if step == Step::Syn {
-            self.learn_port(segment, out);
-        }
-        let is_whole = self.inference.as_ref().is_some_and(Inference::is_whole);
-        // Where all is inferred, as of a capture, only sockets need what is known of a flow, if there are any.
-        let needs_flow = !is_whole || self.sockets() > 0;
-        let numbers = if needs_flow { self.flows.observe(segment, step) } else { Numbers::default() };
-        let seen = self.sightings.see(segment, step);
-        let verdict = seen.verdict;
-        if verdict == Verdict::Copy {
-            self.identities.join(segment.netns, seen.first.netns, segment.src, segment.dst, segment.time);
-        }
-        if verdict != Verdict::Copy {
-            // What follows from the segment is told after it.
+        let observation = self.dedup.see(passing.segment, step);
+        // Only sockets need what segments show besides what is inferred, if there are any.
+        let known = if self.sockets() > 0 {
+            let known = self.connection_of(&passing, step, &observation, out);
+            self.observe(&passing, step, &observation, known);
+            known
+        } else {
+            known
+        };
+        if observation.transmission != Transmission::Duplicate {
             let place = out.len();
-            let reading =
-                self.infer(segment, Some(step), out).unwrap_or(Reading { numbers, unexpected: None });
-            let told = Segment {
-                src: segment.src,
-                dst: segment.dst,
-                header: segment.header,
-                payload_len: segment.payload_len,
-                seq_rel: reading.numbers.relative.seq,
-                ack_rel: reading.numbers.relative.ack,
-                ifindex: segment.ifindex,
-                direction: segment.direction,
-                step,
-                syn_cookie: segment.syn_cookie,
-                retransmission: verdict == Verdict::Again && occupies_sequence_space(segment),
-                unexpected: reading.unexpected,
-                check: reading.numbers.check,
-            };
-            let event = Event::new(segment.time, EventKind::Segment(told));
-            out.insert(place, Event { netns: segment.netns, ..event });
+            let reading = self.infer(&passing, Some(step), known, out);
+            out.insert(place, segment_event(passing.segment, step, &observation, reading));
         }
-        self.affect_waiting(segment, step, out);
-        self.sight(segment, step, &seen, out);
-    }
-
-    /// Infers what a segment does to those of its ends whose socket the kernel does not tell of, where all segments are seen.
-    fn infer(&mut self, segment: &SegmentInput, step: Option<Step>, out: &mut Vec<Event>) -> Option<Reading> {
-        self.inference.as_ref().filter(|inference| inference.is_whole())?;
-        let told_by_kernel = [(segment.src, segment.dst), (segment.dst, segment.src)]
-            .map(|(local, remote)| self.has_socket(segment.netns, local, remote));
-        Some(self.inference.as_mut()?.take(segment, step, told_by_kernel, out))
-    }
-
-    /// The same where only the segments of handshakes and teardowns are seen, each wherever it passes.
-    fn sight(&mut self, segment: &SegmentInput, step: Step, seen: &Seen, out: &mut Vec<Event>) {
-        let SegmentInput { netns, src, dst, .. } = *segment;
-        let sender_is_known = self.has_socket(netns, src, dst);
-        // It is not the minisocket that answers a SYN.
-        let receiver = Addresses::of(netns, dst, src);
-        let is_of_listener = step == Step::Syn && self.waiting.get(&receiver).is_some();
-        let receiver_is_known = !is_of_listener && self.has_socket(netns, dst, src);
-        if let Some(inference) = self.inference.as_mut().filter(|inference| !inference.is_whole()) {
-            inference.sight(segment, seen, [sender_is_known, receiver_is_known], out);
+        if let Some(known) = known {
+            self.affect_time_waits(passing.ends(known), passing.segment, step, out);
         }
     }
 
-    fn has_socket(&self, netns: u32, local: SocketAddr, remote: SocketAddr) -> bool {
-        if self.sockets() == 0 {
-            return false;
-        }
-        let addresses = Addresses::of(netns, local, remote);
-        self.flows.end(&addresses).state.is_some() || self.waiting.get(&addresses).is_some()
-    }
-
-    /// A SYN tells the local port of the socket that sent it, unless a known one has that port.
-    fn learn_port(&mut self, syn: &SegmentInput, out: &mut Vec<Event>) {
-        let Some(key) = self.connecting.sender_of(syn) else { return };
-        let sender = self.flows.end(&Addresses::of(syn.netns, syn.src, syn.dst));
-        let sent_before = sender.isn == Some(syn.header.seq);
-        let is_other = matches!(sender.state, Some(TcpState::SynSent));
-        if sent_before || is_other {
-            return;
-        }
-        if let Some(mut socket) = self.sockets.remove(&key) {
-            self.connecting.remove(&socket, key);
-            self.set_port(&mut socket, syn.src.into(), syn.time, out);
-            self.keep(key, socket, syn.time);
-        }
-    }
-
-    /// What a segment does to the minisockets of its two ends (kernel: `tcp_timewait_state_process`).
-    fn affect_waiting(&mut self, segment: &SegmentInput, step: Step, out: &mut Vec<Event>) {
-        if self.waiting.len() == 0 {
-            return;
-        }
-        let sender = Addresses::of(segment.netns, segment.src, segment.dst);
-        let receiver = sender.of_peer();
-        let time = segment.time;
-        match step {
-            // Only a new socket answers a SYN, or sends one, from these addresses.
-            Step::Syn | Step::SynAck => self.reuse_waiting(sender, time, Evidence::Segment, out),
-            Step::Fin => {
-                let fin = segment.header.seq.wrapping_add(segment.payload_len);
-                let awaited = self.waiting.get(&receiver).is_some_and(|waiting| waiting.awaits_fin(fin));
-                if awaited && let Some(minisocket) = self.waiting.remove(&receiver) {
-                    self.receive_fin(minisocket, time, out);
-                } else if segment.header.flags.contains(Flags::ACK) {
-                    // Sent again: the acknowledgment was lost.
-                    self.waiting.restart(&receiver, time);
-                }
+    /// A segment, where only those of handshakes and teardowns are seen, each wherever it passes.
+    fn process_control(&mut self, passing: &Passing<'_>, step: Step, out: &mut Vec<Event>) {
+        let observation = self.dedup.see(passing.segment, step);
+        let known = self.connection_of(passing, step, &observation, out);
+        let numbers = self.observe(passing, step, &observation, known);
+        // What follows from the segment is reported after it.
+        let place = out.len();
+        let Some(known) = known else {
+            if observation.transmission != Transmission::Duplicate {
+                let reading = Reading { numbers, ..Reading::default() };
+                out.push(segment_event(passing.segment, step, &observation, reading));
             }
-            Step::Rst => {
-                self.abort_waiting(sender, time, Evidence::Segment, out);
-                let seq = segment.header.seq;
-                let accepted = self.waiting.get(&receiver).is_some_and(|waiting| waiting.accepts(seq));
-                if accepted && let Some(minisocket) = self.waiting.remove(&receiver) {
-                    self.end_waiting(minisocket, time, Evidence::Segment, ClosedBy::RemoteReset, out);
-                }
-            }
-            Step::HandshakeAck | Step::FinAck => {}
+            return;
+        };
+        self.affect_time_waits(passing.ends(known), passing.segment, step, out);
+        let mut sender = self.table.get(known).map(|connection| connection.identity(passing.from));
+        if self.infers() {
+            sender = self.infer_from_control(passing, step, &observation, known, out).or(sender);
         }
+        if observation.transmission != Transmission::Duplicate {
+            let reading = Reading { numbers, unexpected: None, sender };
+            out.insert(place, segment_event(passing.segment, step, &observation, reading));
+        }
+    }
+
+    /// The connection of a segment, which may begin with it.
+    fn connection_of(
+        &mut self,
+        passing: &Passing<'_>,
+        step: Step,
+        observation: &Observation,
+        out: &mut Vec<Event>,
+    ) -> Option<Place> {
+        let Passing { segment, ref tuple, from, .. } = *passing;
+        let is_duplicate = observation.transmission == Transmission::Duplicate;
+        let mut is_new = false;
+        let mut connecting = None;
+        let candidates = &mut self.connecting;
+        let place = self.table.find_or(tuple, |connections, ids| {
+            let first_seen = observation.connection.filter(|place| {
+                let same = |it: &Connection| it.tuple.has_addresses_of(tuple) && it.has_room_for_namespace();
+                connections.get(*place).is_some_and(same)
+            });
+            if is_duplicate && first_seen.is_some() {
+                return first_seen;
+            }
+            if step == Step::Rst {
+                return None;
+            }
+            is_new = true;
+            connecting = if step == Step::Syn { candidates.take_sender_of(segment) } else { None };
+            let of_socket = connecting.and_then(|place| connections.get(place)).and_then(|it| it.id);
+            let id = of_socket.or_else(|| Some(ids.next()));
+            Some(super::table::insert(connections, id, *tuple, opener(passing, step), segment.time))
+        })?;
+        if step == Step::Syn && !is_new && self.may_be_of_connecting(place, passing) {
+            connecting = self.connecting.take_sender_of(segment);
+        }
+        if let Some(sender) = connecting {
+            let socket = [0, 1]
+                .map(|end| EndRef::new(sender, end))
+                .into_iter()
+                .find(|at| self.route_of(*at).is_some());
+            if let Some(socket) = socket {
+                if let Some((_, Some(since))) = self.route_of(socket) {
+                    self.connecting.forget_deferred(sender, since);
+                }
+                self.learn_port(socket, EndRef::new(place, from), segment.time, out);
+            }
+        }
+        if !is_duplicate {
+            self.dedup.note(observation, place);
+            if step == Step::Syn
+                && let Some((connection, ids)) = self.table.get_with_ids(place)
+                && connection.is_reused_by(segment, from)
+            {
+                connection.renew(Some(ids.next()), from);
+            }
+        }
+        Some(place)
+    }
+
+    /// Whether a SYN may be that of a socket whose port is not known: none that is known has sent it.
+    fn may_be_of_connecting(&self, place: Place, passing: &Passing<'_>) -> bool {
+        self.table.get(place).is_some_and(|connection| {
+            let sender = &connection.ends[passing.from];
+            sender.isn != Some(passing.segment.header.seq)
+                && sender.reported_state() != Some(TcpState::SynSent)
+        })
+    }
+
+    /// The numbers of a segment.
+    fn observe(
+        &mut self,
+        passing: &Passing<'_>,
+        step: Step,
+        observation: &Observation,
+        known: Option<Place>,
+    ) -> Numbers {
+        let sees_all_segments = self.sees_all_segments();
+        let connection = known.and_then(|place| self.table.get_mut(place));
+        let Some(connection) = connection else { return Numbers::default() };
+        // Another network namespace saw it already.
+        if observation.transmission == Transmission::Duplicate
+            && observation.first.netns != passing.tuple.netns
+        {
+            return Numbers::default();
+        }
+        let numbers = connection.observe(passing.segment, step, passing.from, sees_all_segments);
+        if let Some(place) = known {
+            self.table.note_segment(place, passing.segment.time);
+        }
+        numbers
     }
 }
 
-/// The step a segment is. `None` if it is none: nothing to tell.
+impl Passing<'_> {
+    /// Its ends in the table: the sender and the receiver.
+    fn ends(&self, place: Place) -> [EndRef; 2] {
+        [self.from, self.to].map(|end| EndRef::new(place, end))
+    }
+}
+
+/// The index of the end that opened a connection which is met with this segment.
+pub(super) fn opener(passing: &Passing<'_>, step: Step) -> usize {
+    match step {
+        Step::Syn => passing.from,
+        Step::SynAck => passing.to,
+        Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => client(passing),
+    }
+}
+
+/// The index of the client's end, where only the ports show that.
+pub(super) fn client(passing: &Passing<'_>) -> usize {
+    match roles_by_port(passing.segment.src, passing.segment.dst) {
+        [Role::Client, _] => passing.from,
+        [Role::Server, _] => passing.to,
+    }
+}
+
+fn segment_event(segment: &SegmentInput, step: Step, observation: &Observation, reading: Reading) -> Event {
+    let is_retransmission = observation.transmission == Transmission::Retransmitted;
+    let reported = Segment {
+        src: segment.src,
+        dst: segment.dst,
+        header: segment.header,
+        payload_len: segment.payload_len,
+        seq_rel: reading.numbers.relative.seq,
+        ack_rel: reading.numbers.relative.ack,
+        ifindex: segment.ifindex,
+        direction: segment.direction,
+        step,
+        syn_cookie: segment.syn_cookie,
+        retransmission: is_retransmission && occupies_sequence_space(segment),
+        unexpected: reading.unexpected,
+        check: reading.numbers.check,
+    };
+    let event = Event::new(segment.time, EventKind::Segment(reported));
+    Event { netns: segment.netns, ..event }.of(reading.sender)
+}
+
+/// The step a segment is. `None` if it is none: nothing to report.
 fn step_of(segment: &SegmentInput) -> Option<Step> {
-    let flags = segment.header.flags;
-    if flags.contains(Flags::RST) {
-        Some(Step::Rst)
-    } else if flags.contains(Flags::SYN.union(Flags::ACK)) {
-        Some(Step::SynAck)
-    } else if flags.contains(Flags::SYN) {
-        Some(Step::Syn)
-    } else if flags.contains(Flags::FIN) {
-        Some(Step::Fin)
-    } else if segment.acks_syn_ack {
-        Some(Step::HandshakeAck)
-    } else if segment.acks_fin {
-        Some(Step::FinAck)
-    } else {
-        None
+    match segment.header.flags.kind() {
+        Some(SegmentKind::Rst) => Some(Step::Rst),
+        Some(SegmentKind::SynAck) => Some(Step::SynAck),
+        Some(SegmentKind::Syn) => Some(Step::Syn),
+        Some(SegmentKind::Fin) => Some(Step::Fin),
+        None if segment.acks_syn_ack => Some(Step::HandshakeAck),
+        None if segment.acks_fin => Some(Step::FinAck),
+        None => None,
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct ControlledLink {
 }
 
 /// Name of the device in either namespace.
-pub(crate) const DEVICE: &str = "wire0";
+pub(crate) const DEVICE: &str = "link0";
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 
@@ -82,6 +82,19 @@ impl ControlledLink {
 
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(SERVER), port)
+    }
+
+    /// From now on, connections over the link retransmit nothing for 20 s, so that packets may be held
+    /// for long. SYNs and SYN-ACKs are retransmitted after 1 s all the same.
+    pub(crate) fn postpone_retransmissions(&self) -> Result<()> {
+        for (namespace, local, remote) in [(&self.client, CLIENT, SERVER), (&self.server, SERVER, CLIENT)] {
+            // Tail loss probes have a timer of their own.
+            namespace.set("net/ipv4/tcp_early_retrans", "0")?;
+            namespace.ip(&format!(
+                "route change {remote} dev {DEVICE} proto kernel scope link src {local} rto_min 20s"
+            ))?;
+        }
+        Ok(())
     }
 
     /// From now on, packets are held.

@@ -80,8 +80,7 @@ impl Deadline {
     }
 }
 
-/// Observes something until it is as it should be, for what the kernel and other programs notify
-/// nobody of.
+/// Observes something until it is as expected, where there is no notification to wait for.
 ///
 /// # Errors
 /// If it cannot be observed, or is not `reached` in time; then with the last observation.

@@ -24,10 +24,10 @@ use crate::support::{
 
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = &[trial::AGENT, trial::CAPTURE];
-    let wire = &[trial::AGENT, trial::CAPTURE, trial::TUN];
+    let link = &[trial::AGENT, trial::CAPTURE, trial::TUN];
     let mut trials = vec![
-        trial("a client without an answer is reported as timed out", wire, timed_out),
-        trial("a client that is killed in SYN_SENT is reported as aborted", wire, aborted),
+        trial("a client without an answer is reported as timed out", link, timed_out),
+        trial("a client that is killed in SYN_SENT is reported as aborted", link, aborted),
         trial("a client without a route is not reported", needs, without_route),
     ];
     for (ip, name) in [(Ip::V4, "IPv4"), (Ip::V6, "IPv6")] {
@@ -44,7 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         for (what, failure) in [("host", &HOST_UNREACHABLE), ("network", &NET_UNREACHABLE)] {
             trials.push(trial(
                 format!("a client that receives an ICMP error over {name} is reported as {what} unreachable"),
-                wire,
+                link,
                 move || unreachable_behind_router(ip, failure),
             ));
         }
@@ -102,15 +102,15 @@ fn refused(ip: Ip) -> Result<()> {
 }
 
 fn timed_out() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    wire.client.set("net/ipv4/tcp_syn_retries", "1")?;
+    let link = ControlledLink::new()?;
+    link.client.set("net/ipv4/tcp_syn_retries", "1")?;
     if Need::Setting(LINEAR_TIMEOUTS).is_met() {
-        wire.client.set(LINEAR_TIMEOUTS, "0")?;
+        link.client.set(LINEAR_TIMEOUTS, "0")?;
     }
-    wire.hold();
-    let mut attempt = Attempt::begin(&wire.client, Capture::start(&wire.client, DEVICE, SERVER)?)?;
-    attempt.connect(wire.address(PORT))?;
-    let outcome = attempt.fail(wire.address(PORT), &TIMED_OUT)?;
+    link.hold();
+    let mut attempt = Attempt::begin(&link.client, Capture::start(&link.client, DEVICE, SERVER)?)?;
+    attempt.connect(link.address(PORT))?;
+    let outcome = attempt.fail(link.address(PORT), &TIMED_OUT)?;
     scenario_capture::keep("timed_out", &outcome.captured)?;
 
     // When a capture ends, the client may still wait for an answer.
@@ -129,14 +129,14 @@ fn timed_out() -> Result<()> {
 }
 
 fn aborted() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    wire.hold();
-    let mut attempt = Attempt::begin(&wire.client, Capture::start(&wire.client, DEVICE, SERVER)?)?;
-    attempt.connect(wire.address(PORT))?;
-    wire.client.await_state(PORT, "syn_sent")?;
+    let link = ControlledLink::new()?;
+    link.hold();
+    let mut attempt = Attempt::begin(&link.client, Capture::start(&link.client, DEVICE, SERVER)?)?;
+    attempt.connect(link.address(PORT))?;
+    link.client.await_state(PORT, "syn_sent")?;
     attempt.client.kill()?;
     let outcome = attempt.end()?;
-    let handshake = outcome.check(wire.address(PORT), &ABORTED)?;
+    let handshake = outcome.check(link.address(PORT), &ABORTED)?;
     ensure!(handshake["local"].as_str().is_some_and(|local| local.starts_with(&CLIENT.to_string())));
     Ok(())
 }
@@ -173,32 +173,32 @@ fn no_neighbour(ip: Ip) -> Result<()> {
 }
 
 fn unreachable_behind_router(ip: Ip, failure: &Failure) -> Result<()> {
-    let wire = ControlledLink::new()?;
+    let link = ControlledLink::new()?;
     let (forwarding, option, remote) = match ip {
         Ip::V4 => ("net/ipv4/ip_forward", "-4", UNASSIGNED_V4),
         Ip::V6 => ("net/ipv6/conf/all/forwarding", "-6", UNASSIGNED_V6),
     };
     let remote: SocketAddr = remote.parse()?;
-    for (namespace, host) in [(&wire.client, 1), (&wire.server, 2)] {
+    for (namespace, host) in [(&link.client, 1), (&link.server, 2)] {
         namespace.ip(&format!("addr add 2001:db8::{host}/64 dev {DEVICE} nodad"))?;
     }
-    wire.client.ip(&format!("{option} route add default dev {DEVICE}"))?;
-    wire.server.set(forwarding, "1")?;
+    link.client.ip(&format!("{option} route add default dev {DEVICE}"))?;
+    link.server.set(forwarding, "1")?;
     // Without a route, the network is unreachable; with one, the host that does not answer.
     if failure.result == "host_unreachable" {
-        wire.server.ip("link add near type veth peer name far")?;
-        wire.server.ip("link set near up")?;
-        wire.server.ip("link set far up")?;
-        wire.server.ip(&format!("{option} route add {} dev near", remote.ip()))?;
-        ip.shorten_neighbour_discovery(&wire.server, "near")?;
+        link.server.ip("link add near type veth peer name far")?;
+        link.server.ip("link set near up")?;
+        link.server.ip("link set far up")?;
+        link.server.ip(&format!("{option} route add {} dev near", remote.ip()))?;
+        ip.shorten_neighbour_discovery(&link.server, "near")?;
     }
-    let mut attempt = Attempt::begin(&wire.client, Capture::start(&wire.client, DEVICE, SERVER)?)?;
+    let mut attempt = Attempt::begin(&link.client, Capture::start(&link.client, DEVICE, SERVER)?)?;
     // An ICMP error that arrives before connect() waits would take effect only when it is received
     // again.
-    wire.hold();
+    link.hold();
     attempt.connect(remote)?;
-    wire.client.await_state(PORT, "syn_sent")?;
-    wire.release();
+    link.client.await_state(PORT, "syn_sent")?;
+    link.release();
     attempt.fail(remote, failure).map(drop)
 }
 

@@ -32,16 +32,17 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn simultaneous_close() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    let watched = Observation::start("simultaneous_close", &wire, Side::Client)?;
-    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
-    wire.hold();
+    let link = ControlledLink::new()?;
+    link.postpone_retransmissions()?;
+    let watched = Observation::start("simultaneous_close", &link, Side::Client)?;
+    let (mut server, mut client) = connected(&link.server, &link.client, link.address(PORT))?;
+    link.hold();
     client.close()?;
     server.close()?;
-    for namespace in [&wire.client, &wire.server] {
+    for namespace in [&link.client, &link.server] {
         namespace.await_state(PORT, "fin_wait1")?;
     }
-    wire.release();
+    link.release();
     let outcome = watched.finish()?;
 
     outcome.check_lifecycle("c:syn s:syn_ack c:handshake_ack c:fin s:fin c:ack_of_fin s:ack_of_fin")?;
@@ -57,14 +58,14 @@ fn simultaneous_close() -> Result<()> {
 }
 
 fn lost_syn() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    let watched = Observation::start("lost_syn", &wire, Side::Client)?;
-    let mut server = Peer::spawn(&wire.server, "server")?;
-    let mut client = Peer::spawn(&wire.client, "client")?;
-    server.listen(wire.address(PORT))?;
-    wire.lose(Loss { direction: Direction::ToServer, flags: SYN, data: false });
-    client.begin_connect(wire.address(PORT))?;
-    wire.await_loss()?;
+    let link = ControlledLink::new()?;
+    let watched = Observation::start("lost_syn", &link, Side::Client)?;
+    let mut server = Peer::spawn(&link.server, "server")?;
+    let mut client = Peer::spawn(&link.client, "client")?;
+    server.listen(link.address(PORT))?;
+    link.lose(Loss { direction: Direction::ToServer, flags: SYN, data: false });
+    client.begin_connect(link.address(PORT))?;
+    link.await_loss()?;
     client.end_connect()?;
     server.accept()?;
     client.abort()?;
@@ -84,14 +85,14 @@ fn lost_syn() -> Result<()> {
 }
 
 fn lost_handshake_ack() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    let watched = Observation::start("lost_handshake_ack", &wire, Side::Server)?;
-    let mut server = Peer::spawn(&wire.server, "server")?;
-    let mut client = Peer::spawn(&wire.client, "client")?;
-    server.listen(wire.address(PORT))?;
-    wire.lose(Loss { direction: Direction::ToServer, flags: 0, data: false });
-    client.connect(wire.address(PORT))?;
-    wire.await_loss()?;
+    let link = ControlledLink::new()?;
+    let watched = Observation::start("lost_handshake_ack", &link, Side::Server)?;
+    let mut server = Peer::spawn(&link.server, "server")?;
+    let mut client = Peer::spawn(&link.client, "client")?;
+    server.listen(link.address(PORT))?;
+    link.lose(Loss { direction: Direction::ToServer, flags: 0, data: false });
+    client.connect(link.address(PORT))?;
+    link.await_loss()?;
     server.accept()?;
     client.abort()?;
     let outcome = watched.finish()?;
@@ -102,13 +103,13 @@ fn lost_handshake_ack() -> Result<()> {
 }
 
 fn lost_fin() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    let watched = Observation::start("lost_fin", &wire, Side::Client)?;
-    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
-    wire.lose(Loss { direction: Direction::ToServer, flags: FIN, data: false });
+    let link = ControlledLink::new()?;
+    let watched = Observation::start("lost_fin", &link, Side::Client)?;
+    let (mut server, mut client) = connected(&link.server, &link.client, link.address(PORT))?;
+    link.lose(Loss { direction: Direction::ToServer, flags: FIN, data: false });
     client.close()?;
-    wire.await_loss()?;
-    wire.client.await_state(PORT, "fin_wait2")?;
+    link.await_loss()?;
+    link.client.await_state(PORT, "fin_wait2")?;
     server.close()?;
     let outcome = watched.finish()?;
 
@@ -117,14 +118,14 @@ fn lost_fin() -> Result<()> {
 }
 
 fn lost_data() -> Result<()> {
-    let wire = ControlledLink::new()?;
-    let watched = Observation::start("lost_data", &wire, Side::Client)?;
-    let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(PORT))?;
-    wire.lose(Loss { direction: Direction::ToServer, flags: 0, data: true });
+    let link = ControlledLink::new()?;
+    let watched = Observation::start("lost_data", &link, Side::Client)?;
+    let (mut server, mut client) = connected(&link.server, &link.client, link.address(PORT))?;
+    link.lose(Loss { direction: Direction::ToServer, flags: 0, data: true });
     client.send(10)?;
-    wire.await_loss()?;
+    link.await_loss()?;
     server.read(10)?;
-    wire.client
+    link.client
         .await_sockets(PORT, "the acknowledgement", |rows| rows.iter().all(|row| row.unacknowledged == 0))?;
     client.abort()?;
     let outcome = watched.finish()?;
@@ -151,7 +152,7 @@ enum Side {
 struct Observation<'a> {
     /// Part of the name of its capture.
     scenario: &'static str,
-    wire: &'a ControlledLink,
+    link: &'a ControlledLink,
     side: Side,
     agent: Agent,
     capture: Capture,
@@ -166,21 +167,21 @@ struct Outcome {
 }
 
 impl<'a> Observation<'a> {
-    fn start(scenario: &'static str, wire: &'a ControlledLink, side: Side) -> Result<Self> {
+    fn start(scenario: &'static str, link: &'a ControlledLink, side: Side) -> Result<Self> {
         let (namespace, address_behind) = match side {
-            Side::Client => (&wire.client, SERVER),
-            Side::Server => (&wire.server, CLIENT),
+            Side::Client => (&link.client, SERVER),
+            Side::Server => (&link.server, CLIENT),
         };
         let agent = Agent::start(Watch::Inside(namespace), &format!("--port {PORT}"))?;
         let capture = Capture::start(namespace, DEVICE, address_behind)?;
-        Ok(Self { scenario, wire, side, agent, capture })
+        Ok(Self { scenario, link, side, agent, capture })
     }
 
     fn finish(self) -> Result<Outcome> {
-        self.wire.await_no_traffic(PORT)?;
+        self.link.await_no_traffic(PORT)?;
         let namespace: &Namespace = match self.side {
-            Side::Client => &self.wire.client,
-            Side::Server => &self.wire.server,
+            Side::Client => &self.link.client,
+            Side::Server => &self.link.server,
         };
         let captured = self.capture.finish()?;
         let steps = steps(&captured.packets);

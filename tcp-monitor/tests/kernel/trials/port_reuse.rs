@@ -1,13 +1,13 @@
 //! A new connection reuses the addresses of one in TIME_WAIT: it ends that one, and is reported as
 //! a new connection.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::support::{
-    agent::{Agent, Event, Watch},
+    agent::{Agent, Event, Report, Watch},
     capture::Capture,
     peer::Peer,
     read_comparison, scenario_capture,
@@ -108,9 +108,24 @@ fn check(reuse: &Reuse) -> Result<()> {
         let counted = samples.sum("handshakes_total", &[("port", &PORT.to_string()), ("role", role)])?;
         ensure!(counted == 2, "{counted} handshakes of the {role} are counted");
     }
+    check_numbers(&report)?;
     let retransmissions = report.of_kind("segment").filter(|event| event["retransmission"] == true).count();
     ensure!(retransmissions == 0, "no retransmission expected: {:#?}", report.events);
     read_comparison::check_agreement(&report, &captured.file, &steps, |_| true)
+}
+
+/// Both ends of each connection have one number, and the two connections different ones.
+fn check_numbers(report: &Report) -> Result<()> {
+    let mut ends_by_number: BTreeMap<Option<u64>, usize> = BTreeMap::new();
+    for event in report.of_kind("closed") {
+        *ends_by_number.entry(event["conn"].as_u64()).or_default() += 1;
+    }
+    let counts: Vec<_> = ends_by_number.values().copied().collect();
+    ensure!(
+        !ends_by_number.contains_key(&None) && counts == [2, 2],
+        "two ends of each of two connections expected: {ends_by_number:?}"
+    );
+    Ok(())
 }
 
 /// The states of two connections, the first of which ends when the second begins.

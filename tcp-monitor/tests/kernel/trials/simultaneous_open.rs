@@ -29,27 +29,28 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn simultaneous_open() -> Result<()> {
-    let wire = ControlledLink::new()?;
+    let link = ControlledLink::new()?;
+    link.postpone_retransmissions()?;
     let (near, far) = (SocketAddr::new(CLIENT.into(), NEAR_PORT), SocketAddr::new(SERVER.into(), FAR_PORT));
-    let mut sides = [Side::begin(&wire.client, near)?, Side::begin(&wire.server, far)?];
-    let capture = Capture::start(&wire.client, DEVICE, SERVER)?;
+    let mut sides = [Side::begin(&link.client, near)?, Side::begin(&link.server, far)?];
+    let capture = Capture::start(&link.client, DEVICE, SERVER)?;
 
-    wire.hold();
+    link.hold();
     sides[0].peer.begin_connect_from(near, far)?;
     sides[1].peer.begin_connect_from(far, near)?;
     agree(&sides, "syn_sent")?;
-    wire.deliver_held();
+    link.deliver_held();
     agree(&sides, "syn_recv")?;
-    wire.release();
+    link.release();
     for side in &mut sides {
         side.peer.end_connect()?;
     }
     agree(&sides, "established")?;
     sides[0].peer.close()?;
-    wire.client.await_state(FAR_PORT, "fin_wait2")?;
+    link.client.await_state(FAR_PORT, "fin_wait2")?;
     sides[1].peer.close()?;
-    wire.client.await_no_traffic(FAR_PORT)?;
-    wire.server.await_no_traffic(FAR_PORT)?;
+    link.client.await_no_traffic(FAR_PORT)?;
+    link.server.await_no_traffic(FAR_PORT)?;
 
     let captured = capture.finish()?;
     scenario_capture::keep("simultaneous_open", &captured)?;

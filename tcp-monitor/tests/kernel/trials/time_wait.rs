@@ -53,10 +53,10 @@ type Ends = (SocketAddr, SocketAddr);
 /// Connections of which at least one end is closed.
 struct ClosedConnections {
     loopback: Side,
-    wire: Side,
+    link: Side,
     /// Those whose connections go on.
     _peers: Vec<Peer>,
-    _wire: ControlledLink,
+    _link: ControlledLink,
 }
 
 /// One namespace, the agent in it, and the thread that polls its sockets.
@@ -73,9 +73,9 @@ impl ClosedConnections {
     /// after each step.
     fn begin() -> Result<Self> {
         let network = Network::new(Topology::LoopbackV4)?;
-        let wire = ControlledLink::new()?;
+        let link = ControlledLink::new()?;
         let here = ClosingConnections::begin(&network.server)?;
-        let there = ClosingConnections::begin(&wire.client)?;
+        let there = ClosingConnections::begin(&link.client)?;
         let mut peers = Vec::new();
         for host in ["127.0.0.1", "[::1]"] {
             let address = |port: u16| format!("{host}:{port}").parse::<SocketAddr>();
@@ -86,14 +86,14 @@ impl ClosedConnections {
             peers.extend(here.by_one_side_whose_process_left(address(ABANDONED + offset)?)?);
             peers.extend(here.by_one_side_whose_process_stays(address(HALF_OPEN + offset)?)?);
         }
-        there.with_acknowledgments_lost(&wire)?;
-        there.by_both_at_once(&wire)?;
-        Ok(Self { loopback: here.watch()?, wire: there.watch()?, _peers: peers, _wire: wire })
+        there.with_acknowledgments_lost(&link)?;
+        there.by_both_at_once(&link)?;
+        Ok(Self { loopback: here.watch()?, link: there.watch()?, _peers: peers, _link: link })
     }
 
     /// Waits for the end of every TIME_WAIT, and of FIN_WAIT2 that no process holds.
     fn end(self) -> Result<()> {
-        for side in [self.loopback, self.wire] {
+        for side in [self.loopback, self.link] {
             side.end()?;
         }
         Ok(())
@@ -170,29 +170,29 @@ impl ClosingConnections {
     }
 
     /// TIME_WAIT that starts anew whenever the peer retransmits its FIN.
-    fn with_acknowledgments_lost(&self, wire: &ControlledLink) -> Result<()> {
+    fn with_acknowledgments_lost(&self, link: &ControlledLink) -> Result<()> {
         let (mut server, mut client) =
-            connected(&wire.server, &wire.client, wire.address(ACKNOWLEDGMENTS_LOST))?;
+            connected(&link.server, &link.client, link.address(ACKNOWLEDGMENTS_LOST))?;
         client.close()?;
         self.agree(ACKNOWLEDGMENTS_LOST, &["fin_wait2"])?;
         let handshake_ack = Loss { direction: Direction::ToServer, flags: 0, data: false };
-        wire.lose(handshake_ack);
+        link.lose(handshake_ack);
         server.close()?;
-        wire.await_loss()?;
+        link.await_loss()?;
         self.agree(ACKNOWLEDGMENTS_LOST, &["time_wait"])?;
-        wire.lose(handshake_ack);
-        wire.await_loss()?;
-        wire.server.await_no_traffic(ACKNOWLEDGMENTS_LOST)
+        link.lose(handshake_ack);
+        link.await_loss()?;
+        link.server.await_no_traffic(ACKNOWLEDGMENTS_LOST)
     }
 
-    fn by_both_at_once(&self, wire: &ControlledLink) -> Result<()> {
-        let (mut server, mut client) = connected(&wire.server, &wire.client, wire.address(BOTH))?;
-        wire.hold();
+    fn by_both_at_once(&self, link: &ControlledLink) -> Result<()> {
+        let (mut server, mut client) = connected(&link.server, &link.client, link.address(BOTH))?;
+        link.hold();
         client.close()?;
         server.close()?;
-        wire.server.await_state(BOTH, "fin_wait1")?;
+        link.server.await_state(BOTH, "fin_wait1")?;
         self.agree(BOTH, &["fin_wait1"])?;
-        wire.release();
+        link.release();
         self.agree(BOTH, &["time_wait"])
     }
 

@@ -158,8 +158,8 @@ pub(crate) fn connects_to_itself(worker: &mut Worker<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until connect() failed. An ICMP error that arrives while the socket is locked is only noted;
-/// the kernel then waits for another.
+/// Waits until connect() failed. An ICMP error that arrives while the socket is locked is only
+/// noted; the kernel then waits for another.
 fn await_closed(socket: &Socket) -> Result<()> {
     let deadline = Deadline::new();
     loop {

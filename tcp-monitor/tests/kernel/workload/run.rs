@@ -106,4 +106,4 @@ fn possible_actions(settings: Settings) -> Vec<(u32, &'static str, Action)> {
 }
 
 /// With this variable set, only actions whose name contains its value are drawn.
-const ONLY: &str = "KERNEL_SUITE_ACT";
+const ONLY: &str = "KERNEL_SUITE_ACTION";

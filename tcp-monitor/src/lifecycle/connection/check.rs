@@ -1,24 +1,23 @@
 //! The check that textbooks make on the numbers of each step: an acknowledgment number is the sequence number of what it
 //! acknowledges, plus its length, plus one for a SYN or FIN; a sequence number is the one that the peer expects.
 
-use super::event::{AckCheck, Acknowledged, Check, SeqCheck, Step};
-use super::input::SegmentInput;
-use super::segment::Flags;
+use crate::lifecycle::event::{AckCheck, Acknowledged, Check, SeqCheck, Step};
+use crate::lifecycle::input::SegmentInput;
+use crate::lifecycle::segment::Flags;
 
 /// What one end sent that can be acknowledged, as far as it was seen, and what was acknowledged of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sent {
-    /// Its SYN or SYN-ACK.
-    syn: Option<Piece>,
-    /// Of its data, what ends last.
-    data: Option<Piece>,
-    fin: Option<Piece>,
+pub(in crate::lifecycle) struct Sent {
+    /// Its SYN or SYN-ACK; of its data, what ends last; its FIN.
+    pieces: [Piece; 3],
     /// The last acknowledgment number that the peer sent.
-    acked: Option<u32>,
+    acked: u32,
+    /// Which of the pieces there are, and whether something was acknowledged.
+    known: [bool; 4],
 }
 
 /// What one segment carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Piece {
     seq: u32,
     /// Payload, bytes.
@@ -31,28 +30,57 @@ impl Sent {
         let flags = segment.header.flags;
         let piece = Piece { seq: segment.header.seq, len: segment.payload_len };
         if flags.contains(Flags::SYN) {
-            match &mut self.syn {
-                // Sent again, maybe without its data (RFC 7413, section 4.1.3).
-                Some(syn) if syn.seq == piece.seq => syn.len = syn.len.max(piece.len),
-                Some(_) | None => *self = Self { syn: Some(piece), ..Self::default() },
+            match self.syn() {
+                // Retransmitted, maybe without its data (RFC 7413, section 4.1.3).
+                Some(syn) if syn.seq == piece.seq => {
+                    self.set(SYN, Piece { len: syn.len.max(piece.len), ..piece });
+                }
+                Some(_) | None => {
+                    *self = Self::default();
+                    self.set(SYN, piece);
+                }
             }
         } else if flags.contains(Flags::FIN) {
-            self.fin = Some(piece);
-        } else if piece.len > 0 && self.data.is_none_or(|data| is_ahead(piece.end(), data.end())) {
-            self.data = Some(piece);
+            self.set(FIN, piece);
+        } else if piece.len > 0 && self.data().is_none_or(|data| is_ahead(piece.end(), data.end())) {
+            self.set(DATA, piece);
         }
     }
 
-    /// Takes in what a segment from the peer acknowledges.
+    /// What a segment from the peer acknowledges.
     pub(super) fn acknowledge(&mut self, segment: &SegmentInput) {
         if segment.header.flags.contains(Flags::ACK) {
-            self.acked = Some(segment.header.ack);
+            (self.acked, self.known[ACKED]) = (segment.header.ack, true);
         }
+    }
+
+    fn syn(&self) -> Option<Piece> {
+        self.get(SYN)
+    }
+
+    fn data(&self) -> Option<Piece> {
+        self.get(DATA)
+    }
+
+    fn fin(&self) -> Option<Piece> {
+        self.get(FIN)
+    }
+
+    fn acked(&self) -> Option<u32> {
+        self.known[ACKED].then_some(self.acked)
+    }
+
+    fn get(&self, which: usize) -> Option<Piece> {
+        self.known[which].then_some(self.pieces[which])
+    }
+
+    fn set(&mut self, which: usize, piece: Piece) {
+        (self.pieces[which], self.known[which]) = (piece, true);
     }
 
     /// Sequence number of its FIN itself, behind the data it carried.
-    pub(super) fn fin_seq(&self) -> Option<u32> {
-        self.fin.map(Piece::end)
+    pub(in crate::lifecycle) fn fin_seq(&self) -> Option<u32> {
+        self.fin().map(Piece::end)
     }
 
     /// The latest that was seen, as what it is acknowledged for.
@@ -63,7 +91,7 @@ impl Sent {
 
     /// What can be acknowledged, the latest first.
     fn pieces(&self) -> [Option<(Acknowledged, Piece)>; 3] {
-        [(Acknowledged::Fin, self.fin), (Acknowledged::Data, self.data), (Acknowledged::Syn, self.syn)]
+        [(Acknowledged::Fin, self.fin()), (Acknowledged::Data, self.data()), (Acknowledged::Syn, self.syn())]
             .map(|(of, piece)| Some((of, piece?)))
     }
 
@@ -85,7 +113,12 @@ impl Piece {
 }
 
 /// Checks the numbers of a step from `sender` to `receiver`, of which it is not taken in yet.
-pub(super) fn check(segment: &SegmentInput, step: Step, sender: &Sent, receiver: &Sent) -> Check {
+pub(in crate::lifecycle) fn check(
+    segment: &SegmentInput,
+    step: Step,
+    sender: &Sent,
+    receiver: &Sent,
+) -> Check {
     let has_ack = segment.header.flags.contains(Flags::ACK);
     Check {
         ack: if has_ack { check_ack(segment.header.ack, step, sender, receiver) } else { None },
@@ -95,7 +128,7 @@ pub(super) fn check(segment: &SegmentInput, step: Step, sender: &Sent, receiver:
 
 impl Check {
     /// The check of an acknowledgment number that is known to acknowledge what was not sent.
-    pub(super) fn of_nothing_sent(self, receiver: &Sent) -> Self {
+    pub(in crate::lifecycle) fn of_nothing_sent(self, receiver: &Sent) -> Self {
         let wrong = receiver.latest().map(|(of, piece)| against(of, piece, false));
         Self { ack: self.ack.or(wrong), ..self }
     }
@@ -114,16 +147,16 @@ fn check_ack(ack: u32, step: Step, sender: &Sent, receiver: &Sent) -> Option<Ack
             return Some(against(of, alone, true));
         }
     }
-    let only_syn = receiver.data.is_none() && receiver.fin.is_none();
+    let only_syn = receiver.data().is_none() && receiver.fin().is_none();
     let wanted = match step {
-        Step::SynAck => receiver.syn.map(|syn| (Acknowledged::Syn, syn)),
-        Step::HandshakeAck if only_syn => receiver.syn.map(|syn| (Acknowledged::Syn, syn)),
+        Step::SynAck => receiver.syn().map(|syn| (Acknowledged::Syn, syn)),
+        Step::HandshakeAck if only_syn => receiver.syn().map(|syn| (Acknowledged::Syn, syn)),
         // It answers a SYN.
-        Step::Rst if only_syn && sender.is_empty() => receiver.syn.map(|syn| (Acknowledged::Syn, syn)),
-        Step::FinAck => receiver.fin.map(|fin| (Acknowledged::Fin, fin)),
+        Step::Rst if only_syn && sender.is_empty() => receiver.syn().map(|syn| (Acknowledged::Syn, syn)),
+        Step::FinAck => receiver.fin().map(|fin| (Acknowledged::Fin, fin)),
         // Nothing comes behind a FIN.
         Step::Fin | Step::Rst => {
-            receiver.fin.filter(|fin| is_ahead(ack, fin.end())).map(|fin| (Acknowledged::Fin, fin))
+            receiver.fin().filter(|fin| is_ahead(ack, fin.end())).map(|fin| (Acknowledged::Fin, fin))
         }
         Step::Syn | Step::HandshakeAck => None,
     };
@@ -137,24 +170,24 @@ const fn against(of: Acknowledged, piece: Piece, holds: bool) -> AckCheck {
 fn check_seq(segment: &SegmentInput, step: Step, sender: &Sent, receiver: &Sent) -> Option<SeqCheck> {
     let seq = segment.header.seq;
     let to_be = |expected| Some(SeqCheck { expected, holds: seq == expected });
-    let is_next = [sender.next(), sender.acked].contains(&Some(seq));
+    let is_next = [sender.next(), sender.acked()].contains(&Some(seq));
     // What it is ahead of may have passed unseen.
-    let is_late = || sender.acked.is_some_and(|acked| is_ahead(acked, seq));
+    let is_late = || sender.acked().is_some_and(|acked| is_ahead(acked, seq));
     match step {
         Step::Syn | Step::SynAck => None,
         Step::Rst if sender.is_empty() => {
-            let refuses = receiver.syn.is_some() && segment.header.flags.contains(Flags::ACK);
+            let refuses = receiver.syn().is_some() && segment.header.flags.contains(Flags::ACK);
             if refuses { to_be(0) } else { None }
         }
         // Sent again, maybe with other data before it.
-        Step::Fin if sender.fin.is_some() => {
-            sender.fin.and_then(|fin| to_be(fin.end().wrapping_sub(segment.payload_len)))
+        Step::Fin if sender.fin().is_some() => {
+            sender.fin().and_then(|fin| to_be(fin.end().wrapping_sub(segment.payload_len)))
         }
         Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst if is_next => to_be(seq),
-        Step::HandshakeAck if is_late() => sender.acked.and_then(to_be),
+        Step::HandshakeAck if is_late() => sender.acked().and_then(to_be),
         // What was seen of a large transfer can be anywhere.
-        Step::Fin | Step::FinAck if (sender.data.is_some() || sender.fin.is_some()) && is_late() => {
-            sender.acked.and_then(to_be)
+        Step::Fin | Step::FinAck if (sender.data().is_some() || sender.fin().is_some()) && is_late() => {
+            sender.acked().and_then(to_be)
         }
         // A RST that answers an old segment has the number that one acknowledged.
         Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => None,
@@ -165,3 +198,8 @@ fn check_seq(segment: &SegmentInput, step: Step, sender: &Sent, receiver: &Sent)
 const fn is_ahead(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
+
+const SYN: usize = 0;
+const DATA: usize = 1;
+const FIN: usize = 2;
+const ACKED: usize = 3;

@@ -1,8 +1,8 @@
 //! The bytes that one end sends, known by their positions: sequence numbers counted on past 32 bits. What was sent, what was
 //! acknowledged, and what was sent again.
 
+use crate::lifecycle::dedup::ObservationPoint;
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::sighting::Vantage;
 
 /// One direction of a connection. Position 0 is the SYN, 1 the first byte.
 #[derive(Clone, Debug, Default)]
@@ -14,14 +14,34 @@ pub(super) struct Stream {
     /// Behind the last position sent.
     next: i64,
     /// The first position that is not acknowledged.
-    unacked: Option<i64>,
+    unacked: Position,
     /// The first position that the receiver does not accept yet, if its window is known.
-    edge: Option<i64>,
-    fin: Option<i64>,
+    edge: Position,
+    fin: Position,
     /// From where to where nothing was seen yet before `next`, the latest last.
-    holes: Vec<(i64, i64)>,
+    holes: Option<Box<Holes>>,
     /// Where the first segment was seen. Others, seen elsewhere too, are not counted a second time.
-    vantage: Option<Vantage>,
+    point: Option<ObservationPoint>,
+}
+
+/// A position that may not be known: an `Option<i64>` in half of the memory.
+#[derive(Clone, Copy, Debug)]
+struct Position(i64);
+
+/// Parts of a stream, from where to where. Most streams have none, and take no memory for them.
+#[derive(Clone, Debug, Default)]
+struct Holes(Vec<(i64, i64)>);
+
+impl Position {
+    const fn known(self) -> Option<i64> {
+        if self.0 == i64::MIN { None } else { Some(self.0) }
+    }
+}
+
+impl Default for Position {
+    fn default() -> Self {
+        Self(i64::MIN)
+    }
 }
 
 /// What a segment is to its stream.
@@ -30,7 +50,7 @@ pub(super) enum Novelty {
     /// It has something that was not seen before.
     New,
     /// All of it was seen before: it is sent again.
-    Again,
+    Retransmitted,
     /// It takes no sequence space, or is a keep-alive, or was seen elsewhere first.
     Nothing,
 }
@@ -70,7 +90,7 @@ impl Stream {
     /// `space` is its length in sequence numbers.
     pub(super) fn skip_to(&mut self, seq: u32, space: u32, is_fin: bool) -> i64 {
         let position = self.position(seq);
-        let before_fin = self.fin.map(|fin| fin.saturating_add(1).saturating_sub(space.into()));
+        let before_fin = self.fin.known().map(|fin| fin.saturating_add(1).saturating_sub(space.into()));
         if let Some(again) = before_fin.filter(|again| is_fin && low_bits(position ^ *again) == 0) {
             return again;
         }
@@ -82,7 +102,7 @@ impl Stream {
     /// The position of an acknowledgment number, where what it is of may not have been seen.
     pub(super) fn skip_to_ack(&self, ack: u32) -> i64 {
         let position = self.find(ack).unwrap_or(1);
-        match self.fin {
+        match self.fin.known() {
             Some(fin) if low_bits(position ^ fin.saturating_add(1)) == 0 => fin.saturating_add(1),
             Some(fin) => position.min(fin),
             None => position,
@@ -90,41 +110,50 @@ impl Stream {
     }
 
     /// Takes in what a segment carries: `space` is its length in sequence numbers.
-    pub(super) fn send(&mut self, position: i64, space: u32, control: Flags, vantage: Vantage) -> Novelty {
+    pub(super) fn send(
+        &mut self,
+        position: i64,
+        space: u32,
+        control: Flags,
+        point: ObservationPoint,
+    ) -> Novelty {
         let end = position.saturating_add(space.into());
         let is_bare = control == Flags::default();
         if space == 0 || is_bare && self.is_keep_alive(position, space) {
             return Novelty::Nothing;
         }
         if control == Flags::FIN {
-            self.fin.get_or_insert(end - 1);
+            self.fin = Position(self.fin.known().unwrap_or(end - 1));
         }
-        if *self.vantage.get_or_insert(vantage) != vantage {
+        if *self.point.get_or_insert(point) != point {
             return Novelty::Nothing;
         }
         let fills = self.fill(position, end);
         if position > self.next {
-            if self.holes.len() == MAX_HOLES {
-                self.holes.remove(0);
+            let holes = &mut self.holes.get_or_insert_default().0;
+            if holes.len() == MAX_HOLES {
+                holes.remove(0);
             }
-            self.holes.push((self.next, position));
+            holes.push((self.next, position));
         }
         let is_new = fills || end > self.next;
         self.next = self.next.max(end);
-        if is_new { Novelty::New } else { Novelty::Again }
+        if is_new { Novelty::New } else { Novelty::Retransmitted }
     }
 
     /// Takes in that the receiver has everything before `position`. Segments that carried it may have been missed.
     pub(super) fn acknowledge(&mut self, position: i64) {
-        let unacked = self.unacked.map_or(position, |unacked| unacked.max(position));
-        self.unacked = Some(unacked);
+        let unacked = self.unacked.known().map_or(position, |unacked| unacked.max(position));
+        self.unacked = Position(unacked);
         self.next = self.next.max(unacked);
-        self.holes.retain(|(_, end)| *end > unacked);
+        if let Some(holes) = &mut self.holes {
+            holes.0.retain(|(_, end)| *end > unacked);
+        }
     }
 
     /// Takes in that the receiver accepts what is before `edge`.
     pub(super) fn open_window(&mut self, edge: i64) {
-        self.edge = Some(self.edge.map_or(edge, |known| known.max(edge)));
+        self.edge = Position(self.edge.known().map_or(edge, |known| known.max(edge)));
     }
 
     /// Whether an acknowledgment up to `position` can be of something that was sent, `ahead` of which may have been missed.
@@ -134,56 +163,59 @@ impl Stream {
 
     /// Whether the receiver accepts nothing at `position`, as far as is known.
     pub(super) fn is_ahead(&self, position: i64) -> bool {
-        self.edge.is_some_and(|edge| position > edge)
+        self.edge.known().is_some_and(|edge| position > edge)
     }
 
     /// Whether the receiver has more than what is before `position`.
     pub(super) fn is_behind(&self, position: i64) -> bool {
-        self.unacked.is_some_and(|unacked| position < unacked)
+        self.unacked.known().is_some_and(|unacked| position < unacked)
     }
 
     /// Whether `position` can be the next that the receiver expects: between what it acknowledged and what was sent.
     pub(super) fn can_be_expected(&self, position: i64) -> bool {
-        (self.unacked.unwrap_or(0)..=self.next).contains(&position)
+        (self.unacked.known().unwrap_or(0)..=self.next).contains(&position)
     }
 
     /// Whether a segment at `position` is ahead of all that was sent, as far as it was seen, and the receiver accepts it.
     pub(super) fn can_follow_gap(&self, position: i64) -> bool {
-        self.fin.is_none() && position > self.next && self.edge.is_some_and(|edge| position < edge)
+        self.fin.known().is_none()
+            && position > self.next
+            && self.edge.known().is_some_and(|edge| position < edge)
     }
 
     pub(super) fn fin(&self) -> Option<i64> {
-        self.fin
+        self.fin.known()
     }
 
     pub(super) fn is_acked(&self) -> bool {
-        self.unacked.is_some()
+        self.unacked.known().is_some()
     }
 
     pub(super) fn is_fin_acked(&self) -> bool {
-        self.fin.is_some_and(|fin| self.is_behind(fin))
+        self.fin.known().is_some_and(|fin| self.is_behind(fin))
     }
 
     /// Payload that the receiver acknowledged, since the stream was met.
     pub(super) fn payload_acked(&self) -> Option<u64> {
-        let acked = self.unacked?.saturating_sub(1 + i64::from(self.is_fin_acked()));
+        let acked = self.unacked.known()?.saturating_sub(1 + i64::from(self.is_fin_acked()));
         Some(u64::try_from(acked).unwrap_or_default())
     }
 
     /// A keep-alive has the last sequence number that was acknowledged, with that byte or none.
     fn is_keep_alive(&self, position: i64, space: u32) -> bool {
-        space <= 1 && self.unacked == Some(self.next) && position == self.next - 1
+        space <= 1 && self.unacked.known() == Some(self.next) && position == self.next - 1
     }
 
     /// Whether a segment fills a hole or a part of one.
     fn fill(&mut self, start: i64, end: i64) -> bool {
-        let Some(at) = self.holes.iter().position(|(from, to)| start < *to && end > *from) else {
+        let Some(Holes(holes)) = self.holes.as_deref_mut() else { return false };
+        let Some(at) = holes.iter().position(|(from, to)| start < *to && end > *from) else {
             return false;
         };
-        let (from, to) = self.holes.remove(at);
+        let (from, to) = holes.remove(at);
         for rest in [(from, start), (end, to)] {
-            if rest.0 < rest.1 && self.holes.len() < MAX_HOLES {
-                self.holes.push(rest);
+            if rest.0 < rest.1 && holes.len() < MAX_HOLES {
+                holes.push(rest);
             }
         }
         true
@@ -201,9 +233,9 @@ const MAX_HOLES: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::{Flags, Novelty, Stream};
-    use crate::lifecycle::sighting::Vantage;
+    use crate::lifecycle::dedup::ObservationPoint;
 
-    const HERE: Vantage = Vantage { netns: 0, ifindex: 1, direction: None };
+    const HERE: ObservationPoint = ObservationPoint { netns: 0, ifindex: 1, direction: None };
 
     /// A stream whose SYN was seen, to which segments are sent by their relative sequence numbers.
     struct Wire(Stream, u32);
@@ -232,7 +264,7 @@ mod tests {
         let sent =
             [(1, 100), (201, 100), (401, 100), (201, 100), (101, 50), (151, 50), (101, 100), (301, 100)];
         let novelty = sent.map(|(seq, len)| wire.send(seq, len));
-        let [new, again] = [Novelty::New, Novelty::Again];
+        let [new, again] = [Novelty::New, Novelty::Retransmitted];
         assert_eq!(novelty, [new, new, new, again, new, new, again, new]);
     }
 
@@ -246,7 +278,7 @@ mod tests {
             wire.ack(seq);
         }
         assert_eq!(wire.0.payload_acked(), Some(80 << 28));
-        assert_eq!(wire.send(seq.wrapping_sub(step), step), Novelty::Again);
+        assert_eq!(wire.send(seq.wrapping_sub(step), step), Novelty::Retransmitted);
         assert_eq!(wire.0.next_seq(), Some(seq.wrapping_add(7)));
     }
 
@@ -254,7 +286,7 @@ mod tests {
     fn a_keep_alive_is_no_data_but_a_lost_byte_is() {
         let mut wire = Wire::new(0);
         wire.send(1, 1);
-        assert_eq!(wire.send(1, 1), Novelty::Again, "not acknowledged yet");
+        assert_eq!(wire.send(1, 1), Novelty::Retransmitted, "not acknowledged yet");
         wire.ack(2);
         assert_eq!([wire.send(1, 0), wire.send(1, 1)], [Novelty::Nothing; 2]);
         assert_eq!(wire.0.payload_acked(), Some(1));
@@ -264,7 +296,7 @@ mod tests {
     fn a_syn_sent_again_after_its_acknowledgment_is_no_keep_alive() {
         let mut wire = Wire::new(0);
         wire.ack(1);
-        assert_eq!(wire.0.send(0, 1, Flags::SYN, HERE), Novelty::Again);
+        assert_eq!(wire.0.send(0, 1, Flags::SYN, HERE), Novelty::Retransmitted);
         assert_eq!(wire.0.send(0, 1, Flags::default(), HERE), Novelty::Nothing);
     }
 
@@ -277,7 +309,7 @@ mod tests {
         assert_eq!(wire.0.send(fin, 1, Flags::FIN, HERE), Novelty::New);
         // Sent again with the byte before it.
         let again = wire.0.skip_to(seq(2_999_999_999), 2, true);
-        assert_eq!((again, wire.0.send(again, 2, Flags::FIN, HERE)), (fin - 1, Novelty::Again));
+        assert_eq!((again, wire.0.send(again, 2, Flags::FIN, HERE)), (fin - 1, Novelty::Retransmitted));
         let acked = [seq(3_000_000_001), seq(3_000_000_000), seq(7)].map(|ack| wire.0.skip_to_ack(ack) > fin);
         assert_eq!(acked, [true, false, false]);
     }
@@ -288,7 +320,7 @@ mod tests {
         wire.ack(501);
         assert_eq!(wire.0.payload_acked(), Some(500));
         assert_eq!(wire.send(501, 10), Novelty::New);
-        assert_eq!(wire.send(301, 100), Novelty::Again);
+        assert_eq!(wire.send(301, 100), Novelty::Retransmitted);
     }
 
     #[test]
@@ -304,9 +336,9 @@ mod tests {
 
     #[test]
     fn a_segment_seen_elsewhere_too_is_counted_once() {
-        let there = Vantage { ifindex: 2, ..HERE };
+        let there = ObservationPoint { ifindex: 2, ..HERE };
         let mut stream = Stream::begin(0);
-        let novelty = [HERE, there, HERE].map(|vantage| stream.send(1, 100, Flags::default(), vantage));
-        assert_eq!(novelty, [Novelty::New, Novelty::Nothing, Novelty::Again]);
+        let novelty = [HERE, there, HERE].map(|point| stream.send(1, 100, Flags::default(), point));
+        assert_eq!(novelty, [Novelty::New, Novelty::Nothing, Novelty::Retransmitted]);
     }
 }

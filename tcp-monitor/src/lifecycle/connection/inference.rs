@@ -1,85 +1,159 @@
 //! A connection as its segments show it: what each of them does to its two ends.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
+use tcp_monitor_common::rules::control::SegmentKind;
 
+use super::check::Sent;
+use super::effect::{Effect, Way, effects, next};
 use super::endpoint::Endpoint;
-use super::sight::Sight;
-use super::sign::{Sign, Way, next, signs};
+use super::enter::{Cause, is_handshake};
+use super::inferred_end::InferredEnd;
 use super::stream::Novelty;
-use super::telling::{Cause, is_handshake};
-use crate::lifecycle::check::check;
-use crate::lifecycle::event::{Check, Event, EventKind, Retransmit, Step, Unexpected};
-use crate::lifecycle::flow::{FlowKey, Relative};
+use super::visibility::Visibility;
+use tcp_monitor_common::transition::is_synchronized;
+
+use super::Identity;
+use super::numbers::Relative;
+use crate::lifecycle::event::{ConnectionId, End, Event, EventKind, Retransmit, Unexpected};
 use crate::lifecycle::input::{RetransmitKind, SegmentInput};
+use crate::lifecycle::queues::Place;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::time::Time;
+use crate::lifecycle::tuple::Tuple;
 
 #[derive(Debug)]
-pub(super) struct Connection {
-    /// In the order of [`FlowKey`].
-    pub(super) ends: [Endpoint; 2],
-    pub(super) sight: Sight,
+pub(in crate::lifecycle) struct Inference {
+    /// In the order of the tuple.
+    pub(in crate::lifecycle) ends: [InferredEnd; 2],
+    pub(in crate::lifecycle) visibility: Visibility,
+    /// Where it queues for its time, and to be evicted.
+    pub(in crate::lifecycle) queued: Place,
     /// When its last segment was seen.
     pub(super) heard: Time,
 }
 
 /// A segment on its way from one end to the other, and where to tell what follows from it.
-pub(super) struct Passage<'a> {
-    pub(super) key: FlowKey,
+pub(in crate::lifecycle) struct Passage<'a> {
+    pub(in crate::lifecycle) tuple: Tuple,
+    /// The connection, and the index of the end that opened it.
+    pub(in crate::lifecycle) connection: (Option<ConnectionId>, usize),
+    pub(in crate::lifecycle) ids: &'a mut Ids,
+    /// Its ends, whose `sent` is kept here where all segments are seen.
+    pub(in crate::lifecycle) ends: Option<&'a mut [Endpoint; 2]>,
     /// The index of the end that sent it, and of that it goes to: the same if a socket connects to itself.
-    pub(super) from: usize,
-    pub(super) to: usize,
-    pub(super) segment: &'a SegmentInput,
-    /// Whether the kernel tells of the socket of each end.
-    pub(super) told_by_kernel: [bool; 2],
-    pub(super) out: &'a mut Vec<Event>,
+    pub(in crate::lifecycle) from: usize,
+    pub(in crate::lifecycle) to: usize,
+    pub(in crate::lifecycle) segment: &'a SegmentInput,
+    /// Whether the kernel reports the sockets of the sender and the receiver.
+    pub(in crate::lifecycle) reported_by_kernel: [bool; 2],
+    pub(in crate::lifecycle) out: &'a mut Vec<Event>,
 }
 
 /// What a segment is the first to acknowledge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Acks {
-    pub(super) syn_ack: bool,
-    pub(super) fin: bool,
+pub(in crate::lifecycle) struct Acks {
+    pub(in crate::lifecycle) syn_ack: bool,
+    pub(in crate::lifecycle) fin: bool,
 }
 
-impl Connection {
-    /// A connection of which no segment was seen. `is_whole` says whether all will be.
-    pub(super) fn new(is_whole: bool) -> Self {
-        let ends = [Endpoint::listening(), Endpoint::listening()];
-        Self { ends, sight: Sight::new(is_whole), heard: Time::default() }
+/// The numbers of connections, in the order in which they are met.
+#[derive(Debug, Default)]
+pub(in crate::lifecycle) struct Ids(u64);
+
+impl Ids {
+    /// The next one.
+    pub(in crate::lifecycle) fn next(&mut self) -> ConnectionId {
+        let id = ConnectionId::new(NonZeroU64::MIN.saturating_add(self.0));
+        self.0 += 1;
+        id
+    }
+}
+
+impl Passage<'_> {
+    /// The identity of an end, by its index.
+    pub(super) fn identity(&self, end: usize) -> Identity {
+        let (connection, first) = self.connection;
+        Identity { connection, end: if end == first { End::First } else { End::Second } }
+    }
+
+    /// What an end sent, where that is kept here.
+    fn sent(&mut self, end: usize) -> Option<&mut Sent> {
+        self.ends.as_mut().map(|ends| &mut ends[end].sent)
+    }
+
+    /// An end begins a new life.
+    pub(super) fn forget_sent(&mut self, end: usize) {
+        if let Some(sent) = self.sent(end) {
+            *sent = Sent::default();
+        }
+    }
+
+    /// Another connection begins, which the end `first` opens, unless it is known already that `last` is not the one that this
+    /// segment is of.
+    pub(super) fn renew(&mut self, last: Identity, first: usize) {
+        if last.connection == self.connection.0 {
+            self.connection = (Some(self.ids.next()), first);
+        }
+    }
+}
+
+impl Inference {
+    /// A connection of which no segment was seen. `sees_all_segments` says whether all will be.
+    pub(in crate::lifecycle) fn new(sees_all_segments: bool, of: [Identity; 2], queued: Place) -> Self {
+        let ends = of.map(InferredEnd::listening);
+        let visibility = Visibility::new(sees_all_segments);
+        Self { ends, visibility, queued, heard: Time::default() }
+    }
+
+    /// From now on the kernel reports the socket of an end. Returns since when it is reported to be in SYN_RECV, if it is.
+    pub(in crate::lifecycle) fn hand_over(&mut self, end: usize) -> Option<Time> {
+        let is_reported_here = self.is_reported_here(end);
+        let mine = &mut self.ends[end];
+        mine.reported_by_kernel = true;
+        let is_in_syn_recv = is_reported_here && mine.has_reports && mine.reported == TcpState::SynRecv;
+        mine.life.since().filter(|_| is_in_syn_recv)
+    }
+
+    /// An end is established, and not closed yet.
+    pub(super) fn is_open(&self) -> bool {
+        let is_open =
+            |end: &InferredEnd| is_synchronized(end.life.state()) && end.life.state() != TcpState::TimeWait;
+        self.ends.iter().any(is_open)
     }
 
     /// Takes a segment in. Returns what is unexpected of it, if anything is.
-    pub(super) fn take(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
-        self.note_kernel(passage);
+    pub(in crate::lifecycle) fn take(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+        self.note_reported(passage);
         self.heard = self.heard.max(passage.segment.time);
         let flags = passage.segment.header.flags;
-        let unexpected = if flags.contains(Flags::RST) {
-            self.reset(passage)
-        } else if flags.contains(Flags::SYN.union(Flags::ACK)) {
-            self.answer(passage)
-        } else if flags.contains(Flags::SYN) {
-            self.open(passage)
-        } else if flags.contains(Flags::ACK) && self.sight.is_whole {
-            self.proceed(passage)
-        } else if flags.contains(Flags::ACK) {
-            self.skip(passage)
-        } else {
-            Some(Unexpected::State)
+        let unexpected = match flags.kind() {
+            Some(SegmentKind::Rst) => self.reset(passage),
+            Some(SegmentKind::SynAck) => self.answer(passage),
+            Some(SegmentKind::Syn) => self.open(passage),
+            Some(SegmentKind::Fin) | None => {
+                if !flags.contains(Flags::ACK) {
+                    Some(Unexpected::State)
+                } else if self.visibility.sees_all_segments {
+                    self.proceed(passage)
+                } else {
+                    self.skip(passage)
+                }
+            }
         };
         // A new life may have begun.
-        self.note_kernel(passage);
+        self.note_reported(passage);
         unexpected
     }
 
     /// What `segment` from the end `from` acknowledges first, and only it or one that answers the same segment sent again.
-    pub(super) fn acks(&self, from: usize, to: usize, segment: &SegmentInput) -> Acks {
+    pub(in crate::lifecycle) fn acks(&self, from: usize, to: usize, segment: &SegmentInput) -> Acks {
         let flags = segment.header.flags;
         let (sender, receiver) = (&self.ends[from], &self.ends[to]);
-        let is_straggler = sender.state == TcpState::Close;
+        let is_straggler = sender.life.state() == TcpState::Close;
         if !flags.contains(Flags::ACK) || flags.contains(Flags::RST) || is_straggler {
             return Acks::default();
         }
@@ -92,7 +166,7 @@ impl Connection {
     }
 
     /// The numbers of a segment counted from the starts of both streams.
-    pub(super) fn relative(&self, from: usize, to: usize, segment: &SegmentInput) -> Relative {
+    pub(in crate::lifecycle) fn relative(&self, from: usize, to: usize, segment: &SegmentInput) -> Relative {
         let header = &segment.header;
         let is_start = header.flags.contains(Flags::SYN);
         let seq = self.ends[from].stream.isn().map(|isn| header.seq.wrapping_sub(isn));
@@ -103,17 +177,12 @@ impl Connection {
         }
     }
 
-    /// The numbers of a step that is not taken in yet against those that are next.
-    pub(super) fn check(&self, from: usize, to: usize, segment: &SegmentInput, step: Step) -> Check {
-        check(segment, step, &self.ends[from].sent, &self.ends[to].sent)
-    }
-
     /// A segment with ACK, and without SYN and RST.
     fn proceed(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         let Passage { from, to, segment, .. } = *passage;
         let header = &segment.header;
         self.meet_midway(passage);
-        if self.ends[from].state == TcpState::Close {
+        if self.ends[from].life.state() == TcpState::Close {
             // A straggler.
             return None;
         }
@@ -145,12 +214,12 @@ impl Connection {
         let Passage { from, to, segment, .. } = *passage;
         let header = &segment.header;
         self.meet_midway(passage);
-        if self.ends[from].state == TcpState::Close {
+        if self.ends[from].life.state() == TcpState::Close {
             // A straggler.
             return None;
         }
         let acked = self.ends[to].stream.skip_to_ack(header.ack);
-        if is_handshake(self.ends[to].state) && acked < 1 {
+        if is_handshake(self.ends[to].life.state()) && acked < 1 {
             return None;
         }
         let is_fin = header.flags.contains(Flags::FIN);
@@ -167,20 +236,21 @@ impl Connection {
     }
 
     /// Ends of which no segment was seen before this one, which can be of an open connection only.
-    fn meet_midway(&mut self, passage: &Passage<'_>) {
+    fn meet_midway(&mut self, passage: &mut Passage<'_>) {
         let Passage { from, to, segment, .. } = *passage;
-        let roles = match [from, to].map(|end| self.ends[end].state == TcpState::Listen) {
+        let roles = match [from, to].map(|end| self.ends[end].life.state() == TcpState::Listen) {
             [true, true] => roles_by_port(segment.src, segment.dst).map(Some),
-            [true, false] => [Some(other(self.ends[to].role)), None],
-            [false, true] => [None, Some(other(self.ends[from].role))],
+            [true, false] => [Some(other(self.ends[to].life.role)), None],
+            [false, true] => [None, Some(other(self.ends[from].life.role))],
             [false, false] => [None, None],
         };
         for (end, role) in [from, to].into_iter().zip(roles) {
             if let Some(role) = role {
-                self.ends[end] = Endpoint::met_midway(role);
+                self.ends[end] = InferredEnd::met_midway(passage.identity(end), role);
+                passage.forget_sent(end);
             }
         }
-        self.note_kernel(passage);
+        self.note_reported(passage);
     }
 
     /// Counts what a segment carries, and tells if it was sent before.
@@ -190,20 +260,22 @@ impl Connection {
         let [syn, fin] = [Flags::SYN, Flags::FIN].map(|flag| flags.contains(flag));
         let is_fin = fin && !syn;
         let space = segment.payload_len.saturating_add(u32::from(syn) + u32::from(is_fin));
+        if let Some(sent) = passage.sent(passage.from) {
+            sent.send(segment);
+        }
         let sender = &mut self.ends[passage.from];
-        sender.sent.send(segment);
         if is_fin {
             sender.awaits_ack_of_fin = true;
         }
         // Who answers a SYN with his own sends it again, but with an ACK.
-        let opens_too = syn && flags.contains(Flags::ACK) && sender.state == TcpState::SynSent;
+        let opens_too = syn && flags.contains(Flags::ACK) && sender.life.state() == TcpState::SynSent;
         let control = match (syn, fin) {
             (true, _) => Flags::SYN,
             (false, true) => Flags::FIN,
             (false, false) => Flags::default(),
         };
-        let novelty = sender.stream.send(position, space, control, segment.vantage());
-        if novelty != Novelty::Again || opens_too {
+        let novelty = sender.stream.send(position, space, control, segment.observation_point());
+        if novelty != Novelty::Retransmitted || opens_too {
             return;
         }
         sender.retransmits = sender.retransmits.saturating_add(1);
@@ -213,24 +285,26 @@ impl Connection {
             (false, true) => RetransmitKind::Fin,
             (false, false) => RetransmitKind::Data,
         };
-        if self.is_told_alone(passage.from) {
+        if self.is_reported_here_alone(passage.from) {
             let retransmit = EventKind::Retransmit(Retransmit {
                 local: segment.src,
                 remote: segment.dst,
                 kind,
-                state: self.ends[passage.from].state,
+                state: self.ends[passage.from].life.state(),
             });
-            passage.out.push(self.event(passage.from, segment.time, retransmit, &passage.key));
+            passage.out.push(self.event(passage.from, segment.time, retransmit, &passage.tuple));
         }
     }
 
     /// Takes in the acknowledgment of a segment, and its window.
-    pub(super) fn acknowledge(&mut self, passage: &Passage<'_>, acked: i64) {
+    pub(super) fn acknowledge(&mut self, passage: &mut Passage<'_>, acked: i64) {
         let Passage { from, to, segment, .. } = *passage;
+        if let Some(sent) = passage.sent(to) {
+            sent.acknowledge(segment);
+        }
         let is_syn = segment.header.flags.contains(Flags::SYN);
         let receiver = &mut self.ends[to];
         receiver.awaits_ack_of_syn_ack = false;
-        receiver.sent.acknowledge(segment);
         if acked_fin(receiver, acked) {
             receiver.awaits_ack_of_fin = false;
         }
@@ -263,31 +337,31 @@ impl Connection {
         let flags = passage.segment.header.flags;
         let acks_fin = acked_fin(&self.ends[passage.to], acked);
         for (end, way) in [(passage.from, Way::Sent), (passage.to, Way::Received)] {
-            for sign in signs(flags, acked >= 1, acks_fin) {
-                if (way, sign) == (Way::Received, Sign::AckOfSyn) && self.awaits_kernel(end) {
+            for effect in effects(flags, acked >= 1, acks_fin) {
+                if (way, effect) == (Way::Received, Effect::AckOfSyn) && self.awaits_kernel(end) {
                     self.ends[end].answered.get_or_insert(passage.segment.time);
                     continue;
                 }
-                let state = next(self.ends[end].state, way, sign);
-                self.enter(end, state, Cause::Segment(way, sign), passage);
+                let state = next(self.ends[end].life.state(), way, effect);
+                self.enter(end, state, Cause::Segment(way, effect), passage);
             }
         }
     }
 
-    pub(super) fn note_kernel(&mut self, passage: &Passage<'_>) {
-        for (end, told) in [passage.from, passage.to].into_iter().zip(passage.told_by_kernel) {
-            self.ends[end].told_by_kernel |= told;
+    pub(in crate::lifecycle) fn note_reported(&mut self, passage: &Passage<'_>) {
+        for (end, reported) in [passage.from, passage.to].into_iter().zip(passage.reported_by_kernel) {
+            self.ends[end].reported_by_kernel |= reported;
         }
     }
 }
 
 /// Whether an acknowledgment up to `acked` is of the FIN of `end` too.
-fn acked_fin(end: &Endpoint, acked: i64) -> bool {
+fn acked_fin(end: &InferredEnd, acked: i64) -> bool {
     end.stream.fin().is_some_and(|fin| acked > fin)
 }
 
 /// Services have the lower ports. Of equal ones, who sends first is taken for the client.
-fn roles_by_port(src: SocketAddr, dst: SocketAddr) -> [Role; 2] {
+pub(in crate::lifecycle) fn roles_by_port(src: SocketAddr, dst: SocketAddr) -> [Role; 2] {
     if src.port() < dst.port() { [Role::Server, Role::Client] } else { [Role::Client, Role::Server] }
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::queues::Queues;
-use super::time::Time;
+use crate::lifecycle::map::Map;
+use crate::lifecycle::time::Time;
 
 /// When they were born, by network namespace and `sk`.
 #[derive(Debug)]
-pub(super) struct Newborn {
-    births: Queues<(u32, u64), Time, { Class::ALL.len() }>,
+pub(super) struct Unaddressed {
+    children: Map<(u32, u64), Time, { Class::ALL.len() }>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,38 +23,38 @@ impl Class {
     const ALL: [Self; 2] = [Self::Late, Self::Expected];
 }
 
-impl Newborn {
+impl Unaddressed {
     pub(super) fn new(limit: usize) -> Self {
-        Self { births: Queues::new(limit) }
+        Self { children: Map::new(limit) }
     }
 
     /// Adds a child that was born at `now`.
     pub(super) fn insert(&mut self, netns: u32, sk: u64, now: Time) {
-        self.births.insert((netns, sk), now, Class::Expected as usize, now);
+        self.children.insert((netns, sk), now, Class::Expected as usize, now);
     }
 
     /// Takes a child out, and says when it was born.
     pub(super) fn remove(&mut self, netns: u32, sk: u64) -> Option<Time> {
-        self.births.remove(&(netns, sk))
+        self.children.remove(&(netns, sk))
     }
 
     /// When the first was born of those that are not late at `now`.
     pub(super) fn first_expected(&self, now: Time) -> Option<Time> {
-        let (born, _) = self.births.front(Class::Expected as usize)?;
+        let (born, _) = self.children.front(Class::Expected as usize)?;
         Some(born).filter(|born| !is_late(*born, now))
     }
 
     /// Waits no longer for those that are late at `now`.
     pub(super) fn expire(&mut self, now: Time) {
-        while let Some((born, place)) = self.births.front(Class::Expected as usize)
+        while let Some((born, place)) = self.children.front(Class::Expected as usize)
             && is_late(born, now)
         {
-            self.births.queue(place, Class::Late as usize, now, Duration::ZERO);
+            self.children.queue(place, Class::Late as usize, now, Duration::ZERO);
         }
     }
 
     pub(super) fn evicted(&self) -> u64 {
-        self.births.evicted()
+        self.children.evicted()
     }
 }
 

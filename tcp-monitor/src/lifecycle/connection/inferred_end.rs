@@ -5,19 +5,16 @@ use std::time::Duration;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
+use super::Identity;
+use super::life::Life;
 use super::stream::Stream;
-use crate::lifecycle::check::Sent;
-use crate::lifecycle::spent::Spent;
 use crate::lifecycle::time::Time;
 
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint {
-    pub(super) state: TcpState,
-    pub(super) role: Role,
+pub(in crate::lifecycle) struct InferredEnd {
+    pub(in crate::lifecycle) life: Life,
     /// What it sends.
     pub(super) stream: Stream,
-    /// What of it can be acknowledged.
-    pub(super) sent: Sent,
     /// The last acknowledgment number it sent: what it expects next (RCV.NXT).
     pub(super) expects: Option<u32>,
     /// The window scale it announced.
@@ -26,16 +23,11 @@ pub(super) struct Endpoint {
     pub(super) syn_seen: bool,
     /// When its first SYN without ACK was seen.
     pub(super) opened: Option<Time>,
-    /// When it entered `state`, if that was seen.
-    pub(super) since: Option<Time>,
-    pub(super) established: Option<Time>,
-    /// It was established before it was met.
-    pub(super) partial: bool,
-    /// The kernel tells of its socket: nothing is told from here, in all of this life.
-    pub(super) told_by_kernel: bool,
-    /// The state that was told last or, if none was, in which it was met.
-    pub(super) told: TcpState,
-    pub(super) was_told: bool,
+    /// The kernel reports its socket: nothing is reported from segments, in all of this life.
+    pub(in crate::lifecycle) reported_by_kernel: bool,
+    /// The state that was reported last or, if none was, in which it was met.
+    pub(super) reported: TcpState,
+    pub(in crate::lifecycle) has_reports: bool,
     /// When the answer to its SYN-ACK came in, if that does not show whether it was taken.
     pub(super) answered: Option<Time>,
     /// It sent its SYN-ACK again after that.
@@ -49,28 +41,22 @@ pub(super) struct Endpoint {
     pub(super) fin_answers: bool,
     /// A SYN it sent in the middle of a connection, with its initial sequence number: a stray, or a new beginning after an
     /// end that was not seen.
-    pub(super) stray_syn: Option<(u32, Time)>,
-    pub(super) spent: Spent,
+    pub(super) stray_syn: Option<Box<(u32, Time)>>,
 }
 
-impl Endpoint {
+impl InferredEnd {
     /// An end that a segment goes to and that has sent none: if it is there at all, it listens.
-    pub(super) fn listening() -> Self {
+    pub(super) fn listening(of: Identity) -> Self {
         Self {
-            state: TcpState::Listen,
-            role: Role::Server,
+            life: Life::met(of, Role::Server, TcpState::Listen),
             stream: Stream::default(),
-            sent: Sent::default(),
             expects: None,
             window_scale: None,
             syn_seen: false,
             opened: None,
-            since: None,
-            established: None,
-            partial: false,
-            told_by_kernel: false,
-            told: TcpState::Listen,
-            was_told: false,
+            reported_by_kernel: false,
+            reported: TcpState::Listen,
+            has_reports: false,
             answered: None,
             ignored_answer: false,
             retransmits: 0,
@@ -78,24 +64,24 @@ impl Endpoint {
             awaits_ack_of_fin: false,
             fin_answers: false,
             stray_syn: None,
-            spent: Spent::default(),
         }
     }
 
     /// An end that opens with this initial sequence number. `seen` is when its SYN was seen, if it was.
-    pub(super) fn opening(isn: u32, seen: Option<Time>) -> Self {
+    pub(super) fn opening(of: Identity, isn: u32, seen: Option<Time>) -> Self {
         let state = if seen.is_some() { TcpState::Close } else { TcpState::SynSent };
         let mut stream = Stream::begin(isn);
         if seen.is_none() {
             stream.acknowledge(1);
         }
-        Self { state, told: state, role: Role::Client, stream, opened: seen, ..Self::listening() }
+        let life = Life::met(of, Role::Client, state);
+        Self { life, reported: state, stream, opened: seen, ..Self::listening(of) }
     }
 
     /// An end that was established before it was met.
-    pub(super) fn met_midway(role: Role) -> Self {
+    pub(super) fn met_midway(of: Identity, role: Role) -> Self {
         let state = TcpState::Established;
-        Self { state, told: state, role, partial: true, ..Self::listening() }
+        Self { life: Life::met(of, role, state), reported: state, ..Self::listening(of) }
     }
 
     /// The answer to its SYN-ACK came in, and was not asked for again.
@@ -107,9 +93,9 @@ impl Endpoint {
     /// 4 … s: each pause is as long as all before it together, and a second longer. Without another at the end of the
     /// pause it has given up.
     pub(super) fn gives_up_after(&self, heard: Time) -> Option<Duration> {
-        let sends_again = self.retransmits > 0 && self.role == Role::Server;
-        let pause = heard.since(self.since.filter(|_| sends_again)?) + FIRST_PAUSE;
-        match self.state {
+        let sends_again = self.retransmits > 0 && self.life.role == Role::Server;
+        let pause = heard.since(self.life.since().filter(|_| sends_again)?) + FIRST_PAUSE;
+        match self.life.state() {
             TcpState::SynRecv | TcpState::NewSynRecv => {
                 let doubling = (1..).map(|times| FIRST_PAUSE * (1 << times));
                 // Kernel timers may be late by an eighth.
@@ -132,7 +118,7 @@ impl Endpoint {
     /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent. After the handshake some of
     /// that may have been missed.
     pub(super) fn accepts_ack(&self, acked: i64) -> bool {
-        match self.state {
+        match self.life.state() {
             TcpState::SynSent => acked >= 1 && self.stream.can_be_acked(acked, 0),
             TcpState::SynRecv | TcpState::NewSynRecv => {
                 acked >= 1 && self.stream.can_be_acked(acked, UNSCALED_WINDOW)

@@ -20,7 +20,7 @@ pub(super) enum Way {
 
 /// One thing that a segment says. Its numbers were found acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sign {
+pub(super) enum Effect {
     /// SYN without ACK.
     Syn,
     /// SYN with ACK.
@@ -37,36 +37,36 @@ pub(super) enum Sign {
 
 /// What a segment with these flags says, in the order in which it counts. Of contradictory flags RST counts before SYN before
 /// FIN. But for SYN and RST, a segment without ACK says nothing (RFC 9293, section 3.10.7.4, fifth).
-pub(super) fn signs(flags: Flags, acks_syn: bool, acks_fin: bool) -> impl Iterator<Item = Sign> {
+pub(super) fn effects(flags: Flags, acks_syn: bool, acks_fin: bool) -> impl Iterator<Item = Effect> {
     let [rst, syn, fin, ack] =
         [Flags::RST, Flags::SYN, Flags::FIN, Flags::ACK].map(|flag| flags.contains(flag));
     let opens = syn && !rst;
     let acknowledges = ack && !rst;
     [
-        (rst, Sign::Rst),
-        (opens && !ack, Sign::Syn),
-        (opens && ack, Sign::SynAck),
-        (acknowledges && acks_syn, Sign::AckOfSyn),
-        (acknowledges && acks_fin, Sign::AckOfFin),
-        (acknowledges && !syn && fin, Sign::Fin),
+        (rst, Effect::Rst),
+        (opens && !ack, Effect::Syn),
+        (opens && ack, Effect::SynAck),
+        (acknowledges && acks_syn, Effect::AckOfSyn),
+        (acknowledges && acks_fin, Effect::AckOfFin),
+        (acknowledges && !syn && fin, Effect::Fin),
     ]
     .into_iter()
     .filter(|(is_said, _)| *is_said)
-    .map(|(_, sign)| sign)
+    .map(|(_, effect)| effect)
 }
 
-/// The state of an end in `state` after a segment that says `sign`.
-pub(super) const fn next(state: TcpState, way: Way, sign: Sign) -> TcpState {
+/// The state of an end in `state` after a segment that says `effect`.
+pub(super) const fn next(state: TcpState, way: Way, effect: Effect) -> TcpState {
     match way {
-        Way::Sent => after_sending(state, sign),
-        Way::Received => after_receiving(state, sign),
+        Way::Sent => after_sending(state, effect),
+        Way::Received => after_receiving(state, effect),
     }
 }
 
-const fn after_sending(state: TcpState, sign: Sign) -> TcpState {
+const fn after_sending(state: TcpState, effect: Effect) -> TcpState {
     use TcpState as S;
-    match sign {
-        Sign::Syn => match state {
+    match effect {
+        Effect::Syn => match state {
             S::Close | S::Listen => S::SynSent,
             S::SynSent
             | S::SynRecv
@@ -79,7 +79,7 @@ const fn after_sending(state: TcpState, sign: Sign) -> TcpState {
             | S::LastAck
             | S::TimeWait => state,
         },
-        Sign::SynAck => match state {
+        Effect::SynAck => match state {
             // From SYN_SENT: both ends opened at once.
             S::Close | S::Listen | S::SynSent => S::SynRecv,
             S::SynRecv
@@ -93,7 +93,7 @@ const fn after_sending(state: TcpState, sign: Sign) -> TcpState {
             | S::TimeWait => state,
         },
         // Proves that the peer's SYN-ACK was received. With fast open a server sends data in SYN_RECV.
-        Sign::AckOfSyn => match state {
+        Effect::AckOfSyn => match state {
             S::SynSent => S::Established,
             S::Close
             | S::Listen
@@ -108,13 +108,13 @@ const fn after_sending(state: TcpState, sign: Sign) -> TcpState {
             | S::TimeWait => state,
         },
         // Proves that the peer's FIN was received.
-        Sign::AckOfFin => match state {
+        Effect::AckOfFin => match state {
             S::SynRecv | S::NewSynRecv | S::Established => S::CloseWait,
             S::FinWait1 => S::Closing,
             S::FinWait2 => S::TimeWait,
             S::Close | S::Listen | S::SynSent | S::CloseWait | S::Closing | S::LastAck | S::TimeWait => state,
         },
-        Sign::Fin => match state {
+        Effect::Fin => match state {
             S::SynRecv | S::NewSynRecv | S::Established => S::FinWait1,
             S::CloseWait => S::LastAck,
             S::Close
@@ -126,7 +126,7 @@ const fn after_sending(state: TcpState, sign: Sign) -> TcpState {
             | S::LastAck
             | S::TimeWait => state,
         },
-        Sign::Rst => match state {
+        Effect::Rst => match state {
             S::SynSent
             | S::SynRecv
             | S::NewSynRecv
@@ -142,12 +142,12 @@ const fn after_sending(state: TcpState, sign: Sign) -> TcpState {
     }
 }
 
-const fn after_receiving(state: TcpState, sign: Sign) -> TcpState {
+const fn after_receiving(state: TcpState, effect: Effect) -> TcpState {
     use TcpState as S;
-    match sign {
+    match effect {
         // It shows when they are answered.
-        Sign::Syn | Sign::SynAck | Sign::Fin => state,
-        Sign::AckOfSyn => match state {
+        Effect::Syn | Effect::SynAck | Effect::Fin => state,
+        Effect::AckOfSyn => match state {
             S::SynRecv | S::NewSynRecv => S::Established,
             S::Close
             | S::Listen
@@ -160,7 +160,7 @@ const fn after_receiving(state: TcpState, sign: Sign) -> TcpState {
             | S::LastAck
             | S::TimeWait => state,
         },
-        Sign::AckOfFin => match state {
+        Effect::AckOfFin => match state {
             S::FinWait1 => S::FinWait2,
             S::Closing => S::TimeWait,
             S::LastAck => S::Close,
@@ -174,7 +174,7 @@ const fn after_receiving(state: TcpState, sign: Sign) -> TcpState {
             | S::CloseWait
             | S::TimeWait => state,
         },
-        Sign::Rst => match state {
+        Effect::Rst => match state {
             S::SynSent
             | S::SynRecv
             | S::NewSynRecv
@@ -197,29 +197,30 @@ mod tests {
         SynRecv, SynSent, TimeWait,
     };
 
-    use super::{Sign, Way, next, signs};
+    use super::{Effect, Way, effects, next};
     use crate::lifecycle::segment::Flags;
 
-    const SIGNS: [Sign; 6] = [Sign::Syn, Sign::SynAck, Sign::AckOfSyn, Sign::AckOfFin, Sign::Fin, Sign::Rst];
+    const EFFECTS: [Effect; 6] =
+        [Effect::Syn, Effect::SynAck, Effect::AckOfSyn, Effect::AckOfFin, Effect::Fin, Effect::Rst];
 
     type Transition = (TcpState, TcpState);
 
     /// Every transition there is. What is not here does not change the state.
-    const TRANSITIONS: [(Way, Sign, &[Transition]); 10] = [
-        (Way::Sent, Sign::Syn, &[(Close, SynSent), (Listen, SynSent)]),
-        (Way::Sent, Sign::SynAck, &[(Close, SynRecv), (Listen, SynRecv), (SynSent, SynRecv)]),
-        (Way::Sent, Sign::AckOfSyn, &[(SynSent, Established)]),
+    const TRANSITIONS: [(Way, Effect, &[Transition]); 10] = [
+        (Way::Sent, Effect::Syn, &[(Close, SynSent), (Listen, SynSent)]),
+        (Way::Sent, Effect::SynAck, &[(Close, SynRecv), (Listen, SynRecv), (SynSent, SynRecv)]),
+        (Way::Sent, Effect::AckOfSyn, &[(SynSent, Established)]),
         (
             Way::Sent,
-            Sign::AckOfFin,
+            Effect::AckOfFin,
             &[(SynRecv, CloseWait), (Established, CloseWait), (FinWait1, Closing), (FinWait2, TimeWait)],
         ),
-        (Way::Sent, Sign::Fin, &[(SynRecv, FinWait1), (Established, FinWait1), (CloseWait, LastAck)]),
-        (Way::Sent, Sign::Rst, &TO_CLOSE),
-        (Way::Received, Sign::AckOfSyn, &[(SynRecv, Established)]),
-        (Way::Received, Sign::AckOfFin, &[(FinWait1, FinWait2), (Closing, TimeWait), (LastAck, Close)]),
-        (Way::Received, Sign::Rst, &TO_CLOSE),
-        (Way::Received, Sign::Rst, &[(TimeWait, Close)]),
+        (Way::Sent, Effect::Fin, &[(SynRecv, FinWait1), (Established, FinWait1), (CloseWait, LastAck)]),
+        (Way::Sent, Effect::Rst, &TO_CLOSE),
+        (Way::Received, Effect::AckOfSyn, &[(SynRecv, Established)]),
+        (Way::Received, Effect::AckOfFin, &[(FinWait1, FinWait2), (Closing, TimeWait), (LastAck, Close)]),
+        (Way::Received, Effect::Rst, &TO_CLOSE),
+        (Way::Received, Effect::Rst, &[(TimeWait, Close)]),
     ];
 
     const TO_CLOSE: [Transition; 8] = [
@@ -237,13 +238,13 @@ mod tests {
     fn the_transitions_are_those_of_the_table() {
         for state in TcpState::ALL {
             for way in [Way::Sent, Way::Received] {
-                for sign in SIGNS {
+                for effect in EFFECTS {
                     // The kernel's request sockets are SYN_RECEIVED of the RFC.
                     let named = if state == NewSynRecv { SynRecv } else { state };
-                    let rows = TRANSITIONS.iter().filter(|(w, s, _)| (*w, *s) == (way, sign));
+                    let rows = TRANSITIONS.iter().filter(|(w, s, _)| (*w, *s) == (way, effect));
                     let listed = rows.flat_map(|(_, _, row)| *row).find(|(from, _)| *from == named);
                     let expected = listed.map_or(state, |(_, to)| *to);
-                    assert_eq!(next(state, way, sign), expected, "{state}, {sign:?} {way:?}");
+                    assert_eq!(next(state, way, effect), expected, "{state}, {effect:?} {way:?}");
                 }
             }
         }
@@ -254,30 +255,30 @@ mod tests {
         for byte in 0..=255_u8 {
             let flags = Flags::from_low_byte(byte);
             let has = |flag| flags.contains(flag);
-            let said: Vec<_> = signs(flags, true, true).collect();
+            let said: Vec<_> = effects(flags, true, true).collect();
             let control = if has(Flags::RST) {
-                Some(Sign::Rst)
+                Some(Effect::Rst)
             } else if has(Flags::SYN) {
-                Some(if has(Flags::ACK) { Sign::SynAck } else { Sign::Syn })
+                Some(if has(Flags::ACK) { Effect::SynAck } else { Effect::Syn })
             } else if has(Flags::FIN) && has(Flags::ACK) {
-                Some(Sign::Fin)
+                Some(Effect::Fin)
             } else {
                 None
             };
-            let is_ack = |sign: &&Sign| matches!(sign, Sign::AckOfSyn | Sign::AckOfFin);
-            assert_eq!(said.iter().find(|sign| !is_ack(sign)).copied(), control, "{byte:#x}");
+            let is_ack = |effect: &&Effect| matches!(effect, Effect::AckOfSyn | Effect::AckOfFin);
+            assert_eq!(said.iter().find(|effect| !is_ack(effect)).copied(), control, "{byte:#x}");
             let acks = if has(Flags::ACK) && !has(Flags::RST) { 2 } else { 0 };
             assert_eq!(said.iter().filter(is_ack).count(), acks, "{byte:#x}");
             assert_eq!(said.len(), acks + usize::from(control.is_some()), "{byte:#x}");
-            assert_eq!(signs(flags, false, false).count(), usize::from(control.is_some()), "{byte:#x}");
+            assert_eq!(effects(flags, false, false).count(), usize::from(control.is_some()), "{byte:#x}");
         }
     }
 
     #[test]
     fn a_fin_that_acknowledges_the_peers_fin_says_so_first() {
-        let said = signs(Flags::FIN.union(Flags::ACK), false, true).collect::<Vec<_>>();
-        assert_eq!(said, [Sign::AckOfFin, Sign::Fin]);
-        let end = said.into_iter().fold(Established, |state, sign| next(state, Way::Sent, sign));
+        let said = effects(Flags::FIN.union(Flags::ACK), false, true).collect::<Vec<_>>();
+        assert_eq!(said, [Effect::AckOfFin, Effect::Fin]);
+        let end = said.into_iter().fold(Established, |state, effect| next(state, Way::Sent, effect));
         assert_eq!(end, LastAck);
     }
 }

@@ -3,14 +3,14 @@
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
-use super::connection::{Connection, Passage};
-use super::endpoint::Endpoint;
+use super::enter::Cause;
+use super::inference::{Inference, Passage};
+use super::inferred_end::InferredEnd;
 use super::stream::Stream;
-use super::telling::Cause;
 use crate::lifecycle::event::Unexpected;
 use crate::lifecycle::segment::Flags;
 
-impl Connection {
+impl Inference {
     /// A SYN without ACK.
     pub(super) fn open(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         use TcpState as S;
@@ -18,7 +18,7 @@ impl Connection {
         let isn = segment.header.seq;
         let sender = &mut self.ends[from];
         let is_known = sender.stream.isn() == Some(isn);
-        match sender.state {
+        match sender.life.state() {
             S::SynSent | S::SynRecv | S::NewSynRecv if is_known => {
                 self.count(passage, 0);
                 return None;
@@ -37,16 +37,22 @@ impl Connection {
             | S::Closing
             | S::LastAck => {
                 if !is_known {
-                    sender.stray_syn = Some((isn, segment.time));
+                    sender.stray_syn = Some(Box::new((isn, segment.time)));
                 }
                 return Some(Unexpected::State);
             }
         }
-        self.ends[from] = Endpoint::opening(isn, Some(segment.time));
-        if self.ends[to].state == S::Close && from != to {
-            self.ends[to] = Endpoint::listening();
+        let last = &self.ends[from].life;
+        if !is_known && last.state() != S::Listen {
+            passage.renew(last.of(), from);
         }
-        self.note_kernel(passage);
+        self.ends[from] = InferredEnd::opening(passage.identity(from), isn, Some(segment.time));
+        passage.forget_sent(from);
+        if self.ends[to].life.state() == S::Close && from != to {
+            self.ends[to] = InferredEnd::listening(passage.identity(to));
+            passage.forget_sent(to);
+        }
+        self.note_reported(passage);
         self.begin_stream(passage);
         self.apply(passage, 0);
         None
@@ -61,7 +67,7 @@ impl Connection {
         if let Some(unexpected) = self.find_answerer(passage) {
             return Some(unexpected);
         }
-        self.note_kernel(passage);
+        self.note_reported(passage);
         let acked = self.ends[passage.to].stream.position(segment.header.ack);
         self.begin_stream(passage);
         self.acknowledge(passage, acked);
@@ -77,16 +83,24 @@ impl Connection {
         let Passage { to, segment, .. } = *passage;
         let isn = segment.header.ack.wrapping_sub(1);
         let opener = &mut self.ends[to];
-        match opener.state {
+        match opener.life.state() {
             S::SynSent | S::SynRecv | S::NewSynRecv => {
                 let acked = opener.stream.position(segment.header.ack);
                 return (!opener.accepts_ack(acked)).then_some(Unexpected::Ack);
             }
             // Its SYN was not seen.
-            S::Close | S::Listen => self.ends[to] = Endpoint::opening(isn, None),
+            S::Close | S::Listen => {
+                if opener.life.state() == S::Close && opener.stream.isn() != Some(isn) {
+                    passage.renew(opener.life.of(), to);
+                }
+                self.ends[to] = InferredEnd::opening(passage.identity(to), isn, None);
+                passage.forget_sent(to);
+            }
             S::TimeWait if opener.stream.isn() != Some(isn) => {
                 self.enter(to, S::Close, Cause::Replaced, passage);
-                self.ends[to] = Endpoint::opening(isn, None);
+                passage.renew(self.ends[to].life.of(), to);
+                self.ends[to] = InferredEnd::opening(passage.identity(to), isn, None);
+                passage.forget_sent(to);
             }
             S::TimeWait
             | S::Established
@@ -98,12 +112,16 @@ impl Connection {
                 if opener.stream.isn() == Some(isn) {
                     return None;
                 }
-                let Some((_, opened)) = opener.stray_syn.filter(|(stray, _)| *stray == isn) else {
+                let stray = opener.stray_syn.as_deref().copied();
+                let Some((_, opened)) = stray.filter(|(stray, _)| *stray == isn) else {
                     return Some(Unexpected::State);
                 };
                 // The SYN was no stray: the end of the last connection was not seen.
                 self.enter(to, S::Close, Cause::Replaced, passage);
-                self.ends[to] = Endpoint { opened: Some(opened), ..Endpoint::opening(isn, None) };
+                passage.renew(self.ends[to].life.of(), to);
+                let opener = InferredEnd::opening(passage.identity(to), isn, None);
+                self.ends[to] = InferredEnd { opened: Some(opened), ..opener };
+                passage.forget_sent(to);
             }
         }
         None
@@ -114,10 +132,10 @@ impl Connection {
         use TcpState as S;
         let Passage { from, to, segment, .. } = *passage;
         let isn = segment.header.seq;
-        let opener_waits = matches!(self.ends[to].state, S::SynSent);
+        let opener_waits = matches!(self.ends[to].life.state(), S::SynSent);
         let answerer = &mut self.ends[from];
         let is_known = answerer.stream.isn() == Some(isn);
-        match answerer.state {
+        match answerer.life.state() {
             S::Listen => {}
             S::SynSent => return (!is_known).then_some(Unexpected::State),
             S::SynRecv | S::NewSynRecv => {
@@ -126,7 +144,10 @@ impl Connection {
                     answerer.stream = Stream::begin(isn);
                 }
             }
-            S::Close => self.ends[from] = Endpoint::listening(),
+            S::Close => {
+                self.ends[from] = InferredEnd::listening(passage.identity(from));
+                passage.forget_sent(from);
+            }
             S::TimeWait
             | S::Established
             | S::FinWait1
@@ -141,7 +162,8 @@ impl Connection {
                     return Some(Unexpected::State);
                 }
                 self.enter(from, S::Close, Cause::Replaced, passage);
-                self.ends[from] = Endpoint::listening();
+                self.ends[from] = InferredEnd::listening(passage.identity(from));
+                passage.forget_sent(from);
             }
         }
         None
@@ -155,8 +177,8 @@ impl Connection {
         if sender.stream.isn() != Some(header.seq) {
             sender.stream = Stream::begin(header.seq);
         }
-        if sender.state == TcpState::Listen && header.flags.contains(Flags::ACK) {
-            sender.role = Role::Server;
+        if sender.life.state() == TcpState::Listen && header.flags.contains(Flags::ACK) {
+            sender.life.role = Role::Server;
         }
         sender.syn_seen = true;
         sender.window_scale = header.options.window_scale;

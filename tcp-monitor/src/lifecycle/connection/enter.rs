@@ -1,0 +1,300 @@
+//! What is told when an end changes its state: the transition, the end of its handshake, the end of its connection.
+
+use std::mem;
+use std::time::Duration;
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::HandshakeFailure;
+use tcp_monitor_common::record::Role;
+
+use super::Identity;
+use super::effect::{Effect, Way};
+use super::inference::{Inference, Passage};
+use super::inferred_end::InferredEnd;
+use super::life::{Reported, report};
+use crate::lifecycle::event::{Closed, ClosedBy, Event, EventKind, Evidence, Handshake, StateChange};
+use crate::lifecycle::time::Time;
+use crate::lifecycle::tuple::Tuple;
+use tcp_monitor_common::transition::{Outcome, is_synchronized};
+
+/// Why an end changes its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A segment that it sent or received says this.
+    Segment(Way, Effect),
+    /// A segment begins a new connection from its address.
+    Replaced,
+    /// Nothing was heard for long.
+    Timer,
+}
+
+impl Inference {
+    /// The one place where the state of an end changes because of a segment.
+    pub(super) fn enter(&mut self, end: usize, to: TcpState, cause: Cause, passage: &mut Passage<'_>) {
+        self.change(end, to, cause, passage.segment.time, &passage.tuple, passage.out);
+    }
+
+    /// Changes the state of an end and tells what that means.
+    pub(super) fn change(
+        &mut self,
+        end: usize,
+        to: TcpState,
+        cause: Cause,
+        time: Time,
+        tuple: &Tuple,
+        out: &mut Vec<Event>,
+    ) {
+        let from = self.ends[end].life.state();
+        if from == to {
+            return;
+        }
+        self.emit_deferred(end, time, tuple, out);
+        let mine = &mut self.ends[end];
+        let spent = mine.life.enter(from, to, time);
+        if to == TcpState::Established {
+            // The answer may have been processed before that showed.
+            mine.life.established = mine.answered.or(Some(time));
+        }
+        if !self.is_reported_here(end) || self.ends[end].reported == to {
+            return;
+        }
+        let evidence = match cause {
+            Cause::Segment(..) | Cause::Replaced => Evidence::Segment,
+            Cause::Timer => Evidence::Timer,
+        };
+        let spent = spent.filter(|_| self.ends[end].reported == from);
+        let outcome = self.outcome(end, from, to, cause, tuple);
+        self.emit(end, evidence, spent, outcome, time, tuple, out);
+    }
+
+    /// What the transition of an end means.
+    fn outcome(&self, end: usize, from: TcpState, to: TcpState, cause: Cause, tuple: &Tuple) -> Outcome {
+        let (mine, peer) = (&self.ends[end], &self.ends[tuple.peer_of(end)]);
+        let ends = matches!(to, TcpState::Close | TcpState::TimeWait);
+        if is_handshake(from) && to == TcpState::Close {
+            Outcome::HandshakeFailed(failure(mine, cause))
+        } else if is_handshake(from) && is_synchronized(to) {
+            Outcome::Established
+        } else if is_synchronized(from) && from != TcpState::TimeWait && ends {
+            Outcome::Closed(closed_by(mine, peer, cause))
+        } else {
+            Outcome::Continues
+        }
+    }
+
+    /// Tells the state of an end of which it was not known until now whether it is to be told.
+    pub(in crate::lifecycle) fn emit_deferred(
+        &mut self,
+        end: usize,
+        time: Time,
+        tuple: &Tuple,
+        out: &mut Vec<Event>,
+    ) {
+        if !self.is_reported_here(end) || self.ends[end].reported == self.ends[end].life.state() {
+            return;
+        }
+        let mine = &mut self.ends[end];
+        if mine.has_reports {
+            self.emit(end, Evidence::Segment, None, Outcome::Continues, time, tuple, out);
+        } else if matches!(mine.life.state(), TcpState::TimeWait | TcpState::Close) {
+            // It is too late to tell how this life ended.
+            mine.reported = TcpState::Close;
+        } else if is_synchronized(mine.life.state()) && !is_one_step(mine.reported, mine.life.state()) {
+            // And here, how it began: it is met in its course.
+            (mine.reported, mine.life.partial, mine.life.established) = (mine.life.state(), true, None);
+        } else {
+            if mine.reported == TcpState::Close && mine.life.state() == TcpState::SynRecv {
+                // Both ends opened at once.
+                mine.reported = TcpState::SynSent;
+            }
+            self.emit(end, Evidence::Segment, None, Outcome::Continues, time, tuple, out);
+        }
+    }
+
+    /// Reports that an end is in its state, and what that means.
+    #[expect(clippy::too_many_arguments, reason = "what a transition is")]
+    fn emit(
+        &mut self,
+        end: usize,
+        evidence: Evidence,
+        spent: Option<Duration>,
+        outcome: Outcome,
+        time: Time,
+        tuple: &Tuple,
+        out: &mut Vec<Event>,
+    ) {
+        let sees_all_segments = self.visibility.sees_all_segments;
+        let mine = &mut self.ends[end];
+        mine.has_reports = true;
+        let (local, remote) = tuple.addresses(end);
+        let change = StateChange {
+            local,
+            remote: Some(remote),
+            role: mine.life.role,
+            from: mem::replace(&mut mine.reported, mine.life.state()),
+            to: mine.life.state(),
+            seq: mine.stream.next_seq().filter(|_| sees_all_segments),
+            ack: mine.expects.filter(|_| sees_all_segments),
+            evidence,
+            process: None,
+            spent,
+        };
+        report(&EndOf { inference: self, end, tuple }, change, outcome, time, out);
+    }
+
+    /// What happened at an end.
+    pub(super) fn event(&self, end: usize, time: Time, kind: EventKind, tuple: &Tuple) -> Event {
+        EndOf { inference: self, end, tuple }.event(time, kind)
+    }
+
+    /// The end of a handshake, of which there is no transition.
+    pub(super) fn handshake_event(
+        &self,
+        end: usize,
+        failure: HandshakeFailure,
+        time: Time,
+        tuple: &Tuple,
+    ) -> Event {
+        let end = EndOf { inference: self, end, tuple };
+        end.event(time, EventKind::Handshake(end.handshake(time, Err(failure))))
+    }
+}
+
+/// An end with its connection.
+struct EndOf<'a> {
+    inference: &'a Inference,
+    end: usize,
+    tuple: &'a Tuple,
+}
+
+impl Reported for EndOf<'_> {
+    fn event(&self, time: Time, kind: EventKind) -> Event {
+        let Self { inference, end, tuple } = *self;
+        let Identity { connection, end: of } = inference.ends[end].life.of();
+        let netns = inference.visibility.netns(end).unwrap_or(tuple.netns);
+        Event { time, connection, end: connection.map(|_| of), netns, cookie: 0, frame: None, kind }
+    }
+
+    fn handshake(&self, time: Time, result: Result<(), HandshakeFailure>) -> Handshake {
+        let Self { inference, end, tuple } = *self;
+        let (mine, peer) = (&inference.ends[end], &inference.ends[1 - end]);
+        let opened = match mine.life.role {
+            Role::Client => mine.opened,
+            Role::Server => peer.opened,
+        };
+        let (local, remote) = tuple.addresses(end);
+        // The answer may have been processed before that showed.
+        let ended = mine.answered.filter(|_| result.is_ok()).unwrap_or(time);
+        Handshake {
+            local,
+            remote,
+            role: mine.life.role,
+            result,
+            duration: opened.map(|opened| ended.since(opened)),
+            // It has sent nothing else yet.
+            syn_retransmits: Some(mine.retransmits),
+        }
+    }
+
+    fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
+        let Self { inference, end, tuple } = *self;
+        let (local, remote) = tuple.addresses(end);
+        let (mine, peer) = (&inference.ends[end], &inference.ends[tuple.peer_of(end)]);
+        let sees_all_segments = inference.visibility.sees_all_segments;
+        Closed {
+            local,
+            remote,
+            role: mine.life.role,
+            closed_by,
+            duration: mine.life.established.map(|established| time.since(established)),
+            bytes_sent: mine.stream.payload_acked().filter(|_| sees_all_segments),
+            bytes_received: peer.stream.payload_acked().filter(|_| sees_all_segments),
+            retransmits: Some(mine.retransmits).filter(|_| sees_all_segments),
+            rtt_us: None,
+            process: None,
+            partial: mine.life.partial,
+            states: mine.life.time_in_states.states(),
+        }
+    }
+}
+
+pub(super) const fn is_handshake(state: TcpState) -> bool {
+    use TcpState as S;
+    match state {
+        S::SynSent | S::SynRecv | S::NewSynRecv => true,
+        S::Close
+        | S::Listen
+        | S::Established
+        | S::FinWait1
+        | S::FinWait2
+        | S::CloseWait
+        | S::Closing
+        | S::LastAck
+        | S::TimeWait => false,
+    }
+}
+
+/// Why the handshake of an end failed.
+const fn failure(mine: &InferredEnd, cause: Cause) -> HandshakeFailure {
+    match cause {
+        Cause::Segment(Way::Received, _) => match mine.life.role {
+            Role::Client => HandshakeFailure::Refused,
+            Role::Server => HandshakeFailure::Reset,
+        },
+        Cause::Segment(Way::Sent, _) | Cause::Replaced => HandshakeFailure::Aborted,
+        Cause::Timer if mine.ignored_answer => HandshakeFailure::AcceptQueueFull,
+        Cause::Timer => HandshakeFailure::TimedOut,
+    }
+}
+
+/// Who ended a connection. Of two FINs the second is the one that acknowledges the other; if none does, they crossed.
+fn closed_by(mine: &InferredEnd, peer: &InferredEnd, cause: Cause) -> ClosedBy {
+    match cause {
+        Cause::Segment(Way::Sent, Effect::Rst) => ClosedBy::LocalReset,
+        Cause::Segment(Way::Received, Effect::Rst) => ClosedBy::RemoteReset,
+        Cause::Segment(..) | Cause::Replaced | Cause::Timer => {
+            if mine.stream.fin().is_none() || peer.stream.fin().is_none() {
+                ClosedBy::TimedOut
+            } else if peer.fin_answers {
+                ClosedBy::Local
+            } else if mine.fin_answers {
+                ClosedBy::Remote
+            } else {
+                ClosedBy::Both
+            }
+        }
+    }
+}
+
+/// Whether an established connection begins to close with this transition.
+const fn is_one_step(from: TcpState, to: TcpState) -> bool {
+    matches!((from, to), (TcpState::Established, TcpState::FinWait1 | TcpState::CloseWait))
+}
+
+#[cfg(test)]
+mod tests {
+    use tcp_monitor_common::counters::HandshakeFailure;
+    use tcp_monitor_common::record::Role;
+
+    use super::{Cause, Effect, Identity, InferredEnd, Way, failure};
+    use crate::lifecycle::event::End;
+
+    #[test]
+    fn a_handshake_fails_for_each_role_in_its_own_words() {
+        let received = Cause::Segment(Way::Received, Effect::Rst);
+        let sent = Cause::Segment(Way::Sent, Effect::Rst);
+        for (cause, client, server) in [
+            (received, HandshakeFailure::Refused, HandshakeFailure::Reset),
+            (sent, HandshakeFailure::Aborted, HandshakeFailure::Aborted),
+            (Cause::Timer, HandshakeFailure::TimedOut, HandshakeFailure::TimedOut),
+            (Cause::Replaced, HandshakeFailure::Aborted, HandshakeFailure::Aborted),
+        ] {
+            for (role, expected) in [(Role::Client, client), (Role::Server, server)] {
+                let of = Identity { connection: None, end: End::First };
+                let mut end = InferredEnd::listening(of);
+                end.life.role = role;
+                assert_eq!(failure(&end, cause), expected);
+            }
+        }
+    }
+}

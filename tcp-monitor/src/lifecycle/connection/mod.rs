@@ -1,0 +1,164 @@
+//! One connection: its number and its two ends. Of each end three things can be known, each from its own source:
+//!
+//! - its numbers, from the segments that it sends;
+//! - [`Socket`](socket::Socket): its states and what it moved, reported by the kernel;
+//! - [`InferredEnd`](inferred_end::InferredEnd): its states, inferred from segments where the kernel reports nothing.
+//!
+//! Whatever the source, an end enters a state in [`Life::enter`], and [`report`](life::report) makes events of that.
+
+use std::time::Duration;
+
+use super::event::{ConnectionId, End};
+use super::queues::Place;
+use super::tuple::Tuple;
+use endpoint::Endpoint;
+use inference::Inference;
+
+pub(super) mod check;
+pub(super) mod class;
+mod effect;
+pub(super) mod endpoint;
+mod enter;
+pub(super) mod inference;
+pub(super) mod inferred_end;
+pub(super) mod life;
+pub(super) mod numbers;
+mod opening;
+mod reset;
+pub(super) mod socket;
+mod stream;
+mod time_in_states;
+pub(super) mod visibility;
+
+/// A connection, and what lingers of the one before on the same addresses.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// Its number, and which end is the first. A listener has none.
+    pub(super) id: Option<ConnectionId>,
+    /// The index of the end that opened it.
+    pub(super) first: u8,
+    /// It is found by its tuple. If not, its local port is not known yet, or it is a listener.
+    pub(super) is_indexed: bool,
+    /// What one end sent was acknowledged by the other, who so is where it says it is.
+    pub(super) acknowledged: bool,
+    /// Its segments are expected: `seen` of its ends counts.
+    pub(super) is_seen: bool,
+    /// The addresses, in the network namespace that it was first met in.
+    pub(super) tuple: Tuple,
+    /// Other network namespaces that see its packets.
+    pub(super) other_netns: Option<Box<Namespaces>>,
+    /// In the order of the tuple.
+    pub(super) ends: [Endpoint; 2],
+    /// What is inferred from its segments.
+    pub(super) inference: Option<Box<Inference>>,
+}
+
+/// Network namespaces. Most connections have one, and take no memory for others.
+#[derive(Debug, Default)]
+pub(super) struct Namespaces(Vec<u32>);
+
+/// Which connection, and which end of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) connection: Option<ConnectionId>,
+    pub(super) end: End,
+}
+
+/// One end of a connection in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EndRef {
+    pub(super) place: Place,
+    end: u8,
+}
+
+impl EndRef {
+    pub(super) const fn new(place: Place, end: usize) -> Self {
+        Self { place, end: (end != 0) as u8 }
+    }
+
+    /// Its index.
+    pub(super) const fn end(self) -> usize {
+        self.end as usize
+    }
+}
+
+impl Identity {
+    /// Of no connection.
+    pub(super) const NONE: Self = Self { connection: None, end: End::First };
+
+    pub(super) fn is_first(self) -> bool {
+        self.end == End::First
+    }
+}
+
+impl Connection {
+    /// A connection whose end with the index `first` opened it.
+    pub(super) fn new(id: Option<ConnectionId>, tuple: Tuple, first: usize) -> Self {
+        Self {
+            id,
+            first: u8::from(first != 0),
+            is_indexed: false,
+            acknowledged: false,
+            is_seen: false,
+            tuple,
+            other_netns: None,
+            ends: Default::default(),
+            inference: None,
+        }
+    }
+
+    /// Another connection begins on the same addresses. What is known of the ends' sockets and states stays theirs.
+    pub(super) fn renew(&mut self, id: Option<ConnectionId>, first: usize) {
+        (self.id, self.first) = (id, u8::from(first != 0));
+        self.ends.iter_mut().for_each(|end| end.is_closed = false);
+    }
+
+    /// The identity of an end, by its index.
+    pub(super) fn identity(&self, end: usize) -> Identity {
+        let is_first = usize::from(self.first) == end;
+        Identity { connection: self.id, end: if is_first { End::First } else { End::Second } }
+    }
+
+    /// One more network namespace may see its packets.
+    pub(super) fn has_room_for_namespace(&self) -> bool {
+        self.other_netns.as_ref().is_none_or(|others| others.0.len() < MAX_OTHER_NETNS)
+    }
+
+    /// One more network namespace sees its packets.
+    pub(super) fn add_namespace(&mut self, netns: u32) {
+        self.other_netns.get_or_insert_default().0.push(netns);
+    }
+
+    /// The network namespaces that see its packets, that of its tuple first.
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = u32> {
+        let others = self.other_netns.iter().flat_map(|others| &others.0).copied();
+        std::iter::once(self.tuple.netns).chain(others)
+    }
+
+    /// An end has a socket, or a timewait socket.
+    pub(super) fn has_socket(&self) -> bool {
+        self.ends.iter().any(|end| end.reported_state().is_some())
+    }
+
+    /// The kernel reports an end that is established, or both: what segments show adds nothing to that.
+    pub(super) fn leaves_nothing_to_infer(&self) -> bool {
+        let reported = self.ends.each_ref().map(Endpoint::reported_state);
+        self.ends.iter().any(Endpoint::is_living) || reported.iter().all(Option::is_some)
+    }
+
+    /// Nothing of it is worth remembering.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_seen && self.inference.is_none() && !self.ends.iter().any(Endpoint::is_reported)
+    }
+
+    /// Forgets what its segments showed.
+    pub(super) fn forget_segments(&mut self) {
+        self.ends.iter_mut().for_each(Endpoint::forget_segments);
+        (self.acknowledged, self.is_seen) = (false, false);
+    }
+}
+
+/// Network namespaces that one packet passes after the first.
+const MAX_OTHER_NETNS: usize = 15;
+/// Within this time it does not matter which of two connections was used last.
+pub(super) const ORDERED_TO: Duration = Duration::from_secs(1);

@@ -1,0 +1,286 @@
+//! States that are inferred from segments: from all of them, or from those of handshakes and teardowns.
+
+use std::time::Duration;
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::record::Direction;
+use tcp_monitor_common::rules::control::SegmentKind;
+
+use super::nat::Opener;
+use super::segments::{Passing, Reading, client, opener};
+use super::{InferFrom, Tracker};
+use crate::lifecycle::connection::check::check;
+use crate::lifecycle::connection::class::Class;
+use crate::lifecycle::connection::inference::{Acks, Passage};
+use crate::lifecycle::connection::numbers::Numbers;
+use crate::lifecycle::connection::{Connection, EndRef, Identity};
+use crate::lifecycle::dedup::{Observation, Transmission};
+use crate::lifecycle::event::{Event, Step, Unexpected};
+use crate::lifecycle::input::SegmentInput;
+use crate::lifecycle::queues::Place;
+use crate::lifecycle::segment::Flags;
+use crate::lifecycle::time::Time;
+
+impl Tracker {
+    /// Something is inferred where the kernel reports nothing.
+    pub(super) fn infers(&self) -> bool {
+        self.infer_from != InferFrom::Nothing
+    }
+
+    /// The segment, with what it is the first to acknowledge.
+    pub(super) fn recognize(&self, passing: &Passing<'_>, known: Option<Place>) -> SegmentInput {
+        let Passing { segment, from, to, .. } = *passing;
+        let connection = known.and_then(|place| self.table.get(place));
+        let inference = connection.and_then(|connection| connection.inference.as_ref());
+        let acks = inference.map_or(Acks::default(), |inference| inference.acks(from, to, segment));
+        SegmentInput {
+            acks_syn_ack: segment.acks_syn_ack || acks.syn_ack,
+            acks_fin: segment.acks_fin || acks.fin,
+            ..*segment
+        }
+    }
+
+    /// Processes a segment, which is that `step` if it is one, where all are seen. Reports what follows from it of each end whose
+    /// socket the kernel does not report: the sender's and the receiver's, in this order.
+    pub(super) fn infer(
+        &mut self,
+        passing: &Passing<'_>,
+        step: Option<Step>,
+        known: Option<Place>,
+        out: &mut Vec<Event>,
+    ) -> Reading {
+        let Passing { segment, ref tuple, from, to } = *passing;
+        self.now = self.now.max(segment.time);
+        let is_inferred =
+            |place: &Place| self.table.get(*place).is_some_and(|connection| connection.inference.is_some());
+        let place = match known.filter(is_inferred) {
+            Some(place) => place,
+            None if is_of_connection(segment) => {
+                self.make_room_for_inference();
+                let first = step.map_or_else(|| client(passing), |step| opener(passing, step));
+                let Some(place) = self.table.find_or_add(tuple, first, self.now) else {
+                    return Reading::default();
+                };
+                self.table.add_inference(place, true, self.now);
+                place
+            }
+            None => {
+                let connection = known.and_then(|place| self.table.get(place));
+                let sender = connection.map(|connection| connection.identity(from));
+                return Reading { sender, ..Reading::default() };
+            }
+        };
+        let Some((connection, ids)) = self.table.get_with_ids(place) else { return Reading::default() };
+        let reported_by_kernel = [from, to].map(|end| connection.ends[end].reported_state().is_some());
+        let Some(mut inference) = connection.inference.take() else { return Reading::default() };
+        let sent = |end: usize| &connection.ends[end].sent;
+        let before = step.map(|step| check(segment, step, sent(from), sent(to))).unwrap_or_default();
+        let of = (connection.id, usize::from(connection.first));
+        let mut passage = Passage {
+            tuple: connection.tuple,
+            connection: of,
+            ids,
+            ends: Some(&mut connection.ends),
+            from,
+            to,
+            segment,
+            reported_by_kernel,
+            out,
+        };
+        let unexpected = inference.take(&mut passage);
+        let of_now = passage.connection;
+        let check = match unexpected {
+            Some(Unexpected::Ack) => before.of_nothing_sent(&connection.ends[to].sent),
+            Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
+        };
+        let numbers = Numbers { relative: inference.relative(from, to, segment), check };
+        let (class, queued) = (Class::of(&inference), inference.queued);
+        connection.inference = Some(inference);
+        if of_now != of {
+            connection.renew(of_now.0, of_now.1);
+        }
+        let sender = Some(connection.identity(from));
+        self.queue_inference(queued, class, class.stays(segment, unexpected));
+        Reading { numbers, unexpected, sender }
+    }
+
+    /// Processes a segment of a handshake or a teardown that was seen at one of the observation points that it passes. Returns
+    /// which connection and end it is of.
+    pub(super) fn infer_from_control(
+        &mut self,
+        passing: &Passing<'_>,
+        step: Step,
+        observation: &Observation,
+        place: Place,
+        out: &mut Vec<Event>,
+    ) -> Option<Identity> {
+        let Passing { segment, from, to, .. } = *passing;
+        self.now = self.now.max(segment.time);
+        let is_duplicate = observation.transmission == Transmission::Duplicate;
+        let connection = self.table.get_mut(place)?;
+        if segment.syn_cookie {
+            // There is no request, and nothing to time out. If the cookie comes back, the kernel reports a socket.
+            if let Some(inference) = &mut connection.inference {
+                inference.give_way(segment.time, &connection.tuple, out);
+                self.table.drop_inference(place);
+            }
+            return None;
+        }
+        if connection.inference.is_none() {
+            if is_duplicate || !is_of_connection(segment) || connection.leaves_nothing_to_infer() {
+                return None;
+            }
+            self.make_room_for_inference();
+            self.table.add_inference(place, false, self.now);
+        }
+        let (connection, ids) = self.table.get_with_ids(place)?;
+        let is_reported = |end: usize| connection.ends[end].reported_state().is_some();
+        // It is not the timewait socket that answers a SYN.
+        let is_of_listener = step == Step::Syn && connection.ends[to].time_wait.is_some();
+        let reported_by_kernel = [is_reported(from), !is_of_listener && is_reported(to)];
+        let mut inference = connection.inference.take()?;
+        let of = (connection.id, usize::from(connection.first));
+        let mut passage = Passage {
+            tuple: connection.tuple,
+            connection: of,
+            ids,
+            ends: None,
+            from,
+            to,
+            segment,
+            reported_by_kernel,
+            out,
+        };
+        inference.note_reported(&passage);
+        inference.visibility.note(from, segment, observation);
+        for end in 0..inference.ends.len() {
+            inference.emit_deferred(end, segment.time, &passage.tuple, passage.out);
+        }
+        if !is_duplicate {
+            inference.take(&mut passage);
+        }
+        let of_now = passage.connection;
+        let (class, queued) = (Class::of(&inference), inference.queued);
+        let is_answered_here = inference.visibility.is_here(from);
+        let is_settled = inference.is_settled();
+        connection.inference = Some(inference);
+        if of_now != of {
+            connection.renew(of_now.0, of_now.1);
+        }
+        let (identity, tuple) = (connection.identity(from), connection.tuple);
+        if is_settled {
+            self.table.drop_inference(place);
+            return Some(identity);
+        }
+        let at_least = if is_duplicate { Duration::MAX } else { class.stays(segment, None) };
+        self.queue_inference(queued, class, at_least);
+        let sender = Opener { tuple, end: from };
+        self.follow_translation(segment, sender, reported_by_kernel[0], is_duplicate, is_answered_here);
+        Some(identity)
+    }
+
+    /// Finds out which connections are one before and behind a translation of addresses: a SYN with the same initial sequence
+    /// number came into the namespace right before, with other addresses.
+    fn follow_translation(
+        &mut self,
+        segment: &SegmentInput,
+        sender: Opener,
+        reported_by_kernel: bool,
+        is_duplicate: bool,
+        is_here: bool,
+    ) {
+        let (netns, seq) = (segment.netns, segment.header.seq);
+        let is_syn = segment.header.flags.kind() == Some(SegmentKind::Syn);
+        match segment.direction {
+            Some(Direction::Ingress) if is_syn => self.nat.come_in(netns, seq, sender, self.now),
+            Some(Direction::Egress) if is_syn && !is_duplicate && !reported_by_kernel => {
+                self.nat.go_out(netns, seq, sender, self.now);
+            }
+            Some(_) | None if is_syn || is_duplicate => {}
+            Some(_) | None => {
+                let Some(opener) = self.nat.answer(&sender.tuple, sender.end) else { return };
+                let Some(place) = self.table.find(&opener.tuple) else { return };
+                let connection = self.table.get_mut(place);
+                let Some(inference) = connection.and_then(|it| it.inference.as_mut()) else { return };
+                if is_here {
+                    // Its socket has the other addresses. What is reported already goes on to its end.
+                    let silent = inference.ends.iter_mut().filter(|end| !end.has_reports);
+                    silent.for_each(|end| end.reported_by_kernel = true);
+                } else {
+                    inference.visibility.find_translated(1 - opener.end, netns);
+                }
+            }
+        }
+    }
+
+    /// A listener's child takes over from the half-open request. Returns whether that is reported to be in SYN_RECV: then the
+    /// child is, since as long.
+    pub(super) fn resume_half_open(&mut self, at: EndRef, now: Time) -> bool {
+        if self.infer_from != InferFrom::ControlSegments {
+            return false;
+        }
+        let Some(connection) = self.table.get_mut(at.place) else { return false };
+        let Connection { inference, ends, .. } = connection;
+        let Some(inference) = inference else { return false };
+        let since = inference.hand_over(at.end());
+        let (class, queued) = (Class::of(inference), inference.queued);
+        if let (Some(since), Some(socket)) = (since, &mut ends[at.end()].socket) {
+            socket.life.resume(TcpState::SynRecv, since);
+        }
+        self.now = self.now.max(now);
+        if inference.is_settled() {
+            self.table.drop_inference(at.place);
+        } else {
+            self.queue_inference(queued, class, Duration::MAX);
+        }
+        since.is_some()
+    }
+
+    /// When [`Self::expire_inference`] has something to do, at the earliest.
+    pub(super) fn next_inference_deadline(&self) -> Option<Time> {
+        Class::ALL.into_iter().filter_map(|class| self.inference_deadline(class)).map(|(due, _)| due).min()
+    }
+
+    /// Reports what the time brought about that passed first, of what passed until `now`.
+    pub(super) fn expire_inference(&mut self, now: Time, out: &mut Vec<Event>) {
+        let deadlines =
+            Class::ALL.into_iter().filter_map(|class| Some((class, self.inference_deadline(class)?)));
+        let Some((class, (deadline, queued))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
+            return;
+        };
+        if deadline > now {
+            return;
+        }
+        // After all inputs so far, or it would have been due before them.
+        self.now = self.now.max(deadline);
+        let Some(place) = self.table.inferences.get(queued).copied() else { return };
+        if class == Class::Closed || class == Class::Open && !self.sees_all_segments() {
+            self.table.drop_inference(place);
+            return;
+        }
+        let Some(connection) = self.table.get_mut(place) else { return };
+        let Some(inference) = &mut connection.inference else { return };
+        if class != Class::HalfOpen || inference.is_half_open_until() <= deadline {
+            inference.time_out(class, deadline, &connection.tuple, out);
+        }
+        let class = Class::of(inference);
+        self.queue_inference(queued, class, Duration::ZERO);
+    }
+
+    fn queue_inference(&mut self, queued: Place, class: Class, at_least: Duration) {
+        self.table.inferences.queue(queued, class as usize, self.now, at_least);
+        self.limit_unproven();
+    }
+
+    fn inference_deadline(&self, class: Class) -> Option<(Time, Place)> {
+        let (queued, place) = self.table.inferences.front(class as usize)?;
+        Some((queued + class.timeout(self.sees_all_segments()), place))
+    }
+}
+
+/// Whether a segment of no known connection is of one. A bare ACK may be the last of one that is over; a RST is.
+fn is_of_connection(segment: &SegmentInput) -> bool {
+    let [rst, syn, fin, ack] =
+        [Flags::RST, Flags::SYN, Flags::FIN, Flags::ACK].map(|flag| segment.header.flags.contains(flag));
+    !rst && (syn || ack && (fin || segment.payload_len > 0))
+}

@@ -1,0 +1,393 @@
+//! What the kernel reports of sockets.
+
+use tcp_monitor_common::TcpState;
+use tcp_monitor_common::counters::{ClosedBy, reset_reason_label};
+use tcp_monitor_common::record::Role;
+use tcp_monitor_common::rules::reset::may_be_late_data;
+use tcp_monitor_common::transition::{Outcome, TransitionContext, is_synchronized, outcome};
+
+use super::Tracker;
+use super::connecting::Route;
+use crate::lifecycle::connection::socket::{Socket, SocketKey, Transition, numbers_set_in};
+use crate::lifecycle::connection::{EndRef, Identity};
+use crate::lifecycle::event::{Event, EventKind, Evidence, Reset, Retransmit};
+use crate::lifecycle::input::{ResetDirection, SocketEvent, SocketInput};
+use crate::lifecycle::time::Time;
+use crate::lifecycle::tuple::Tuple;
+
+use std::net::SocketAddr;
+
+/// Why a socket is not followed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SocketEnd {
+    /// It is closed.
+    Closed,
+    /// There are too many.
+    Evicted,
+}
+
+impl Tracker {
+    pub(super) fn process_socket(&mut self, input: &SocketInput, out: &mut Vec<Event>) {
+        match input.kind {
+            SocketEvent::State { from, to } if from == to => {}
+            SocketEvent::State { from, to } => self.change_state(input, from, to, out),
+            SocketEvent::Reset { direction, phase, reason, state } => {
+                let identity = self.locate_other(input, out);
+                let (seq, ack) = state.map_or((None, None), |state| numbers_set_in(state, input.tcp));
+                let reset = EventKind::Reset(Reset {
+                    local: input.local,
+                    remote: Some(input.remote).filter(|remote| remote.port() != 0),
+                    direction,
+                    phase,
+                    reason: reset_reason_label(reason),
+                    seq,
+                    ack,
+                });
+                out.push(event_of(input, reset).of(identity));
+                if direction == ResetDirection::Sent && self.time_waits.len() > 0 {
+                    let (tuple, end) = Tuple::of(input.netns, input.local, input.remote);
+                    if let Some(place) = self.table.find(&tuple) {
+                        let at = EndRef::new(place, end);
+                        self.abort_time_wait(at, input.time, Evidence::Kernel, out);
+                    }
+                }
+            }
+            SocketEvent::Retransmit { kind, state } => {
+                let identity = self.locate_other(input, out);
+                let retransmit = EventKind::Retransmit(Retransmit {
+                    local: input.local,
+                    remote: input.remote,
+                    kind,
+                    state,
+                });
+                out.push(event_of(input, retransmit).of(identity));
+            }
+        }
+    }
+
+    /// The connection of an input that does not change the state of its socket, which may be none.
+    fn locate_other(&mut self, input: &SocketInput, out: &mut Vec<Event>) -> Option<Identity> {
+        match self.locate(input, out) {
+            Some(at) => {
+                self.table.touch_socket(at, SocketKey::of(input), input.time);
+                self.table.socket(at).map(|socket| socket.life.of())
+            }
+            None => {
+                let (tuple, end) = Tuple::of(input.netns, input.local, input.remote);
+                self.identity_of(&tuple, end)
+            }
+        }
+    }
+
+    fn change_state(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) {
+        let is_birth = (from, to) == (TcpState::Listen, TcpState::SynRecv);
+        if is_birth && input.remote.port() == 0 {
+            self.unaddressed.insert(input.netns, input.sk, input.time);
+            return;
+        }
+        let time = input.time;
+        // Out of CLOSE begins a new life, even if the end of the last was lost.
+        let begins = from == TcpState::Close || is_birth;
+        let known = self.locate(input, out);
+        let at = match known.filter(|_| !begins) {
+            Some(at) => Some(self.readdress(at, input)),
+            None => self.meet(known, input, from, to, out),
+        };
+        let Some(at) = at else { return };
+        let Some(socket) = self.table.socket_mut(at) else { return };
+        socket.learn(input);
+        let role = socket.life.role;
+        if to == TcpState::Close {
+            self.drop_successor(at, time);
+        }
+        // Two sockets never have the same addresses: this one took over from the timewait socket.
+        self.reuse_time_wait(at, time, Evidence::Kernel, out);
+        if to == TcpState::SynSent
+            && let Some(connection) = self.table.get(at.place)
+            && let (local, remote) = connection.tuple.addresses(at.end())
+            && local.port() == 0
+        {
+            self.connecting.insert(Route::of(input.netns, local, remote), at.place, time);
+            if let Some(socket) = self.table.socket_mut(at) {
+                socket.deferred_syn_sent = Some(time);
+            }
+            self.table.touch_socket(at, SocketKey::of(input), time);
+            return;
+        }
+        let context = TransitionContext {
+            role,
+            sk_err: input.tcp.map_or(0, |tcp| tcp.sk_err),
+            peer_closed: input.peer_closed,
+        };
+        match outcome(from, to, context) {
+            Outcome::Continues if is_birth && self.resume_half_open(at, time) => {
+                self.table.touch_socket(at, SocketKey::of(input), time);
+            }
+            meaning @ (Outcome::Continues | Outcome::Established) => {
+                self.enter(at, from, to, time, meaning, out);
+                self.table.touch_socket(at, SocketKey::of(input), time);
+            }
+            meaning @ (Outcome::HandshakeFailed(_) | Outcome::ListenerClosed) => {
+                self.enter(at, from, to, time, meaning, out);
+                self.end_socket(at, SocketEnd::Closed, time);
+            }
+            Outcome::Closed(closed_by) => {
+                let meaning = Outcome::Closed(self.blame(at, from, closed_by));
+                self.enter(at, from, to, time, meaning, out);
+                self.end_socket(at, SocketEnd::Closed, time);
+            }
+            meaning @ Outcome::EntersTimeWait(_) => {
+                self.enter(at, from, TcpState::TimeWait, time, meaning, out);
+                self.start_time_wait(at, time);
+            }
+            Outcome::EntersFinWait2Timewait => self.await_fin(at, time, out),
+        }
+        self.table.note_socket(at.place, time);
+    }
+
+    fn enter(
+        &mut self,
+        at: EndRef,
+        from: TcpState,
+        to: TcpState,
+        time: Time,
+        meaning: Outcome,
+        out: &mut Vec<Event>,
+    ) {
+        let Some(connection) = self.table.get_mut(at.place) else { return };
+        let begins = !is_synchronized(to) && to != TcpState::Close;
+        if begins && connection.ends[at.end()].is_living() {
+            // The end of the last connection was lost, and what was seen since was taken to be of that one.
+            connection.forget_segments();
+        }
+        // The SYN follows.
+        connection.is_seen |= to == TcpState::SynSent && connection.is_indexed;
+        let transition = Transition { from, to, time, evidence: Evidence::Kernel };
+        connection.enter(at.end(), transition, meaning, out);
+    }
+
+    /// A socket not known before, or at the beginning of a new life. If it is a listener's child, its birth is reported first.
+    fn meet(
+        &mut self,
+        last: Option<EndRef>,
+        input: &SocketInput,
+        from: TcpState,
+        to: TcpState,
+        out: &mut Vec<Event>,
+    ) -> Option<EndRef> {
+        let time = input.time;
+        let is_living = |tracker: &Self, at: EndRef| tracker.table.socket(at).is_some_and(Socket::is_living);
+        let was_living = last.is_some_and(|at| is_living(self, at));
+        if let Some(at) = last {
+            self.end_socket(at, SocketEnd::Closed, time);
+        }
+        if to != TcpState::Close {
+            self.make_room(time);
+        }
+        let mut socket = Socket::met(input, Identity::NONE, from, to);
+        let (tuple, end) = Tuple::of(input.netns, input.local, input.remote);
+        let first = match socket.life.role {
+            Role::Client => end,
+            Role::Server => tuple.peer_of(end),
+        };
+        let place = if tuple.is_complete() {
+            self.table.find_or_add(&tuple, first, time)?
+        } else {
+            let id = (input.remote.port() != 0).then(|| self.table.ids.next());
+            self.table.add_unindexed(id, tuple, first, time)
+        };
+        let at = EndRef::new(place, end);
+        let was_living = was_living || is_living(self, at);
+        let (connection, ids) = self.table.get_with_ids(place)?;
+        let mine = &connection.ends[end];
+        let is_fresh = mine.socket.is_none()
+            && !mine.is_closed
+            && (socket.life.role == Role::Server || mine.isn.is_none());
+        let begins = matches!(from, TcpState::Close | TcpState::Listen);
+        if begins && was_living {
+            connection.forget_segments();
+        }
+        if begins && !is_fresh {
+            connection.renew(Some(ids.next()), first);
+        }
+        socket.life.set_identity(connection.identity(end));
+        self.table.add_socket(at, Box::new(socket), time);
+        if from == TcpState::SynRecv {
+            let born = self.unaddressed.remove(input.netns, input.sk);
+            let is_reported = self.resume_half_open(at, time);
+            if (is_reported || born.is_some())
+                && let Some(socket) = self.table.socket_mut(at)
+            {
+                socket.life.role = Role::Server;
+            }
+            if let Some(born) = born.filter(|_| !is_reported) {
+                self.reuse_time_wait(at, born, Evidence::Kernel, out);
+                self.enter(at, TcpState::Listen, TcpState::SynRecv, born, Outcome::Continues, out);
+            }
+        }
+        Some(at)
+    }
+
+    /// The end that has the socket of an input. Reports its SYN_SENT if its port was not known until now.
+    fn locate(&mut self, input: &SocketInput, out: &mut Vec<Event>) -> Option<EndRef> {
+        let mut known = self.table.find_socket(&SocketKey::of(input));
+        // What was reported of it wins over what was found in a dump.
+        let is_from_dump = |at| self.table.socket(at).is_some_and(Socket::is_from_dump);
+        if input.cookie != 0 && known.is_none_or(is_from_dump) {
+            let without = self.table.find_socket(&SocketKey::without_cookie(input)).filter(|at| {
+                let connection = self.table.get(at.place);
+                connection.is_some_and(|it| it.tuple.addresses(at.end()).1 == input.remote)
+            });
+            if without.is_some() {
+                if let Some(at) = known {
+                    self.end_socket(at, SocketEnd::Evicted, input.time);
+                }
+                known = without;
+            }
+            if let Some(at) = without {
+                self.table.touch_socket(at, SocketKey::of(input), input.time);
+            }
+        }
+        let at = known?;
+        let Some((route, deferred)) = self.route_of(at) else { return Some(at) };
+        self.connecting.remove(route, at.place, deferred);
+        let opens_again = matches!(input.kind, SocketEvent::State { from: TcpState::Close, .. });
+        if opens_again { Some(at) } else { self.set_port(at, input.local, input.time, out) }
+    }
+
+    /// The route of a socket that connects and whose local port is not known yet, and when it entered SYN_SENT if that is not
+    /// reported yet.
+    pub(super) fn route_of(&self, at: EndRef) -> Option<(Route, Option<Time>)> {
+        let socket = self.table.socket(at)?;
+        let connects = socket.deferred_syn_sent.is_some() || socket.life.state() == TcpState::SynSent;
+        if !connects {
+            return None;
+        }
+        let (local, remote) = self.table.get(at.place)?.tuple.addresses(at.end());
+        (local.port() == 0).then(|| (Route::of(socket.key.netns, local, remote), socket.deferred_syn_sent))
+    }
+
+    /// The addresses of a known socket are those of its input, as far as that has them.
+    fn readdress(&mut self, at: EndRef, input: &SocketInput) -> EndRef {
+        let Some(connection) = self.table.get(at.place) else { return at };
+        let known = connection.tuple.addresses(at.end());
+        let or = |new: SocketAddr, known| if new.port() == 0 { known } else { new };
+        let addresses = (or(input.local, known.0), or(input.remote, known.1));
+        if addresses == known {
+            return at;
+        }
+        let (tuple, end) = Tuple::of(input.netns, addresses.0, addresses.1);
+        let first = if connection.identity(at.end()).is_first() { end } else { tuple.peer_of(end) };
+        let id = connection.id;
+        if !tuple.is_complete() {
+            return at;
+        }
+        match self.table.find_or_add_as(&tuple, id, first, input.time) {
+            Some(place) => self.table.move_socket(at, EndRef::new(place, end)),
+            None => at,
+        }
+    }
+
+    /// The local port of a socket in SYN_SENT is known, if it is not 0. Reports its SYN_SENT, unless that was reported without.
+    fn set_port(&mut self, at: EndRef, local: SocketAddr, now: Time, out: &mut Vec<Event>) -> Option<EndRef> {
+        let connection = self.table.get(at.place)?;
+        let (netns, id) = (connection.tuple.netns, connection.id);
+        let (tuple, end) = Tuple::of(netns, local, connection.tuple.addresses(at.end()).1);
+        let at = if tuple.is_complete() {
+            let place = self.table.find_or_add_as(&tuple, id, end, now)?;
+            self.take_over(at, EndRef::new(place, end))
+        } else {
+            at
+        };
+        self.report_syn_sent(at, now, out);
+        Some(at)
+    }
+
+    /// Reports the SYN_SENT of a socket whose port is known now, unless that was reported without.
+    fn report_syn_sent(&mut self, at: EndRef, now: Time, out: &mut Vec<Event>) {
+        let Some(socket) = self.table.socket_mut(at) else { return };
+        let deferred = socket.deferred_syn_sent.take();
+        let Some(connection) = self.table.get_mut(at.place) else { return };
+        let has_port = connection.is_indexed;
+        connection.is_seen |= has_port;
+        match deferred {
+            Some(since) => {
+                self.reuse_time_wait(at, since, Evidence::Kernel, out);
+                self.enter(at, TcpState::Close, TcpState::SynSent, since, Outcome::Continues, out);
+            }
+            None if has_port => self.reuse_time_wait(at, now, Evidence::Kernel, out),
+            None => {}
+        }
+        self.table.note_socket(at.place, now);
+    }
+
+    /// The SYN of a socket was seen, which shows its local port: it is of the connection with this end.
+    pub(super) fn learn_port(&mut self, socket: EndRef, at: EndRef, now: Time, out: &mut Vec<Event>) {
+        let at = self.take_over(socket, at);
+        self.report_syn_sent(at, now, out);
+    }
+
+    /// A socket whose port was not known is of the connection with the addresses that it has now.
+    fn take_over(&mut self, from: EndRef, to: EndRef) -> EndRef {
+        let is_reported = self.table.socket(from).is_some_and(|socket| socket.deferred_syn_sent.is_none());
+        let id = self.table.get(from.place).and_then(|connection| connection.id);
+        let at = self.table.move_socket(from, to);
+        let Some((connection, _)) = self.table.get_with_ids(at.place) else { return at };
+        let mine = &connection.ends[at.end()];
+        // Its SYN may have been seen before it was known whose that was.
+        let is_others = mine.is_closed || mine.isn.is_none() || mine.time_wait.is_some();
+        if connection.id != id && (is_reported || is_others) {
+            connection.renew(id, at.end());
+        }
+        let identity = connection.identity(at.end());
+        if let Some(socket) = self.table.socket_mut(at) {
+            socket.life.set_identity(identity);
+        }
+        at
+    }
+
+    pub(super) fn report_without_port(
+        &mut self,
+        place: crate::lifecycle::queues::Place,
+        now: Time,
+        out: &mut Vec<Event>,
+    ) {
+        for at in [0, 1].map(|end| EndRef::new(place, end)) {
+            let Some(socket) = self.table.socket_mut(at) else { continue };
+            let key = socket.key;
+            if let Some(since) = socket.deferred_syn_sent.take() {
+                self.enter(at, TcpState::Close, TcpState::SynSent, since, Outcome::Continues, out);
+            }
+            self.table.touch_socket(at, key, now);
+        }
+    }
+
+    /// The socket of an end is followed no more.
+    pub(super) fn end_socket(&mut self, at: EndRef, end: SocketEnd, now: Time) {
+        self.table.take_socket(at);
+        if let Some(connection) = self.table.get_mut(at.place) {
+            connection.ends[at.end()].is_closed |= end == SocketEnd::Closed;
+        }
+        self.table.note_socket(at.place, now);
+    }
+
+    /// Data that comes after the application closed makes the kernel set ECONNRESET, as for a RST of the peer, though it
+    /// is this end that sends one (kernel: `TCPABORTONDATA`). If segments are seen, but no RST of the peer, it was that.
+    fn blame(&self, at: EndRef, from: TcpState, closed_by: ClosedBy) -> ClosedBy {
+        let Some(connection) = self.table.get(at.place) else { return closed_by };
+        let peer = &connection.ends[connection.tuple.peer_of(at.end())];
+        if closed_by == ClosedBy::RemoteReset
+            && may_be_late_data(from)
+            && peer.isn.is_some()
+            && !peer.sent_rst
+        {
+            ClosedBy::LocalReset
+        } else {
+            closed_by
+        }
+    }
+}
+
+fn event_of(input: &SocketInput, kind: EventKind) -> Event {
+    Event { netns: input.netns, cookie: input.cookie, ..Event::new(input.time, kind) }
+}
