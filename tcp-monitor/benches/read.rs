@@ -1,5 +1,5 @@
-//! How fast `tcp-monitor read` is, and how much memory it takes: 2 GB of connections through a pipe, 3,000 new ones a second.
-//! Run by `cargo xtask bench read`.
+//! How fast `tcp-monitor read` is, and how much memory it takes: 2 GB of connections through a
+//! pipe, 3,000 new ones a second. Run by `cargo xtask bench read`.
 
 use std::fs;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Writes the capture and says how it is taken in.
+/// Writes the capture and prints how fast it is processed.
 fn feed(reader: &mut Child, output: &str) -> Result<()> {
     let packets = template()?;
     let mut pipe = reader.stdin.take().context("no pipe")?;
@@ -66,7 +66,7 @@ fn template() -> Result<Vec<&'static [u8]>> {
     let (mut packets, mut rest) = (Vec::new(), &RECORDED[FILE_HEADER..]);
     while let Some(&[a, b, c, d]) = rest.get(8..12) {
         let len = RECORD_HEADER + u32::from_le_bytes([a, b, c, d]) as usize;
-        let (packet, others) = rest.split_at_checked(len).context("the capture is cut off")?;
+        let (packet, others) = rest.split_at_checked(len).context("the capture is truncated")?;
         if packet.get(RECORD_HEADER + 12..).is_some_and(|ether| ether.starts_with(&[0x08, 0x00])) {
             packets.push(packet);
         }

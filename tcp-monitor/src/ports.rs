@@ -77,7 +77,8 @@ impl<'a> FromIterator<&'a PortSet> for PortSet {
 }
 
 impl fmt::Display for PortSet {
-    /// The shortest list that parses to the same set: `80,443,8000-8100`; nothing for the empty set.
+    /// The shortest list that parses to the same set: `80,443,8000-8100`; nothing for the empty
+    /// set.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, range) in self.ranges.iter().enumerate() {
             if index > 0 {

@@ -1,5 +1,5 @@
-//! The exposition: names, labels, help and values are a contract with whoever scrapes, alerts and
-//! graphs.
+//! The exposition: names, labels, help and values are a contract with those who scrape, alert and
+//! graph. graphs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

@@ -227,7 +227,7 @@ const SKIPPED: [&str; 5] = [".git", "target", "corpus", "captures", "golden"];
 const ABBREVIATIONS: [&str; 8] = ["e.g", "i.e", "etc", "cf", "vs", "approx", "ca", "No"];
 
 /// Words and phrases that have a standard term, and that term.
-const WORDS: [(&str, &str); 64] = [
+const WORDS: [(&str, &str); 63] = [
     ("AGAIN", "RETRANS"),
     ("a look", "\"a dump\""),
     ("acknowledges what was not sent", "\"ACKed unseen segment\""),
@@ -244,7 +244,6 @@ const WORDS: [(&str, &str); 64] = [
     ("crowd", "\"linger limit\""),
     ("cut off", "\"truncated\""),
     ("fate", "\"segment outcome\""),
-    ("forget", "\"evict\""),
     ("forgets", "\"evicts\""),
     ("forgot", "\"evicted\""),
     ("forgotten", "\"evicted\""),

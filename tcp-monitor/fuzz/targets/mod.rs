@@ -1,4 +1,5 @@
-//! What is done with the bytes of each fuzz target, and what must hold whatever they are. A target panics where it does not.
+//! What each fuzz target does with its bytes, and the rules that must hold for any bytes. A target
+//! panics if a rule is broken.
 
 pub(crate) mod capture;
 pub(crate) mod packet;

@@ -7,7 +7,8 @@ use thiserror::Error as Explained;
 
 use super::{btf::BtfError, privilege::MissingPrivilege};
 
-/// Why [`start`](super::start) failed. Each message holds its cause, which therefore is no `source`.
+/// Why [`start`](super::start) failed. Each message holds its cause, which therefore is no
+/// `source`.
 #[derive(Debug, Explained)]
 pub enum KernelError {
     /// A capability is missing.
@@ -105,7 +106,8 @@ pub enum KernelError {
 }
 
 impl KernelError {
-    /// The process's exit code: 3 for a missing privilege, 4 for a kernel that is not supported, else 1.
+    /// The process's exit code: 3 for a missing privilege, 4 for a kernel that is not supported,
+    /// else 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -149,7 +151,8 @@ pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     })
 }
 
-/// Whether what failed with this number may work a moment later, when there are more descriptors or there is more memory.
+/// Whether what failed with this number may work a moment later, when there are more descriptors or
+/// there is more memory.
 pub(super) fn is_transient(number: i32) -> bool {
     [EAGAIN, ENOMEM, ENFILE, EMFILE].contains(&number)
 }

@@ -46,7 +46,8 @@ pub(super) struct Granted {
     pub(super) inspect: bool,
 }
 
-/// Whether the process is in the user namespace that the system began with: the kernel asks for capabilities there.
+/// Whether the process is in the user namespace that the system began with: the kernel asks for
+/// capabilities there.
 pub(super) fn is_in_initial_user_namespace() -> bool {
     // Without /proc nothing is known; the kernel then says what it thinks.
     fs::metadata("/proc/self/ns/user").map_or(true, |namespace| namespace.ino() == INITIAL_USER_NAMESPACE)
@@ -57,7 +58,8 @@ pub(super) fn is_in_initial_user_namespace() -> bool {
 /// # Errors
 /// If one that cannot be done without is missing.
 pub(super) fn check(intent: Intent) -> Result<Granted, MissingPrivilege> {
-    // The call fails only for another process or an old kernel; then nothing is known to be granted.
+    // The call fails only for another process or an old kernel; then nothing is known to be
+    // granted.
     let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     judge(effective, intent)
 }
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unprivileged_process_is_told_each_capability_and_what_is_lost() {
+    fn the_message_for_an_unprivileged_process_names_each_capability_and_what_is_lost() {
         let error =
             judge(CapabilitySet::empty(), intent(true, Enter::Must, NEW)).expect_err("nothing is granted");
         let text = error.to_string();

@@ -1,4 +1,4 @@
-//! Tells a thread that waits for file descriptors to end.
+//! Ends a thread that waits for file descriptors.
 
 use std::{
     io,

@@ -70,7 +70,7 @@ impl Watcher {
             .name("interfaces".to_owned())
             .spawn(move || match Watch::start(ebpf, plan, table) {
                 Ok(watch) => {
-                    // Nobody listens any more if the receiver is gone; the stop signal then follows.
+                    // An error means that the receiver is gone; the stop signal then follows.
                     let _ = report.send(Ok(()));
                     watch.run(&stopped);
                 }
@@ -103,13 +103,13 @@ struct Watch {
     switcher: NamespaceSwitcher,
     namespaces: BTreeMap<u32, Watched>,
     attached: HashMap<InterfaceKey, Attached>,
-    /// Interfaces that cannot be attached to: tried once, told once.
+    /// Interfaces that cannot be attached to: tried once, reported once.
     refused: HashSet<InterfaceKey>,
     /// Something failed in the last pass that may work in the next.
     unfinished: bool,
-    /// It is known that descriptors or memory ran out.
-    shortage_told: bool,
-    limit_told: bool,
+    /// It was reported that descriptors or memory ran out.
+    shortage_reported: bool,
+    limit_reported: bool,
 }
 
 /// A network namespace that is watched.
@@ -171,8 +171,8 @@ impl Watch {
             attached: HashMap::new(),
             refused: HashSet::new(),
             unfinished: false,
-            shortage_told: false,
-            limit_told: false,
+            shortage_reported: false,
+            limit_reported: false,
         };
         let first = match plan.scope {
             Scope::Everywhere => Netns::own().map_err(KernelError::system("open the network namespace"))?,
@@ -206,7 +206,7 @@ impl Watch {
         let mut rest = Duration::ZERO;
         // After a pass it rests for as long as that took: a storm of changes costs at most half a CPU.
         while !is_ready(&[stop.as_fd()], Some(rest)) {
-            let timeout = (self.may_end_unheard() || self.unfinished).then_some(RESCAN_INTERVAL);
+            let timeout = (self.may_end_without_event() || self.unfinished).then_some(RESCAN_INTERVAL);
             let mut sources = vec![stop.as_fd()];
             sources.extend(self.namespaces.values().map(|watched| watched.rtnetlink.events()));
             is_ready(&sources, timeout);
@@ -219,8 +219,8 @@ impl Watch {
         }
     }
 
-    /// Whether namespaces can appear or fall out of use without any interface changing that is watched.
-    fn may_end_unheard(&self) -> bool {
+    /// Whether namespaces can appear or fall out of use without a change of a watched interface.
+    fn may_end_without_event(&self) -> bool {
         self.everywhere || self.namespaces.keys().any(|inum| *inum != self.switcher.home())
     }
 
@@ -228,7 +228,7 @@ impl Watch {
     /// take classifiers, with the cause.
     fn pass(&mut self) -> Vec<(String, String)> {
         self.unfinished = false;
-        if self.may_end_unheard() {
+        if self.may_end_without_event() {
             self.update_namespaces();
         }
         let present = self.list();
@@ -250,7 +250,7 @@ impl Watch {
                     let cause = match self.watch_interface(key, &name) {
                         Ok(()) => continue,
                         Err(Refusal::NotNow(cause)) => {
-                            self.tell_shortage(&format!("interface {name}"), &cause);
+                            self.report_shortage(&format!("interface {name}"), &cause);
                             cause
                         }
                         Err(Refusal::Never(cause)) => {
@@ -266,11 +266,11 @@ impl Watch {
         refusals
     }
 
-    /// Opens namespaces that came and lets go of those that nothing but this thread refers to.
+    /// Opens new namespaces and closes those that only this thread refers to.
     fn update_namespaces(&mut self) {
         let found = match discover() {
             Ok(found) => found,
-            Err(error) => return self.tell_shortage("network namespaces to come", &error.to_string()),
+            Err(error) => return self.report_shortage("network namespaces to come", &error.to_string()),
         };
         let home = self.switcher.home();
         let unused: Vec<u32> = self
@@ -298,20 +298,20 @@ impl Watch {
             if let Err(error) = added {
                 if error.raw_os_error().is_some_and(is_transient) {
                     // The others would fail in the same way.
-                    return self.tell_shortage(&format!("network namespace {inum}"), &error.to_string());
+                    return self.report_shortage(&format!("network namespace {inum}"), &error.to_string());
                 }
                 log::debug!("network namespace {inum} ({}) cannot be entered: {error}", path.display());
             }
         }
     }
 
-    /// Notes that `what` has to wait for a later pass; says so the first time.
-    fn tell_shortage(&mut self, what: &str, cause: &str) {
+    /// Notes that `what` has to wait for a later pass, and reports it the first time.
+    fn report_shortage(&mut self, what: &str, cause: &str) {
         self.unfinished = true;
-        if !self.shortage_told {
-            self.shortage_told = true;
+        if !self.shortage_reported {
+            self.shortage_reported = true;
             log::warn!(
-                "segments on {what} cannot be seen now: {cause}; this is tried again, and not told again: \
+                "segments on {what} cannot be seen now: {cause}; it is tried again, and not reported again: \
                  {FILE_LIMIT}, or choose one network namespace with --netns"
             );
         }
@@ -340,7 +340,7 @@ impl Watch {
         };
         match (self.classifiers.mode(), lock) {
             (Mode::Clsact, _) => netns.lock_shared(),
-            // Links are nobody's filters.
+            // Links belong to their process: no lock is needed.
             (Mode::Tcx, AgentLock::Exclusive) => netns.unlock(),
             (Mode::Tcx, AgentLock::NotHeld) => return Ok(Made::On(HashSet::new())),
         }
@@ -351,7 +351,7 @@ impl Watch {
     fn list(&self) -> BTreeMap<u32, Vec<Interface>> {
         let mut present = BTreeMap::new();
         for (inum, watched) in &self.namespaces {
-            // First: what changes from here on is heard of, and listed in the next pass if not in this one.
+            // First: a change from here on causes an event, and is listed in the next pass if not in this one.
             watched.rtnetlink.forget_events();
             match watched.rtnetlink.interfaces() {
                 Ok(interfaces) => drop(present.insert(*inum, interfaces)),
@@ -386,8 +386,8 @@ impl Watch {
             self.only.as_ref().is_none_or(|only| only.contains(name)) && !self.refused.contains(&key);
         let Some(watched) = self.namespaces.get(&key.netns).filter(|_| wanted) else { return Ok(()) };
         if self.attached.len() >= MAX_INTERFACES {
-            if !self.limit_told {
-                self.limit_told = true;
+            if !self.limit_reported {
+                self.limit_reported = true;
                 log::warn!(
                     "there are more than {MAX_INTERFACES} interfaces; segments on the others are not seen: \
                      choose some with --interface or one network namespace with --netns"
@@ -454,5 +454,5 @@ fn is_ready(sources: &[std::os::fd::BorrowedFd<'_>], timeout: Option<Duration>) 
 
 /// How many interfaces are watched at most: each has two links and per-CPU counters.
 const MAX_INTERFACES: usize = 512;
-/// How often it is looked for network namespaces that came or fell out of use.
+/// How often the thread looks for network namespaces that appeared or fell out of use.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(2);

@@ -121,7 +121,7 @@ struct Limits {
     shutdown: Duration,
     /// Responses of `/metrics` in memory.
     expositions: usize,
-    /// How long a scrape waits for a slow reader before that one has to give way.
+    /// How long a scrape waits for a slow reader before it replaces that one.
     patience: Duration,
 }
 
@@ -142,8 +142,7 @@ async fn serve_within(
             let stream = accept(&listener).await;
             while connections.try_join_next().is_some() {}
             oldest_first.retain(|connection| !connection.is_finished());
-            // Giving way to the newest, rather than letting it wait, keeps idle clients from
-            // locking others out.
+            // The newest replaces the oldest rather than waiting: idle clients lock no other out.
             if oldest_first.len() >= limits.connections
                 && let Some(oldest) = oldest_first.pop_front()
             {
@@ -181,10 +180,10 @@ async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
 /// Answers one request. A client that is too slow, or speaks no HTTP, only loses its own
 /// connection.
 async fn answer(stream: TcpStream, pages: Arc<Pages>, limits: Limits, mut stopping: watch::Receiver<bool>) {
-    let give_way = Arc::new(Notify::new());
+    let replaced = Arc::new(Notify::new());
     let respond = service_fn(|request: hyper::Request<_>| {
-        let (pages, give_way) = (&pages, &give_way);
-        async move { Ok::<_, Infallible>(pages.respond(request.method(), request.uri().path(), give_way).await) }
+        let (pages, replaced) = (&pages, &replaced);
+        async move { Ok::<_, Infallible>(pages.respond(request.method(), request.uri().path(), replaced).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -205,7 +204,7 @@ async fn answer(stream: TcpStream, pages: Arc<Pages>, limits: Limits, mut stoppi
     };
     let ended = tokio::select! {
         ended = timeout(limits.connection, ended) => ended,
-        () = give_way.notified() => return log::debug!("metrics endpoint: a slow client gave way to another"),
+        () = replaced.notified() => return log::debug!("metrics endpoint: a slow client was replaced by another"),
     };
     match ended {
         Ok(Ok(())) => {}
@@ -235,7 +234,7 @@ impl Pages {
     }
 
     /// The response without regard to HEAD, for which hyper leaves the body out.
-    async fn respond(&self, method: &Method, path: &str, give_way: &Arc<Notify>) -> Response<Full<Bytes>> {
+    async fn respond(&self, method: &Method, path: &str, replaced: &Arc<Notify>) -> Response<Full<Bytes>> {
         if !matches!(path, "/metrics" | "/healthz" | "/") {
             return text(StatusCode::NOT_FOUND, "not found: there are /metrics, /healthz and /");
         }
@@ -245,14 +244,14 @@ impl Pages {
             return refusal;
         }
         match path {
-            "/metrics" => self.metrics(give_way).await,
+            "/metrics" => self.metrics(replaced).await,
             "/healthz" => self.health(),
             _ => self.index(),
         }
     }
 
-    async fn metrics(&self, give_way: &Arc<Notify>) -> Response<Full<Bytes>> {
-        match self.scrapes.exposition(give_way).await {
+    async fn metrics(&self, replaced: &Arc<Notify>) -> Response<Full<Bytes>> {
+        match self.scrapes.exposition(replaced).await {
             Ok(exposition) => response(StatusCode::OK, EXPOSITION_TYPE, exposition),
             Err(error) => failure(error),
         }

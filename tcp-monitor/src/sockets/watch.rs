@@ -189,7 +189,7 @@ fn cpu_time() -> Duration {
 
 /// After a dump there is none for so many times as long as it took: one percent of a CPU.
 const REST: u32 = 100;
-/// The time between dumps that nobody requests: a quarter of the time after which a socket is
+/// The time between dumps that are not requested: a quarter of the time after which a socket is
 /// stuck, within these limits.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);

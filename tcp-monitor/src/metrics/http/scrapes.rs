@@ -1,8 +1,8 @@
 //! One rendering of the metrics at a time, in a thread of its own, and a few at most in memory,
 //! however many clients ask.
 //!
-//! At 4,096 ports an exposition is 100 MB and takes a tenth of a second. Requests that wait share the
-//! next one; readers that do not read lose theirs to those who wait.
+//! At 4,096 ports an exposition is 100 MB and takes a tenth of a second. Requests that wait share
+//! the next one; readers that do not read lose theirs to those who wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -35,8 +35,8 @@ pub(super) struct Scrapes {
 
 struct Request {
     answer: oneshot::Sender<Result<Bytes, String>>,
-    /// Notifies the reader that it has to give way. It is dropped with the reader.
-    give_way: Weak<Notify>,
+    /// Notifies the reader that it is replaced. It is dropped with the reader.
+    replaced: Weak<Notify>,
 }
 
 impl Scrapes {
@@ -48,10 +48,10 @@ impl Scrapes {
     }
 
     /// An exposition whose numbers were read after this call. The reader must drop it, and its own
-    /// `give_way`, when notified.
-    pub(super) async fn exposition(&self, give_way: &Arc<Notify>) -> Result<Bytes, String> {
+    /// `replaced`, when notified.
+    pub(super) async fn exposition(&self, replaced: &Arc<Notify>) -> Result<Bytes, String> {
         let (answer, answered) = oneshot::channel();
-        let request = Request { answer, give_way: Arc::downgrade(give_way) };
+        let request = Request { answer, replaced: Arc::downgrade(replaced) };
         // It ends only with the runtime.
         let gone = || "the agent is stopping".to_owned();
         self.requests.send(request).await.map_err(|_| gone())?;
@@ -91,7 +91,7 @@ async fn render_all(limits: Limits, render: Render, mut requests: mpsc::Receiver
         let rendered = rendered.await.unwrap_or_else(|error| Err(error.to_string()));
         readers_oldest_first.retain(|readers| readers.iter().any(|it| it.strong_count() > 0));
         readers_oldest_first
-            .push_back(together.iter().map(|request| Weak::clone(&request.give_way)).collect());
+            .push_back(together.iter().map(|request| Weak::clone(&request.replaced)).collect());
         for request in together {
             // A client that has closed its connection meanwhile gets none.
             let _ = request.answer.send(rendered.clone());

@@ -189,7 +189,7 @@ fn clients_that_take_every_place_lose_the_oldest_first() -> Result<(), Box<dyn s
 }
 
 #[test]
-fn a_request_that_never_ends_is_cut_off() -> Result<(), Box<dyn std::error::Error>> {
+fn a_request_that_never_ends_loses_its_connection() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(Limits { request: SHORT, ..PATIENT })?;
     let mut stream = server.connect()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\n")?;
