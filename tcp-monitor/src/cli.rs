@@ -14,7 +14,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use monitor::Monitor;
 pub use read::Read;
 pub use report::Report;
-pub use values::{ColorMode, InterfaceName, Listen, Netns, Output, RingSize, ValueError, View};
+pub use values::{
+    ColorMode, InterfaceName, Listen, NetnsOption, OutputFormat, RingSize, TextView, ValueError,
+};
 
 /// What `tcp-monitor` was asked to do. Without a subcommand: monitor.
 #[derive(Clone, Debug, Parser)]

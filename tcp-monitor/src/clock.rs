@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,6 +18,11 @@ pub fn now() -> Time {
     static OFFSET: OnceLock<i64> = OnceLock::new();
     let offset = *OFFSET.get_or_init(time_namespace_offset);
     Time::from_nanos(read(ClockId::Monotonic).saturating_add_signed(offset.saturating_neg()))
+}
+
+/// The CPU time of the calling thread so far, including the kernel's work for it.
+pub(crate) fn thread_cpu_time() -> Duration {
+    Duration::from_nanos(read(ClockId::ThreadCPUTime))
 }
 
 /// A time of the wall clock: nanoseconds since the Unix epoch, UTC, up to the year 2554.
@@ -151,9 +157,9 @@ const INITIAL_NAMESPACE: u64 = 0xefff_fffa;
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::SystemTime;
 
-    use super::{MAX_OFFSETS, Time, WallClock, WallTime, now, parse_offset};
+    use super::{Duration, MAX_OFFSETS, Time, WallClock, WallTime, now, parse_offset};
 
     const HOUR: u64 = 3600 * SECOND;
     const SECOND: u64 = 1_000_000_000;

@@ -54,7 +54,7 @@ pub enum CaptureError {
     )]
     Truncated {
         /// What is incomplete.
-        part: Part,
+        part: CapturePart,
         /// Where it begins.
         offset: u64,
         /// Its length, bytes.
@@ -152,7 +152,7 @@ impl CaptureError {
 
 /// A part of a capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum CapturePart {
     /// The header of a pcap file.
     FileHeader,
     /// A packet with its own header.
@@ -161,7 +161,7 @@ pub enum Part {
     Block,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for CapturePart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::FileHeader => "file header",

@@ -24,7 +24,7 @@ pub(super) struct Frame<'a> {
 
 /// The next item of a file.
 #[derive(Debug)]
-pub(super) enum Step<'a> {
+pub(super) enum FileItem<'a> {
     /// A packet.
     Frame(Frame<'a>),
     /// A malformed packet in an intact file.
@@ -37,7 +37,7 @@ pub(super) enum Step<'a> {
     End,
 }
 
-pub(super) type StepResult<'a> = Result<Step<'a>, CaptureError>;
+pub(super) type FileItemResult<'a> = Result<FileItem<'a>, CaptureError>;
 
 /// The longest packet that tcpdump and Wireshark capture on the link types read here (libpcap:
 /// `MAXIMUM_SNAPLEN`).

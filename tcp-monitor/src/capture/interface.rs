@@ -7,9 +7,9 @@ use super::{
 };
 use crate::lifecycle::Time;
 
-/// An Interface Description Block.
+/// An CaptureInterface Description Block.
 #[derive(Clone, Debug)]
-pub(super) struct Interface {
+pub(super) struct CaptureInterface {
     /// The type of its link-layer headers.
     pub(super) link: LinkType,
     /// The most bytes captured of a packet, 0 for no limit.
@@ -30,7 +30,7 @@ enum Resolution {
     Binary(u8),
 }
 
-impl Interface {
+impl CaptureInterface {
     /// Parses the body of the block; `None` if it is too short.
     pub(super) fn parse(order: ByteOrder, body: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(order, body);

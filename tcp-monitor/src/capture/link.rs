@@ -47,23 +47,23 @@ impl LinkType {
     pub(super) fn skip_header(self, packet: &mut Cursor<'_>) -> Result<LinkHeader, NotSegment> {
         let mut header = LinkHeader::default();
         match self.layout().ok_or(NotSegment::UnknownLink)? {
-            Layout::Ethernet => {
+            LinkLayout::Ethernet => {
                 packet.take::<12>()?;
                 skip_ether_type(packet)?;
             }
-            Layout::Family => {
+            LinkLayout::Family => {
                 let family = packet.take()?;
                 if !is_ip_family(u32::from_be_bytes(family)) && !is_ip_family(u32::from_le_bytes(family)) {
                     return Err(NotSegment::OtherProtocol);
                 }
             }
-            Layout::Ip => {}
-            Layout::CookedV1 => {
+            LinkLayout::Ip => {}
+            LinkLayout::CookedV1 => {
                 let fixed = packet.take::<14>()?;
                 header.direction = cooked_direction(u16::from_be_bytes([fixed[0], fixed[1]]));
                 skip_ether_type(packet)?;
             }
-            Layout::CookedV2 => {
+            LinkLayout::CookedV2 => {
                 // The protocol comes first.
                 let fixed = packet.take::<20>()?;
                 header.ifindex = Some(u32::from_be_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]));
@@ -74,14 +74,14 @@ impl LinkType {
         Ok(header)
     }
 
-    const fn layout(self) -> Option<Layout> {
+    const fn layout(self) -> Option<LinkLayout> {
         match self.0 {
-            1 => Some(Layout::Ethernet),
-            0 | 108 => Some(Layout::Family),
+            1 => Some(LinkLayout::Ethernet),
+            0 | 108 => Some(LinkLayout::Family),
             // Some systems write 12 or 14 for 101.
-            12 | 14 | 101 | 228 | 229 => Some(Layout::Ip),
-            113 => Some(Layout::CookedV1),
-            276 => Some(Layout::CookedV2),
+            12 | 14 | 101 | 228 | 229 => Some(LinkLayout::Ip),
+            113 => Some(LinkLayout::CookedV1),
+            276 => Some(LinkLayout::CookedV2),
             _ => None,
         }
     }
@@ -129,7 +129,7 @@ impl fmt::Display for LinkType {
 
 /// The header before the IP header.
 #[derive(Clone, Copy)]
-enum Layout {
+enum LinkLayout {
     Ethernet,
     /// Four bytes of address family.
     Family,

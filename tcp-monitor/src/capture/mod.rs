@@ -24,7 +24,7 @@ mod reader;
 mod statistics;
 mod stream;
 
-pub use error::{CaptureError, Part};
+pub use error::{CaptureError, CapturePart};
 pub use link::LinkType;
 pub use reader::{Capture, open};
 pub use statistics::Statistics;

@@ -1,11 +1,11 @@
 //! The pcap format (draft-ietf-opsawg-pcap): a file header, then packets.
 
 use super::{
-    error::{CaptureError, Part},
+    error::{CaptureError, CapturePart},
     fields::ByteOrder,
-    frame::{Frame, MAX_PACKET, Step, StepResult},
+    frame::{FileItem, FileItemResult, Frame, MAX_PACKET},
     link::LinkType,
-    stream::Stream,
+    stream::ByteStream,
 };
 use crate::lifecycle::Time;
 
@@ -32,10 +32,10 @@ impl Pcap {
     }
 
     /// Reads the file header.
-    pub(super) fn begin(stream: &mut Stream) -> Result<Self, CaptureError> {
+    pub(super) fn begin(stream: &mut ByteStream) -> Result<Self, CaptureError> {
         let header = stream.take(FILE_HEADER)?;
         let Some(&[a, b, c, d, e, f, g, h, .., i, j, k, l]) = header.first_chunk::<FILE_HEADER>() else {
-            return Err(truncated(Part::FileHeader, 0, FILE_HEADER as u64, header.len() as u64));
+            return Err(truncated(CapturePart::FileHeader, 0, FILE_HEADER as u64, header.len() as u64));
         };
         let start = [a, b, c, d];
         let (order, fraction, record_header) =
@@ -50,15 +50,20 @@ impl Pcap {
     }
 
     /// Reads the next packet.
-    pub(super) fn step<'a>(&mut self, stream: &'a mut Stream) -> StepResult<'a> {
+    pub(super) fn step<'a>(&mut self, stream: &'a mut ByteStream) -> FileItemResult<'a> {
         let offset = stream.offset();
         let header = stream.peek(self.record_header)?;
         if header.is_empty() {
-            return Ok(Step::End);
+            return Ok(FileItem::End);
         }
         let (true, Some(fixed)) = (header.len() == self.record_header, header.first_chunk::<RECORD_HEADER>())
         else {
-            return Err(truncated(Part::Packet, offset, self.record_header as u64, header.len() as u64));
+            return Err(truncated(
+                CapturePart::Packet,
+                offset,
+                self.record_header as u64,
+                header.len() as u64,
+            ));
         };
         let field = |at: usize| self.order.u32([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
         let (seconds, fraction, captured, original) = (field(0), field(4), field(8), field(12));
@@ -72,17 +77,17 @@ impl Pcap {
             // Fits into the buffer: the limit is half of it.
             let record = stream.take(self.record_header + captured as usize)?;
             if (record.len() as u64) < len {
-                return Err(truncated(Part::Packet, offset, len, record.len() as u64));
+                return Err(truncated(CapturePart::Packet, offset, len, record.len() as u64));
             }
             &record[self.record_header..]
         } else {
             let available = stream.skip(len)?;
             if available < len {
-                return Err(truncated(Part::Packet, offset, len, available));
+                return Err(truncated(CapturePart::Packet, offset, len, available));
             }
             &[]
         };
-        Ok(Step::Frame(Frame {
+        Ok(FileItem::Frame(Frame {
             time: Some(self.time(seconds, fraction)),
             interface: 0,
             direction: None,
@@ -112,7 +117,7 @@ fn variant(magic: [u8; 4]) -> Option<(ByteOrder, Fraction, usize)> {
     })
 }
 
-const fn truncated(part: Part, offset: u64, len: u64, available: u64) -> CaptureError {
+const fn truncated(part: CapturePart, offset: u64, len: u64, available: u64) -> CaptureError {
     CaptureError::Truncated { part, offset, len, available }
 }
 

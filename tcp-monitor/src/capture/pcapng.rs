@@ -4,12 +4,12 @@
 use tcp_monitor_common::record::Direction;
 
 use super::{
-    error::{CaptureError, Part},
+    error::{CaptureError, CapturePart},
     fields::{ByteOrder, Fields},
-    frame::{Frame, Step, StepResult},
-    interface::Interface,
+    frame::{FileItem, FileItemResult, Frame},
+    interface::CaptureInterface,
     options::options,
-    stream::{CAPACITY, Stream},
+    stream::{ByteStream, CAPACITY},
 };
 
 /// A pcapng file.
@@ -17,7 +17,7 @@ use super::{
 pub(super) struct PcapNg {
     order: ByteOrder,
     /// The interfaces of this section.
-    interfaces: Vec<Interface>,
+    interfaces: Vec<CaptureInterface>,
     /// How many interfaces the sections before had.
     earlier: u32,
 }
@@ -40,12 +40,12 @@ impl PcapNg {
     }
 
     /// Reads the next block.
-    pub(super) fn step<'a>(&mut self, stream: &'a mut Stream) -> StepResult<'a> {
+    pub(super) fn step<'a>(&mut self, stream: &'a mut ByteStream) -> FileItemResult<'a> {
         let offset = stream.offset();
         let start = stream.peek(MIN_BLOCK as usize)?;
         let &[a, b, c, d, e, f, g, h, i, j, k, l] = start else {
             return if start.is_empty() {
-                Ok(Step::End)
+                Ok(FileItem::End)
             } else {
                 Err(truncated(offset, MIN_BLOCK.into(), start.len() as u64))
             };
@@ -71,15 +71,17 @@ impl PcapNg {
                     OBSOLETE_PACKET => self.obsolete_packet(body),
                     _ => self.enhanced_packet(body),
                 };
-                Ok(frame.map_or(Step::Malformed, Step::Frame))
+                Ok(frame.map_or(FileItem::Malformed, FileItem::Frame))
             }
-            ENHANCED_PACKET | OBSOLETE_PACKET | SIMPLE_PACKET => block.pass(stream).map(|()| Step::Malformed),
-            CUSTOM | CUSTOM_NOT_COPIED | JOURNAL_ENTRY => block.pass(stream).map(|()| Step::Numbered),
-            _ => block.pass(stream).map(|()| Step::Other),
+            ENHANCED_PACKET | OBSOLETE_PACKET | SIMPLE_PACKET => {
+                block.pass(stream).map(|()| FileItem::Malformed)
+            }
+            CUSTOM | CUSTOM_NOT_COPIED | JOURNAL_ENTRY => block.pass(stream).map(|()| FileItem::Numbered),
+            _ => block.pass(stream).map(|()| FileItem::Other),
         }
     }
 
-    fn begin_section<'a>(&mut self, block: &Block, stream: &mut Stream) -> StepResult<'a> {
+    fn begin_section<'a>(&mut self, block: &Block, stream: &mut ByteStream) -> FileItemResult<'a> {
         let head = block.pass_but_keep_head(stream)?;
         let mut fields = Fields::new(block.order, head.get(BYTE_ORDER_MARK..).unwrap_or_default());
         let (major, minor) = (fields.u16().unwrap_or_default(), fields.u16().unwrap_or_default());
@@ -91,12 +93,12 @@ impl PcapNg {
         let interfaces = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
         self.earlier = self.earlier.saturating_add(interfaces);
         self.interfaces.clear();
-        Ok(Step::Other)
+        Ok(FileItem::Other)
     }
 
-    fn add_interface<'a>(&mut self, block: &Block, stream: &mut Stream) -> StepResult<'a> {
+    fn add_interface<'a>(&mut self, block: &Block, stream: &mut ByteStream) -> FileItemResult<'a> {
         let head = block.pass_but_keep_head(stream)?;
-        let interface = Interface::parse(block.order, &head).ok_or(CaptureError::BlockLength {
+        let interface = CaptureInterface::parse(block.order, &head).ok_or(CaptureError::BlockLength {
             offset: block.offset,
             len: block.len,
             least: MIN_INTERFACE,
@@ -105,7 +107,7 @@ impl PcapNg {
         if self.interfaces.len() < MAX_INTERFACES {
             self.interfaces.push(interface);
         }
-        Ok(Step::Other)
+        Ok(FileItem::Other)
     }
 
     fn enhanced_packet<'a>(&self, mut body: Fields<'a>) -> Option<Frame<'a>> {
@@ -170,7 +172,7 @@ struct Block {
 
 impl Block {
     /// Takes a block that is no longer than [`CAPACITY`], and returns its body.
-    fn take<'a>(&self, stream: &'a mut Stream) -> Result<&'a [u8], CaptureError> {
+    fn take<'a>(&self, stream: &'a mut ByteStream) -> Result<&'a [u8], CaptureError> {
         let block = stream.take(self.len as usize)?;
         if block.len() < self.len as usize {
             return Err(truncated(self.offset, self.len.into(), block.len() as u64));
@@ -181,7 +183,7 @@ impl Block {
     }
 
     /// Moves past a block of any length.
-    fn pass(&self, stream: &mut Stream) -> Result<(), CaptureError> {
+    fn pass(&self, stream: &mut ByteStream) -> Result<(), CaptureError> {
         let len = u64::from(self.len);
         let mut available = stream.skip(len - TRAILER as u64)?;
         let trailer = stream.take(TRAILER)?;
@@ -193,7 +195,7 @@ impl Block {
     }
 
     /// Moves past a block of any length, and returns the beginning of its body.
-    fn pass_but_keep_head(&self, stream: &mut Stream) -> Result<Vec<u8>, CaptureError> {
+    fn pass_but_keep_head(&self, stream: &mut ByteStream) -> Result<Vec<u8>, CaptureError> {
         let len = (self.len as usize - TRAILER).min(HEAD);
         let head = stream.peek(len)?.get(HEADER..).unwrap_or_default().to_vec();
         self.pass(stream)?;
@@ -218,7 +220,7 @@ fn byte_order(mark: [u8; 4], offset: u64) -> Result<ByteOrder, CaptureError> {
 }
 
 const fn truncated(offset: u64, len: u64, available: u64) -> CaptureError {
-    CaptureError::Truncated { part: Part::Block, offset, len, available }
+    CaptureError::Truncated { part: CapturePart::Block, offset, len, available }
 }
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;

@@ -13,12 +13,12 @@ use std::{
 use super::{
     cursor::{Cursor, NotSegment},
     error::CaptureError,
-    frame::{Frame, Step, StepResult},
+    frame::{FileItem, FileItemResult, Frame},
     ip::{IpHeader, ip_header, tcp_header},
     pcap::Pcap,
     pcapng::PcapNg,
     statistics::Statistics,
-    stream::Stream,
+    stream::ByteStream,
 };
 use crate::lifecycle::{Input, SegmentInput, Time};
 
@@ -46,7 +46,7 @@ pub fn open(path: &Path) -> Result<File, CaptureError> {
 /// the packet has one (Linux cooked capture, version 2); otherwise it stands for an interface of
 /// the file, and [`interface_name`](Self::interface_name) finds the name.
 pub struct Capture {
-    stream: Stream,
+    stream: ByteStream,
     format: Format,
     statistics: Statistics,
     /// Of the packet read last.
@@ -77,7 +77,7 @@ impl Capture {
     /// # Errors
     /// If it cannot be read or does not begin like a capture.
     pub fn read(source: impl Read + Send + 'static) -> Result<Self, CaptureError> {
-        let mut stream = Stream::new(source)?;
+        let mut stream = ByteStream::new(source)?;
         let format = Format::recognise(&mut stream)?;
         Ok(Self {
             stream,
@@ -135,14 +135,14 @@ impl Capture {
     fn next_segment(&mut self) -> Result<Option<SegmentInput>, CaptureError> {
         loop {
             let frame = match self.format.step(&mut self.stream)? {
-                Step::Frame(frame) => Some(frame),
-                Step::Malformed => None,
-                Step::Numbered => {
+                FileItem::Frame(frame) => Some(frame),
+                FileItem::Malformed => None,
+                FileItem::Numbered => {
                     self.frame += 1;
                     continue;
                 }
-                Step::Other => continue,
-                Step::End => return Ok(None),
+                FileItem::Other => continue,
+                FileItem::End => return Ok(None),
             };
             self.frame += 1;
             self.statistics.packets += 1;
@@ -184,7 +184,7 @@ impl Iterator for Capture {
 impl FusedIterator for Capture {}
 
 impl Format {
-    fn recognise(stream: &mut Stream) -> Result<Self, CaptureError> {
+    fn recognise(stream: &mut ByteStream) -> Result<Self, CaptureError> {
         let start = stream.peek(4)?;
         let Some(&magic) = start.first_chunk::<4>() else {
             return Err(if start.is_empty() {
@@ -208,7 +208,7 @@ impl Format {
         })
     }
 
-    fn step<'a>(&mut self, stream: &'a mut Stream) -> StepResult<'a> {
+    fn step<'a>(&mut self, stream: &'a mut ByteStream) -> FileItemResult<'a> {
         match self {
             Self::Pcap(pcap) => pcap.step(stream),
             Self::PcapNg(pcapng) => pcapng.step(stream),

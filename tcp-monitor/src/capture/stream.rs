@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use super::error::CaptureError;
 
 /// A source of bytes and a buffer.
-pub(super) struct Stream {
+pub(super) struct ByteStream {
     source: Box<dyn Read + Send>,
     gzip: bool,
     buffer: Box<[u8]>,
@@ -18,7 +18,7 @@ pub(super) struct Stream {
     offset: u64,
 }
 
-impl Stream {
+impl ByteStream {
     /// Reads `source`, gzip or not.
     pub(super) fn new(mut source: impl Read + Send + 'static) -> Result<Self, CaptureError> {
         let mut first = Vec::with_capacity(GZIP_MAGIC.len());

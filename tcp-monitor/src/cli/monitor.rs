@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::report::Report;
-use super::values::{self, InterfaceName, Listen, Netns, Output, RingSize};
+use super::values::{self, InterfaceName, Listen, NetnsOption, OutputFormat, RingSize};
 use super::{REPORT, STOP, TUNE, WATCH};
 use crate::ports::PortSet;
 
@@ -46,7 +46,7 @@ pub struct Monitor {
     /// `all` is every network namespace of the host, containers included. `self` is only the one
     /// tcp-monitor runs in. Anything else is a name that `ip netns` lists: a file in /run/netns.
     #[arg(long, value_name = "WHICH", default_value = "all", help_heading = WATCH)]
-    pub netns: Netns,
+    pub netns: NetnsOption,
 
     /// Give at most N ports metrics of their own
     ///
@@ -150,7 +150,7 @@ impl Monitor {
     /// The message for flags that contradict each other, if there are any.
     pub(super) fn contradiction(&self) -> Option<&'static str> {
         let records_to_stdout = self.write.as_deref() == Some(Path::new("-"));
-        if records_to_stdout && self.report.output != Output::None {
+        if records_to_stdout && self.report.output != OutputFormat::None {
             return Some("'--write -' needs standard output for the recording: add '--output none'");
         }
         self.report.contradiction()

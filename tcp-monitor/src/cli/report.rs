@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use clap::Args;
 
-use super::values::{self, ColorMode, Output, View};
+use super::values::{self, ColorMode, OutputFormat, TextView};
 use super::{REPORT, STOP, TUNE};
 use crate::lifecycle::Options;
 
@@ -13,14 +13,14 @@ use crate::lifecycle::Options;
 pub struct Report {
     /// What to write to standard output
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t, help_heading = REPORT)]
-    pub output: Output,
+    pub output: OutputFormat,
 
     /// What --output text shows
     ///
     /// A ladder is as wide as the terminal, from 60 to 100 columns. Without a terminal, the
     /// environment variable COLUMNS sets the width, else it is 80. Tables are Markdown.
     #[arg(long, value_name = "VIEW", value_enum, default_value_t, help_heading = REPORT)]
-    pub view: View,
+    pub view: TextView,
 
     /// Write text in plain ASCII
     ///
@@ -64,8 +64,8 @@ impl Report {
     /// The message for flags that contradict each other, if there are any.
     pub(super) const fn contradiction(&self) -> Option<&'static str> {
         match (self.view, self.output) {
-            (View::Log, _) | (_, Output::Text) => None,
-            (View::Ladder | View::Table, Output::Json | Output::None) => {
+            (TextView::Log, _) | (_, OutputFormat::Text) => None,
+            (TextView::Ladder | TextView::Table, OutputFormat::Json | OutputFormat::None) => {
                 Some("--view needs --output text: leave out one of --view and --output")
             }
         }

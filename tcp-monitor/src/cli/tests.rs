@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-use super::{Cli, ColorMode, Listen, Monitor, Netns, Output, View};
+use super::{Cli, ColorMode, Listen, Monitor, NetnsOption, OutputFormat, TextView};
 
 fn parse(arguments: &[&str]) -> Result<Monitor, clap::Error> {
     Cli::read([&["tcp-monitor"], arguments].concat()).map(|cli| cli.monitor)
@@ -27,11 +27,11 @@ fn defaults_are_what_the_help_says() -> Result<(), clap::Error> {
     let monitor = parse(&[])?;
     assert!(monitor.port_set().is_empty());
     assert!(monitor.interfaces.is_empty());
-    assert_eq!(monitor.netns, Netns::All);
+    assert_eq!(monitor.netns, NetnsOption::All);
     assert_eq!(monitor.max_ports, 256);
     assert_eq!(monitor.report.max_connections, 262_144);
-    assert_eq!(monitor.report.output, Output::Text);
-    assert_eq!((monitor.report.view, monitor.report.ascii), (View::Log, false));
+    assert_eq!(monitor.report.output, OutputFormat::Text);
+    assert_eq!((monitor.report.view, monitor.report.ascii), (TextView::Log, false));
     assert_eq!(monitor.report.color, ColorMode::Auto);
     assert_eq!(monitor.listen.to_string(), "127.0.0.1:9899");
     assert_eq!(monitor.ring_size.bytes(), 4 * 1024 * 1024);
@@ -175,9 +175,11 @@ fn listen_takes_both_ip_versions_or_none() -> Result<(), clap::Error> {
 
 #[test]
 fn netns_is_all_self_or_a_name() -> Result<(), clap::Error> {
-    for (text, netns) in
-        [("all", Netns::All), ("self", Netns::Own), ("blue", Netns::Named("blue".to_owned()))]
-    {
+    for (text, netns) in [
+        ("all", NetnsOption::All),
+        ("self", NetnsOption::Own),
+        ("blue", NetnsOption::Named("blue".to_owned())),
+    ] {
         assert_eq!(parse(&["--netns", text])?.netns, netns);
     }
     Ok(())

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 /// The format of standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// A log for people
     #[default]
     Text,
@@ -24,7 +24,7 @@ pub enum Output {
 
 /// What text for people shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum View {
+pub enum TextView {
     /// Each event, in a line, as it happens
     #[default]
     Log,
@@ -98,7 +98,7 @@ impl fmt::Display for Listen {
 
 /// The network namespaces to watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Netns {
+pub enum NetnsOption {
     /// Every one.
     #[default]
     All,
@@ -108,7 +108,7 @@ pub enum Netns {
     Named(String),
 }
 
-impl FromStr for Netns {
+impl FromStr for NetnsOption {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

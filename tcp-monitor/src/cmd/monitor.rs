@@ -20,7 +20,7 @@ use super::recording::RecordingFile;
 use super::say;
 use super::scrape::Scrape;
 use super::signals::Signals;
-use crate::cli::{Listen, Monitor, Netns, Output};
+use crate::cli::{Listen, Monitor, NetnsOption, OutputFormat};
 use crate::counts::ProgramRuns;
 use crate::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
 use crate::metrics::{BuildInfo, Exporter, http};
@@ -185,14 +185,14 @@ async fn expire_requests(counters: &Counters) {
 }
 
 fn wants_records(options: &Monitor) -> bool {
-    options.report.output != Output::None || options.write.is_some()
+    options.report.output != OutputFormat::None || options.write.is_some()
 }
 
 fn netns(options: &Monitor) -> NetnsSelection {
     match &options.netns {
-        Netns::All => NetnsSelection::All,
-        Netns::Own => NetnsSelection::OwnOnly,
-        Netns::Named(name) => NetnsSelection::Named(name.clone()),
+        NetnsOption::All => NetnsSelection::All,
+        NetnsOption::Own => NetnsSelection::OwnOnly,
+        NetnsOption::Named(name) => NetnsSelection::Named(name.clone()),
     }
 }
 

@@ -20,12 +20,10 @@ use super::stdout::Stdout;
 use crate::capture::{self, Capture, CaptureError};
 use crate::cli::Read;
 use crate::clock::WallClock;
-use crate::lifecycle::{
-    ConnectionId, Event, InferFrom, Input as TrackerInput, Options, SegmentInput, Time, Tracker,
-};
+use crate::lifecycle::{ConnectionId, Event, InferFrom, Input, Options, SegmentInput, Time, Tracker};
 use crate::output::{Context as OutputContext, FanOut, Names, NoNames};
 use crate::ports::PortSet;
-use input::{Halt, Input};
+use input::{CaptureInput, Halt};
 use summary::Summary;
 
 mod input;
@@ -73,19 +71,19 @@ async fn read(options: Read) -> Result<()> {
 }
 
 fn read_files(options: &Read, stopped: UnixStream) -> Result<()> {
-    let mut reading = Reading::new(options, stopped);
+    let mut reading = CaptureReading::new(options, stopped);
     let mut failures = 0;
     for file in &options.files {
         match reading.read(file) {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => break,
-            Err(ReadError::Capture(error)) => {
+            Err(ReadFailure::Capture(error)) => {
                 say(format_args!("tcp-monitor: {}: {error}", file.display()));
                 failures += 1;
             }
             // The reader has exited, as `head` does.
-            Err(ReadError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => break,
-            Err(ReadError::Output(error)) => bail!("cannot write to standard output: {error}"),
+            Err(ReadFailure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(ReadFailure::Output(error)) => bail!("cannot write to standard output: {error}"),
         }
     }
     match reading.finish() {
@@ -110,14 +108,14 @@ fn read_files(options: &Read, stopped: UnixStream) -> Result<()> {
 
 /// Why a capture was not read to its end.
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+enum ReadFailure {
     #[error(transparent)]
     Capture(CaptureError),
     #[error(transparent)]
     Output(#[from] io::Error),
 }
 
-struct Reading {
+struct CaptureReading {
     tracker: Tracker,
     max_connections: usize,
     ports: PortSet,
@@ -149,7 +147,7 @@ impl Names for CaptureNames<'_> {
     }
 }
 
-impl Reading {
+impl CaptureReading {
     fn new(options: &Read, stopped: UnixStream) -> Self {
         let max_connections = options.report.max_connections as usize;
         let stdout = Stdout::new(options.report.count.map(u64::from));
@@ -170,9 +168,9 @@ impl Reading {
         }
     }
 
-    fn read(&mut self, path: &Path) -> Result<ControlFlow<()>, ReadError> {
-        let file = capture::open(path).map_err(ReadError::Capture)?;
-        let input = Input::new(file, Arc::clone(&self.stopped), self.stdout.clone());
+    fn read(&mut self, path: &Path) -> Result<ControlFlow<()>, ReadFailure> {
+        let file = capture::open(path).map_err(ReadFailure::Capture)?;
+        let input = CaptureInput::new(file, Arc::clone(&self.stopped), self.stdout.clone());
         let mut capture = match Capture::read(input) {
             Ok(capture) => capture.after(self.frames),
             Err(error) => return halted(error),
@@ -184,7 +182,7 @@ impl Reading {
         outcome
     }
 
-    fn process(&mut self, capture: &mut Capture, path: &Path) -> Result<ControlFlow<()>, ReadError> {
+    fn process(&mut self, capture: &mut Capture, path: &Path) -> Result<ControlFlow<()>, ReadFailure> {
         let mut is_first = true;
         while let Some(input) = capture.next() {
             let input = match input {
@@ -235,15 +233,12 @@ impl Reading {
         }
     }
 
-    fn is_selected(&self, input: &TrackerInput) -> bool {
+    fn is_selected(&self, input: &Input) -> bool {
         match input {
-            TrackerInput::Segment(SegmentInput { src, dst, .. }) => {
+            Input::Segment(SegmentInput { src, dst, .. }) => {
                 self.ports.is_empty() || [src, dst].iter().any(|end| self.ports.contains(end.port()))
             }
-            TrackerInput::Socket(_)
-            | TrackerInput::Present(_)
-            | TrackerInput::Stuck(_)
-            | TrackerInput::Lost { .. } => true,
+            Input::Socket(_) | Input::Present(_) | Input::Stuck(_) | Input::Lost { .. } => true,
         }
     }
 
@@ -273,12 +268,12 @@ fn new_tracker(max_connections: usize) -> Tracker {
 }
 
 /// The result of an error of the capture: of the capture, or of what its bytes come through.
-fn halted(error: CaptureError) -> Result<ControlFlow<()>, ReadError> {
-    let CaptureError::Read { offset, source } = error else { return Err(ReadError::Capture(error)) };
+fn halted(error: CaptureError) -> Result<ControlFlow<()>, ReadFailure> {
+    let CaptureError::Read { offset, source } = error else { return Err(ReadFailure::Capture(error)) };
     match source.downcast() {
         Ok(Halt::Stopped) => Ok(ControlFlow::Break(())),
-        Ok(Halt::Output(error)) => Err(ReadError::Output(error)),
-        Err(source) => Err(ReadError::Capture(CaptureError::Read { offset, source })),
+        Ok(Halt::Output(error)) => Err(ReadFailure::Output(error)),
+        Err(source) => Err(ReadFailure::Capture(CaptureError::Read { offset, source })),
     }
 }
 

@@ -22,13 +22,13 @@ pub(super) struct RecordingFile {
     file: File,
     /// As in messages.
     name: String,
-    kind: Kind,
+    kind: FileKind,
     /// Bytes written.
     written: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     /// A regular file: the recording begins at its first byte, and it can be truncated after the
     /// last whole block.
     File,
@@ -77,7 +77,7 @@ impl RecordingFile {
             if stdout.is_terminal() {
                 return Err(RecordingError::Terminal);
             }
-            (File::from(stdout.as_fd().try_clone_to_owned().map_err(failed)?), Kind::Stdout)
+            (File::from(stdout.as_fd().try_clone_to_owned().map_err(failed)?), FileKind::Stdout)
         } else {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
             // Without it, opening a pipe would wait for a reader.
@@ -91,7 +91,7 @@ impl RecordingFile {
                 .map_err(|error| failed(error.into()))?;
             let stat = fstat(&file).map_err(|error| failed(error.into()))?;
             let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            (File::from(file), if is_file { Kind::File } else { Kind::Stream })
+            (File::from(file), if is_file { FileKind::File } else { FileKind::Stream })
         };
         Ok(Self { file, name, kind, written: 0 })
     }
@@ -100,7 +100,7 @@ impl RecordingFile {
     fn begin(&mut self) -> Result<(), RecordingError> {
         let mut head = Vec::new();
         Pcapng::begin(&mut head);
-        let emptied = if self.kind == Kind::File { self.file.set_len(0) } else { Ok(()) };
+        let emptied = if self.kind == FileKind::File { self.file.set_len(0) } else { Ok(()) };
         emptied
             .and_then(|()| self.write(&head))
             .map_err(|source| RecordingError::Write { name: self.name.clone(), source })
@@ -112,8 +112,8 @@ impl RecordingFile {
         match (&outcome, self.kind) {
             (Ok(()), _) => self.written += blocks.len() as u64,
             // If this fails too, half a block is left at the end.
-            (Err(_), Kind::File) => drop(self.file.set_len(self.written)),
-            (Err(_), Kind::Stream | Kind::Stdout) => {}
+            (Err(_), FileKind::File) => drop(self.file.set_len(self.written)),
+            (Err(_), FileKind::Stream | FileKind::Stdout) => {}
         }
         outcome
     }
@@ -124,7 +124,7 @@ impl RecordingFile {
             match self.write(&blocks) {
                 Ok(()) => {}
                 // The reader has exited: the log ends, too.
-                Err(error) if self.kind == Kind::Stdout && error.kind() == io::ErrorKind::BrokenPipe => {
+                Err(error) if self.kind == FileKind::Stdout && error.kind() == io::ErrorKind::BrokenPipe => {
                     return Ok(());
                 }
                 Err(error) => {
@@ -146,7 +146,7 @@ impl Recording {
         file.begin()?;
         // One batch on its way: the rest waits where it can be counted.
         let (blocks, taken) = sync_channel(1);
-        let (name, is_stdout) = (file.name.clone(), file.kind == Kind::Stdout);
+        let (name, is_stdout) = (file.name.clone(), file.kind == FileKind::Stdout);
         let thread = thread::Builder::new()
             .name("recording".into())
             .spawn(move || file.write_all(&taken))

@@ -12,12 +12,12 @@ use crate::lifecycle::Time;
 #[derive(Debug, Default)]
 pub(super) struct Reorder {
     bytes: Vec<u8>,
-    waiting: Vec<Entry>,
+    waiting: Vec<BufferedRecord>,
     newest: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct BufferedRecord {
     time: u64,
     start: usize,
     len: usize,
@@ -35,7 +35,7 @@ impl Reorder {
         }
         let Some((time, _)) = record.split_first_chunk() else { return Err(TooShort) };
         let time = u64::from_ne_bytes(*time);
-        self.waiting.push(Entry { time, start: self.bytes.len(), len: record.len() });
+        self.waiting.push(BufferedRecord { time, start: self.bytes.len(), len: record.len() });
         self.bytes.extend_from_slice(record);
         self.newest = self.newest.max(time);
         Ok(())
@@ -83,7 +83,7 @@ impl Reorder {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ready<'a> {
     bytes: &'a [u8],
-    entries: &'a [Entry],
+    entries: &'a [BufferedRecord],
 }
 
 impl<'a> Ready<'a> {

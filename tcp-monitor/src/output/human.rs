@@ -89,9 +89,9 @@ impl fmt::Display for Human {
 
 /// A number of bytes with three significant digits.
 #[derive(Clone, Copy)]
-pub(super) struct Bytes(pub(super) u64);
+pub(super) struct ByteCount(pub(super) u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0 as f64;
         match self.0 {
@@ -140,9 +140,9 @@ impl fmt::Display for Name {
 }
 
 /// A network namespace by name. Names may be any bytes: control characters are escaped.
-pub(super) struct Netns<'a>(pub(super) &'a str);
+pub(super) struct NetnsLabel<'a>(pub(super) &'a str);
 
-impl fmt::Display for Netns<'_> {
+impl fmt::Display for NetnsLabel<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "netns:{}", self.0.escape_debug())
     }
@@ -201,7 +201,7 @@ pub(super) fn spaced(label: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Bytes, Human};
+    use super::{ByteCount, Human};
 
     #[test]
     fn numbers_have_three_significant_digits() {
@@ -212,7 +212,7 @@ mod tests {
         );
         assert_eq!([human(7_980_000), human(119_000_000)], ["7.98 s", "119 s"]);
         assert_eq!([human(125_000_000), human(7_380_000_000)], ["2 min 5 s", "2 h 3 min"]);
-        let bytes = |n| Bytes(n).to_string();
+        let bytes = |n| ByteCount(n).to_string();
         assert_eq!([bytes(13), bytes(2048), bytes(u64::MAX)], ["13 B", "2.00 KiB", "17179869184 GiB"]);
     }
 }

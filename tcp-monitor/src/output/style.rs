@@ -33,7 +33,7 @@ pub(super) enum Color {
 
 impl Style {
     /// `text` in the characters of the style. To be done before alignment.
-    pub(super) fn spell(self, text: &str) -> Cow<'_, str> {
+    pub(crate) fn spell(self, text: &str) -> Cow<'_, str> {
         if !self.ascii || text.is_ascii() {
             return Cow::Borrowed(text);
         }

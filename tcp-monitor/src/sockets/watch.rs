@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tcp_monitor_common::TcpState;
 
 use super::census::SocketLister;
@@ -87,7 +86,7 @@ impl Watch {
     /// Dumps the sockets, publishes them and reports those that are stuck. Returns the connections,
     /// if they are wanted.
     fn dump(&mut self, want_existing: bool) -> Vec<PresentSocket> {
-        let begin = cpu_time();
+        let begin = clock::thread_cpu_time();
         let counted_before = self.read_counters.as_ref().and_then(|read| read()).map(Arc::new);
         let (dump, existing) = match self.lister.list(want_existing) {
             Ok(mut census) => {
@@ -104,7 +103,7 @@ impl Watch {
         };
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = dump;
         let end = Instant::now();
-        let rest = cpu_time().saturating_sub(begin) * REST;
+        let rest = clock::thread_cpu_time().saturating_sub(begin) * REST;
         self.next_allowed = end + rest;
         // Long enough for a scrape to ask first.
         self.next_due = end + (2 * rest).max((self.stuck_after / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
@@ -180,11 +179,6 @@ impl Names {
         }
         if self.0.contains(&name) { name } else { "other".to_owned() }
     }
-}
-
-/// CPU time of the calling thread so far, the kernel's work for it included.
-fn cpu_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// After a dump there is none for so many times as long as it took: one percent of a CPU.

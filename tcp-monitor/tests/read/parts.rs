@@ -133,6 +133,7 @@ fn the_c_locale_means_ascii() {
         let said = finish(command().envs(variables).arg(path("ethernet.pcap")), b"");
         let expected = if is_ascii { &option.out } else { &unicode.out };
         assert_eq!(&said.out, expected, "{variables:?}");
+        assert_eq!(said.err.is_ascii(), is_ascii, "{}", said.err);
     }
     // The views, too.
     let ladder = finish(command().env("LC_ALL", "C").args(["--view", "ladder", &path("ethernet.pcap")]), b"");

@@ -16,7 +16,7 @@ use super::{
     read_all,
 };
 use crate::capture::{
-    Capture, CaptureError, LinkType, Part,
+    Capture, CaptureError, CapturePart, LinkType,
     fields::ByteOrder::{self, Big, Little},
     open,
     reader::FILE_INTERFACES,
@@ -227,10 +227,15 @@ fn a_truncated_file_is_reported_with_the_offset_and_earlier_packets_are_kept() {
         assert_eq!(packets.len(), whole, "of {end} bytes");
         match error {
             None => assert_eq!(end, 24 + whole * one.len()),
-            Some(CaptureError::Truncated { part: Part::FileHeader, offset: 0, len: 24, available }) => {
+            Some(CaptureError::Truncated {
+                part: CapturePart::FileHeader,
+                offset: 0,
+                len: 24,
+                available,
+            }) => {
                 assert_eq!(available, end as u64);
             }
-            Some(CaptureError::Truncated { part: Part::Packet, offset, available, .. }) => {
+            Some(CaptureError::Truncated { part: CapturePart::Packet, offset, available, .. }) => {
                 assert_eq!((offset, offset + available), ((24 + whole * one.len()) as u64, end as u64));
             }
             Some(error) => panic!("{error}"),
@@ -238,7 +243,7 @@ fn a_truncated_file_is_reported_with_the_offset_and_earlier_packets_are_kept() {
     }
     let [start, end] = [section(Little), enhanced(Little, 0, 0, &frame(), &[])];
     let file = [&start[..], &interface(Little, 1, 0, &[]), &end[..end.len() - 1]].concat();
-    let CaptureError::Truncated { part: Part::Block, offset, len, available } = error_of(&file) else {
+    let CaptureError::Truncated { part: CapturePart::Block, offset, len, available } = error_of(&file) else {
         panic!()
     };
     assert_eq!((offset, len, available), (48, end.len() as u64, end.len() as u64 - 1));

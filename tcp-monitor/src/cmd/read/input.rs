@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::cmd::stdout::Stdout;
 
 /// A capture file, or a pipe.
-pub(super) struct Input {
+pub(super) struct CaptureInput {
     file: File,
     /// Its other end is closed to stop the reading.
     stop: Arc<UnixStream>,
@@ -28,7 +28,7 @@ pub(super) enum Halt {
     Output(io::Error),
 }
 
-impl Input {
+impl CaptureInput {
     pub(super) fn new(file: File, stop: Arc<UnixStream>, stdout: Stdout) -> Self {
         Self { file, stop, stdout }
     }
@@ -57,7 +57,7 @@ impl Input {
     }
 }
 
-impl Read for Input {
+impl Read for CaptureInput {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         if !self.wait(Some(&NOW))? {
             self.stdout.flush().map_err(|error| io::Error::other(Halt::Output(error)))?;

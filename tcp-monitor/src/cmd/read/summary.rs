@@ -16,14 +16,14 @@ pub(super) struct Summary {
     statistics: Statistics,
     /// The earliest and the latest time of all packets.
     times: Option<(Time, Time)>,
-    connections: Connections,
+    connections: Results,
     /// Evictions of the tracker.
     evicted: u64,
 }
 
 /// The results of connections, as their clients' ends report them.
 #[derive(Debug, Default)]
-struct Connections {
+struct Results {
     closed: u64,
     reset: u64,
     timed_out: u64,
@@ -142,7 +142,7 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Connections {
+impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { closed, reset, timed_out, failed, half_open, open } = *self;
         let kinds = [

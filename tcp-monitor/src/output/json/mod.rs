@@ -25,7 +25,7 @@ pub struct Json {
 
 impl EventSink for Json {
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
-        let line = Line {
+        let line = JsonLine {
             v: VERSION,
             time: Rfc3339(context.wall_time(event.time)),
             event: name(&event.kind),
@@ -33,7 +33,7 @@ impl EventSink for Json {
             netns: event.netns,
             cookie: event.cookie,
             frame: event.frame,
-            body: Body::of(event, context),
+            body: EventBody::of(event, context),
         };
         self.line.clear();
         // Fails only for a map whose keys are not strings, which there is none of here.
@@ -45,7 +45,7 @@ impl EventSink for Json {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     v: u8,
     time: Rfc3339,
     event: &'static str,
@@ -58,12 +58,12 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     frame: Option<NonZeroU64>,
     #[serde(flatten)]
-    body: Body<'a>,
+    body: EventBody<'a>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Body<'a> {
+enum EventBody<'a> {
     Segment(SegmentBody),
     State(StateBody<'a>),
     Handshake(HandshakeBody),
@@ -74,7 +74,7 @@ enum Body<'a> {
     Lost(LostBody),
 }
 
-impl<'a> Body<'a> {
+impl<'a> EventBody<'a> {
     fn of(event: &'a Event, context: &Context<'_>) -> Self {
         match &event.kind {
             EventKind::Segment(segment) => {

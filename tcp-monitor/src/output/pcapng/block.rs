@@ -5,7 +5,7 @@ use tcp_monitor_common::record::Direction;
 use crate::clock::WallTime;
 
 /// A Section Header Block: where the section was made.
-pub(super) struct Section<'a> {
+pub(super) struct SectionBlock<'a> {
     /// The machine.
     pub(super) hardware: &'a str,
     /// The operating system.
@@ -15,7 +15,7 @@ pub(super) struct Section<'a> {
 }
 
 /// An Interface Description Block. Timestamps of its packets are nanoseconds.
-pub(super) struct Interface<'a> {
+pub(super) struct InterfaceBlock<'a> {
     /// The link type of its packets: a number of <https://www.tcpdump.org/linktypes.html>.
     pub(super) link: u16,
     /// The most bytes kept of a packet.
@@ -27,7 +27,7 @@ pub(super) struct Interface<'a> {
 }
 
 /// An Enhanced Packet Block.
-pub(super) struct EnhancedPacket<'a> {
+pub(super) struct PacketBlock<'a> {
     /// Which interface of the section, counted from 0.
     pub(super) interface: u32,
     /// When it passed.
@@ -42,7 +42,7 @@ pub(super) struct EnhancedPacket<'a> {
     pub(super) comments: &'a [String],
 }
 
-impl Section<'_> {
+impl SectionBlock<'_> {
     /// Appends the block to `out`.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         block(out, SECTION_HEADER, |out| {
@@ -60,7 +60,7 @@ impl Section<'_> {
     }
 }
 
-impl Interface<'_> {
+impl InterfaceBlock<'_> {
     /// Appends the block to `out`.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         block(out, INTERFACE_DESCRIPTION, |out| {
@@ -77,7 +77,7 @@ impl Interface<'_> {
     }
 }
 
-impl EnhancedPacket<'_> {
+impl PacketBlock<'_> {
     /// Appends the block to `out`.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let nanos = self.time.as_unix_nanos();
@@ -161,14 +161,14 @@ const FLAGS: u16 = 2;
 
 #[cfg(test)]
 mod tests {
-    use super::{EnhancedPacket, Interface, Section};
+    use super::{InterfaceBlock, PacketBlock, SectionBlock};
     use crate::clock::WallTime;
     use tcp_monitor_common::record::Direction;
 
     #[test]
     fn a_section_has_its_origin() {
         let mut out = Vec::new();
-        Section { hardware: "x86_64", os: "Linux", application: "tcp-monitor" }.write(&mut out);
+        SectionBlock { hardware: "x86_64", os: "Linux", application: "tcp-monitor" }.write(&mut out);
         let expected = [
             &[0x0a, 0x0d, 0x0d, 0x0a, 72, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..],
             &[0xff; 8],
@@ -186,20 +186,20 @@ mod tests {
     #[test]
     fn an_interface_counts_nanoseconds_and_may_have_no_name() {
         let mut out = Vec::new();
-        Interface { link: 101, snap_len: 100, name: Some("lo"), description: "d" }.write(&mut out);
+        InterfaceBlock { link: 101, snap_len: 100, name: Some("lo"), description: "d" }.write(&mut out);
         let start = [1, 0, 0, 0, 48, 0, 0, 0, 101, 0, 0, 0, 100, 0, 0, 0];
         let named = [2, 0, 2, 0, b'l', b'o', 0, 0];
         let rest = [3, 0, 1, 0, b'd', 0, 0, 0, 9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(out, [&start[..], &named, &rest, &[48, 0, 0, 0]].concat());
 
         out.clear();
-        Interface { link: 101, snap_len: 100, name: None, description: "d" }.write(&mut out);
+        InterfaceBlock { link: 101, snap_len: 100, name: None, description: "d" }.write(&mut out);
         assert_eq!((out.len(), &out[16..36]), (40, &rest[..]));
     }
 
     #[test]
     fn a_packet_has_its_comments_and_its_direction() {
-        let packet = EnhancedPacket {
+        let packet = PacketBlock {
             interface: 3,
             time: WallTime::from_unix_nanos(0x0123_4567_89ab_cdef),
             bytes: b"12345",
@@ -229,7 +229,7 @@ mod tests {
         let comments = ["x".repeat(70_000)];
         let mut out = Vec::new();
         let (time, bytes, original_len, direction) = (WallTime::default(), &[][..], 0, None);
-        EnhancedPacket { interface: 0, time, bytes, original_len, direction, comments: &comments }
+        PacketBlock { interface: 0, time, bytes, original_len, direction, comments: &comments }
             .write(&mut out);
         assert_eq!(out.len(), 28 + 4 + 65_536 + 4 + 4);
         assert_eq!(out[28..32], [1, 0, 0xff, 0xff]);

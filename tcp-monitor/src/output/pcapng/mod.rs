@@ -27,9 +27,9 @@ mod block;
 mod headers;
 mod pending;
 
-use block::{EnhancedPacket, Interface, Section};
+use block::{InterfaceBlock, PacketBlock, SectionBlock};
 use headers::{Headers, SNAP_LEN};
-use pending::{Cause, Packet, PendingPackets, Socket};
+use pending::{CommentTarget, ConnectionEnd, Packet, PendingPackets};
 
 /// Emits packets with comments, as blocks of a section that [`begin`](Self::begin) begins.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub struct Pcapng {
 #[derive(Debug)]
 struct Transition {
     time: Time,
-    socket: Option<Socket>,
+    socket: Option<ConnectionEnd>,
     change: StateChange,
     comments: Vec<String>,
 }
@@ -65,7 +65,8 @@ impl EventSink for Pcapng {
     fn event(&mut self, event: &Event, context: &Context<'_>, _: &mut dyn Destination) {
         let comments = self.comments(event, context);
         let time = event.time;
-        let socket = event.connection.zip(event.end).map(|(connection, end)| Socket { connection, end });
+        let socket =
+            event.connection.zip(event.end).map(|(connection, end)| ConnectionEnd { connection, end });
         let followed = self.transition.take();
         match &event.kind {
             EventKind::State(change) => {
@@ -91,15 +92,15 @@ impl EventSink for Pcapng {
             EventKind::Reset(reset) => {
                 self.comment_transition(followed);
                 let cause = match reset.direction {
-                    ResetDirection::Sent => Cause::Reset,
-                    ResetDirection::Received => Cause::Received,
+                    ResetDirection::Sent => CommentTarget::Reset,
+                    ResetDirection::Received => CommentTarget::Received,
                 };
                 self.comment(Evidence::Kernel, cause, socket, time, comments);
             }
             EventKind::Retransmit(retransmit) => {
                 self.comment_transition(followed);
                 if let Some(step) = step_of(retransmit.kind) {
-                    self.comment(Evidence::Kernel, Cause::Sent(step), socket, time, comments);
+                    self.comment(Evidence::Kernel, CommentTarget::Sent(step), socket, time, comments);
                 }
             }
             // No packet caused it.
@@ -127,7 +128,7 @@ impl Pcapng {
     pub fn begin(out: &mut Vec<u8>) {
         let system = uname();
         let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
-        Section {
+        SectionBlock {
             hardware: &text(system.machine()),
             os: &format!("{} {}", text(system.sysname()), text(system.release())),
             application: concat!("tcp-monitor ", env!("CARGO_PKG_VERSION")),
@@ -148,8 +149,7 @@ impl Pcapng {
         let interface = self.interface(*netns, segment.ifindex, context, out);
         let Headers { bytes, original_len } = Headers::of(segment);
         let direction = segment.direction;
-        EnhancedPacket { interface, time: *time, bytes: &bytes, original_len, direction, comments }
-            .write(out);
+        PacketBlock { interface, time: *time, bytes: &bytes, original_len, direction, comments }.write(out);
     }
 
     /// The number of an interface in this section, which is described in `out` if it is new.
@@ -162,7 +162,7 @@ impl Pcapng {
             self.interfaces.clear();
         }
         let name = context.interface(netns, ifindex);
-        Interface {
+        InterfaceBlock {
             link: LINKTYPE_RAW,
             snap_len: SNAP_LEN,
             name: name.as_deref(),
@@ -183,8 +183,8 @@ impl Pcapng {
     /// Comments an outcome, after the transition before it if that is a part of it.
     fn comment_outcome(
         &mut self,
-        cause: Cause,
-        socket: Option<Socket>,
+        cause: CommentTarget,
+        socket: Option<ConnectionEnd>,
         time: Time,
         mut comments: Vec<String>,
         mut followed: Option<Transition>,
@@ -209,8 +209,8 @@ impl Pcapng {
     fn comment(
         &mut self,
         evidence: Evidence,
-        cause: Cause,
-        socket: Option<Socket>,
+        cause: CommentTarget,
+        socket: Option<ConnectionEnd>,
         time: Time,
         comments: Vec<String>,
     ) {
@@ -218,7 +218,7 @@ impl Pcapng {
         match evidence {
             Evidence::Kernel => self.pending.comment(cause, socket, time, comments),
             // Its event comes right after that of the segment.
-            Evidence::Segment => self.pending.comment(Cause::Last, socket, time, comments),
+            Evidence::Segment => self.pending.comment(CommentTarget::Last, socket, time, comments),
             Evidence::Timer => {}
         }
     }
@@ -229,34 +229,36 @@ const fn is_remarkable(segment: &Segment) -> bool {
     segment.retransmission || segment.unexpected.is_some()
 }
 
-const fn cause_of_transition(to: TcpState) -> Cause {
+const fn cause_of_transition(to: TcpState) -> CommentTarget {
     match to {
-        TcpState::SynSent => Cause::Next(Step::Syn),
-        TcpState::FinWait1 | TcpState::LastAck => Cause::Next(Step::Fin),
+        TcpState::SynSent => CommentTarget::Next(Step::Syn),
+        TcpState::FinWait1 | TcpState::LastAck => CommentTarget::Next(Step::Fin),
         TcpState::SynRecv
         | TcpState::NewSynRecv
         | TcpState::Established
         | TcpState::FinWait2
         | TcpState::Closing
         | TcpState::TimeWait
-        | TcpState::CloseWait => Cause::Received,
-        TcpState::Close | TcpState::Listen => Cause::Last,
+        | TcpState::CloseWait => CommentTarget::Received,
+        TcpState::Close | TcpState::Listen => CommentTarget::Last,
     }
 }
 
-const fn cause_of_handshake(handshake: &Handshake) -> Cause {
+const fn cause_of_handshake(handshake: &Handshake) -> CommentTarget {
     match handshake.result {
-        Ok(()) => Cause::Received,
+        Ok(()) => CommentTarget::Received,
         // A RST, an ICMP error or a call.
-        Err(_) => Cause::Last,
+        Err(_) => CommentTarget::Last,
     }
 }
 
-const fn cause_of_end(closed_by: ClosedBy) -> Cause {
+const fn cause_of_end(closed_by: ClosedBy) -> CommentTarget {
     match closed_by {
-        ClosedBy::Local | ClosedBy::Remote | ClosedBy::Both | ClosedBy::RemoteReset => Cause::Received,
-        ClosedBy::LocalReset | ClosedBy::Killed => Cause::Reset,
-        ClosedBy::TimedOut => Cause::Last,
+        ClosedBy::Local | ClosedBy::Remote | ClosedBy::Both | ClosedBy::RemoteReset => {
+            CommentTarget::Received
+        }
+        ClosedBy::LocalReset | ClosedBy::Killed => CommentTarget::Reset,
+        ClosedBy::TimedOut => CommentTarget::Last,
     }
 }
 

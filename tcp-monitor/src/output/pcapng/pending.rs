@@ -15,10 +15,10 @@ pub(super) struct PendingPackets {
     /// How many packets were taken out: with its place in `packets`, a packet's number.
     taken: u64,
     /// The number of the newest pending packet of each sender.
-    newest: HashMap<Socket, u64>,
-    announced: HashMap<Socket, Vec<Announcement>>,
+    newest: HashMap<ConnectionEnd, u64>,
+    announced: HashMap<ConnectionEnd, Vec<Announcement>>,
     /// When each announcement was made.
-    announced_at: VecDeque<(Time, Socket)>,
+    announced_at: VecDeque<(Time, ConnectionEnd)>,
 }
 
 /// A packet and its comments.
@@ -36,20 +36,20 @@ pub(super) struct Packet {
 #[derive(Debug)]
 struct Pending {
     since: Time,
-    sender: Option<Socket>,
+    sender: Option<ConnectionEnd>,
     packet: Packet,
 }
 
 /// An end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Socket {
+pub(super) struct ConnectionEnd {
     pub(super) connection: ConnectionId,
     pub(super) end: End,
 }
 
 /// The packet that a comment belongs to, from the view of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum CommentTarget {
     /// The last of the connection, either way.
     Last,
     /// The last that it received.
@@ -69,7 +69,7 @@ struct Announcement {
     comments: Vec<String>,
 }
 
-impl Socket {
+impl ConnectionEnd {
     const fn peer(self) -> Self {
         Self { end: self.end.other(), ..self }
     }
@@ -77,7 +77,7 @@ impl Socket {
 
 impl PendingPackets {
     /// Adds a packet that `sender` sent, if that is known.
-    pub(super) fn push(&mut self, time: Time, mut packet: Packet, sender: Option<Socket>) {
+    pub(super) fn push(&mut self, time: Time, mut packet: Packet, sender: Option<ConnectionEnd>) {
         let comments = std::mem::take(&mut packet.comments);
         if let Some(sender) = sender {
             if let Some(announced) = self.announced.get_mut(&sender) {
@@ -97,23 +97,31 @@ impl PendingPackets {
 
     /// Adds `comments` to the packet that `cause` means. If it is not pending, nor comes soon, they
     /// are dropped.
-    pub(super) fn comment(&mut self, cause: Cause, socket: Socket, time: Time, comments: Vec<String>) {
+    pub(super) fn comment(
+        &mut self,
+        cause: CommentTarget,
+        socket: ConnectionEnd,
+        time: Time,
+        comments: Vec<String>,
+    ) {
         if comments.is_empty() {
             return;
         }
         let (sent, received) = (socket, socket.peer());
         let number = match cause {
-            Cause::Last => self.newest(sent).max(self.newest(received)),
-            Cause::Received => self.newest(received),
-            Cause::Sent(step) => self.newest(sent).filter(|number| self.is(*number, step)),
-            Cause::Reset => self.newest(sent).filter(|number| self.is(*number, Step::Rst)),
-            Cause::Next(_) => None,
+            CommentTarget::Last => self.newest(sent).max(self.newest(received)),
+            CommentTarget::Received => self.newest(received),
+            CommentTarget::Sent(step) => self.newest(sent).filter(|number| self.is(*number, step)),
+            CommentTarget::Reset => self.newest(sent).filter(|number| self.is(*number, Step::Rst)),
+            CommentTarget::Next(_) => None,
         };
         match (number.and_then(|number| self.packet(number)), cause) {
             (Some(packet), _) => packet.comment(comments),
-            (None, Cause::Next(step)) => self.announce(sent, Announcement { time, step, comments }),
-            (None, Cause::Reset) => self.announce(sent, Announcement { time, step: Step::Rst, comments }),
-            (None, Cause::Last | Cause::Received | Cause::Sent(_)) => {}
+            (None, CommentTarget::Next(step)) => self.announce(sent, Announcement { time, step, comments }),
+            (None, CommentTarget::Reset) => {
+                self.announce(sent, Announcement { time, step: Step::Rst, comments });
+            }
+            (None, CommentTarget::Last | CommentTarget::Received | CommentTarget::Sent(_)) => {}
         }
     }
 
@@ -155,12 +163,12 @@ impl PendingPackets {
         (self.packets.len(), self.announced.values().map(Vec::len).sum())
     }
 
-    fn announce(&mut self, socket: Socket, announcement: Announcement) {
+    fn announce(&mut self, socket: ConnectionEnd, announcement: Announcement) {
         self.announced_at.push_back((announcement.time, socket));
         self.announced.entry(socket).or_default().push(announcement);
     }
 
-    fn newest(&self, sender: Socket) -> Option<u64> {
+    fn newest(&self, sender: ConnectionEnd) -> Option<u64> {
         self.newest.get(&sender).copied()
     }
 

@@ -12,7 +12,7 @@ use tcp_monitor_common::record::Role;
 use label::Label;
 
 use super::details::Details;
-use super::human::{Bytes, Day, Ending, Human, Name, Netns, TimeOfDay, Times, spaced};
+use super::human::{ByteCount, Day, Ending, Human, Name, NetnsLabel, TimeOfDay, Times, spaced};
 use super::style::{Color, Style};
 use super::{Context, Destination, EventSink};
 use crate::clock::WallTime;
@@ -31,7 +31,7 @@ mod segment;
 pub struct Text {
     style: Style,
     time_zone: TimeZone,
-    layout: Layout,
+    layout: LineLayout,
     /// The transition that ended a handshake: part of the line of the next event.
     handshake_end: Option<StateChange>,
     /// The events are those of a capture: of any day, and all states inferred from segments.
@@ -41,7 +41,7 @@ pub struct Text {
 }
 
 /// How lines are laid out.
-enum Layout {
+enum LineLayout {
     /// One below the other: with the time, and in columns.
     Columns {
         /// Width of the addresses: that of the widest so far.
@@ -54,7 +54,7 @@ enum Layout {
 }
 
 /// What a line shows beside the time.
-struct Line {
+struct TextLine {
     label: Label,
     color: Color,
     addresses: String,
@@ -78,17 +78,17 @@ impl Text {
     /// Breaks long lines between fields, for a terminal of as many columns as `width` returns.
     #[must_use]
     pub fn wrapped(mut self, width: impl Fn() -> Option<usize> + Send + 'static) -> Self {
-        self.layout = Layout::Columns { addresses: 0, terminal: Box::new(width) };
+        self.layout = LineLayout::Columns { addresses: 0, terminal: Box::new(width) };
         self
     }
 
     /// Lines that each stand alone, beside a time.
     pub(super) fn of_single_lines() -> Self {
-        Self { layout: Layout::Single, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
+        Self { layout: LineLayout::Single, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
     }
 
     fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
-        let layout = Layout::Columns { addresses: 0, terminal: Box::new(|| None) };
+        let layout = LineLayout::Columns { addresses: 0, terminal: Box::new(|| None) };
         Self { style, time_zone, layout, handshake_end: None, of_capture: false, day: None }
     }
 
@@ -105,7 +105,7 @@ impl Text {
             EventKind::Lost(lost) => self.lost(lost),
         };
         if let Some(name) = context.netns(event.netns) {
-            line.details.phrase(Netns(&name));
+            line.details.phrase(NetnsLabel(&name));
         }
         Some(self.layout.lay_out(&line, context.wall_time(event.time), &self.time_zone, self.style))
     }
@@ -121,7 +121,7 @@ impl Text {
         Some(format!("{}\n", self.style.paint(Color::Dim, day)))
     }
 
-    fn state(&mut self, change: &StateChange) -> Option<Line> {
+    fn state(&mut self, change: &StateChange) -> Option<TextLine> {
         let StateChange { from, to, .. } = *change;
         let ends_handshake = match from {
             TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv => {
@@ -160,32 +160,32 @@ impl Text {
             Some(remote) => self.connection(change.local, remote, change.role),
             None => change.local.to_string(),
         };
-        Some(Line::new(Label::State, addresses, details))
+        Some(TextLine::new(Label::State, addresses, details))
     }
 
-    fn handshake(&mut self, handshake: &Handshake) -> Line {
+    fn handshake(&mut self, handshake: &Handshake) -> TextLine {
         let label = if handshake.result.is_ok() { Label::Open } else { Label::Failed };
         let mut details = Details::new(self.style);
         handshake::add(handshake, self.handshake_end.take(), &mut details);
-        Line::new(label, self.connection(handshake.local, handshake.remote, handshake.role), details)
+        TextLine::new(label, self.connection(handshake.local, handshake.remote, handshake.role), details)
     }
 
-    fn segment(&self, segment: &Segment) -> Line {
+    fn segment(&self, segment: &Segment) -> TextLine {
         let label = Label::of(segment.step);
         let is_right = segment.check.holds() && segment.unexpected.is_none();
         let color = if is_right { label.color() } else { Color::Red };
         let mut details = Details::new(self.style);
         segment::add(segment, &mut details);
-        Line { color, ..Line::new(label, self.arrow(segment.src, '→', segment.dst), details) }
+        TextLine { color, ..TextLine::new(label, self.arrow(segment.src, '→', segment.dst), details) }
     }
 
-    fn closed(&self, closed: &Closed) -> Line {
+    fn closed(&self, closed: &Closed) -> TextLine {
         let mut details = Details::new(self.style);
         details.phrase(Ending::of(closed.closed_by, closed.role));
         if let Some(duration) = closed.duration {
             details.phrase(Human(duration));
         }
-        let (sent, received) = (closed.bytes_sent.map(Bytes), closed.bytes_received.map(Bytes));
+        let (sent, received) = (closed.bytes_sent.map(ByteCount), closed.bytes_received.map(ByteCount));
         match (sent, received) {
             (Some(sent), Some(received)) => details.phrase(format_args!("{sent} out {received} in")),
             (Some(sent), None) => details.phrase(format_args!("{sent} out")),
@@ -204,23 +204,23 @@ impl Text {
         if closed.partial {
             details.phrase("opened before monitoring started");
         }
-        Line::new(Label::Closed, self.connection(closed.local, closed.remote, closed.role), details)
+        TextLine::new(Label::Closed, self.connection(closed.local, closed.remote, closed.role), details)
     }
 
-    fn stuck(&self, stuck: &Stuck) -> Line {
+    fn stuck(&self, stuck: &Stuck) -> TextLine {
         let mut details = Details::new(self.style);
         details.phrase(format_args!("{} for {}", stuck.state, Human(stuck.age)));
         if stuck.unread_bytes > 0 {
-            details.phrase(format_args!("{} unread", Bytes(stuck.unread_bytes.into())));
+            details.phrase(format_args!("{} unread", ByteCount(stuck.unread_bytes.into())));
         }
         if let Some(process) = stuck.process {
             details.phrase(Name(process));
         }
         details.phrase(stuck.neglect.hint());
-        Line::new(Label::Stuck, self.connection(stuck.local, stuck.remote, stuck.role), details)
+        TextLine::new(Label::Stuck, self.connection(stuck.local, stuck.remote, stuck.role), details)
     }
 
-    fn reset(&self, reset: &Reset) -> Line {
+    fn reset(&self, reset: &Reset) -> TextLine {
         let arrow = match reset.direction {
             ResetDirection::Sent => '→',
             ResetDirection::Received => '←',
@@ -237,19 +237,19 @@ impl Text {
         if reset.reason != "unknown" && reset.reason != phase {
             details.phrase(reset.reason);
         }
-        Line::new(Label::Reset, addresses, details)
+        TextLine::new(Label::Reset, addresses, details)
     }
 
-    fn retransmit(&self, retransmit: &Retransmit) -> Line {
+    fn retransmit(&self, retransmit: &Retransmit) -> TextLine {
         let mut details = Details::new(self.style);
         let kind = spaced(retransmit.kind.label());
         details.phrase(format_args!("{kind} retransmitted in {}", retransmit.state));
-        Line::new(Label::Retrans, self.arrow(retransmit.local, '→', retransmit.remote), details)
+        TextLine::new(Label::Retrans, self.arrow(retransmit.local, '→', retransmit.remote), details)
     }
 
-    fn lost(&self, lost: &Lost) -> Line {
+    fn lost(&self, lost: &Lost) -> TextLine {
         let lost = format!("{} {} records: ring buffer full", lost.count, lost.kind.label());
-        Line::new(Label::Lost, lost, Details::new(self.style))
+        TextLine::new(Label::Lost, lost, Details::new(self.style))
     }
 
     /// The arrow points from the end that opened the connection.
@@ -277,16 +277,16 @@ impl EventSink for Text {
     }
 }
 
-impl Line {
+impl TextLine {
     fn new(label: Label, addresses: String, details: Details) -> Self {
         Self { label, color: label.color(), addresses, details }
     }
 }
 
-impl Layout {
+impl LineLayout {
     /// The lines of an event, each with its line end.
-    fn lay_out(&mut self, line: &Line, time: WallTime, time_zone: &TimeZone, style: Style) -> String {
-        let Line { label, color, addresses, details } = line;
+    fn lay_out(&mut self, line: &TextLine, time: WallTime, time_zone: &TimeZone, style: Style) -> String {
+        let TextLine { label, color, addresses, details } = line;
         let (widest, terminal) = match self {
             Self::Single => return format!("{} {addresses}  {}\n", label.name(), details.as_str()),
             Self::Columns { addresses, terminal } => (addresses, terminal()),
@@ -323,7 +323,7 @@ impl Layout {
     }
 }
 
-impl fmt::Debug for Layout {
+impl fmt::Debug for LineLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Columns { addresses, .. } => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tcp_monitor_common::TcpState;
 
 use super::connections::Occasion;
-use super::record::{Entry, Record, SegmentEntry};
+use super::record::{Record, SegmentEntry, ViewEntry};
 use super::summary::{self, Inferred};
 use crate::lifecycle::event::{Evidence, Step};
 use crate::lifecycle::{End, Time};
@@ -36,7 +36,7 @@ struct Ladder<'a> {
 }
 
 /// One line of the diagram.
-struct Row {
+struct LadderRow {
     time: Option<Time>,
     /// Of the client and of the server.
     states: [Option<String>; 2],
@@ -90,7 +90,7 @@ impl<'a> Ladder<'a> {
             );
         }
         let states = ends.map(|(_, end)| end.began_in.map(|state| state.to_string()));
-        self.draw_row(&Row { time: None, states, middle: Middle::Nothing });
+        self.draw_row(&LadderRow { time: None, states, middle: Middle::Nothing });
     }
 
     /// Two names, each above its line, or one below the other if they are too long.
@@ -116,7 +116,7 @@ impl<'a> Ladder<'a> {
         }
     }
 
-    fn rows(&self) -> Vec<Row> {
+    fn rows(&self) -> Vec<LadderRow> {
         let mut rows = Vec::new();
         let teardown = self.record.entries.iter().position(is_teardown);
         let entries = &self.record.entries;
@@ -127,8 +127,8 @@ impl<'a> Ladder<'a> {
                 self.add_data(&mut rows);
             }
             match entry {
-                Entry::Segment(segment) => self.add_arrow(segment, std::mem::take(&mut ahead), &mut rows),
-                Entry::State { time, end, to, evidence } => {
+                ViewEntry::Segment(segment) => self.add_arrow(segment, std::mem::take(&mut ahead), &mut rows),
+                ViewEntry::State { time, end, to, evidence } => {
                     let side = self.side(*end);
                     let state = self.state(*to, *evidence);
                     if sends_next(*to, *end, &entries[index + 1..]) && ahead[side].is_none() {
@@ -145,7 +145,7 @@ impl<'a> Ladder<'a> {
         rows
     }
 
-    fn add_arrow(&self, segment: &SegmentEntry, states: [Option<String>; 2], rows: &mut Vec<Row>) {
+    fn add_arrow(&self, segment: &SegmentEntry, states: [Option<String>; 2], rows: &mut Vec<LadderRow>) {
         let color = segment.color(Color::Cyan);
         let pieces: Vec<_> =
             segment.label().iter().map(|piece| self.style.spell(piece).into_owned()).collect();
@@ -161,15 +161,15 @@ impl<'a> Ladder<'a> {
         };
         let rightwards = segment.from == self.client;
         let middle = Middle::Arrow { rightwards, label, color };
-        rows.push(Row { time: Some(segment.time), states, middle });
+        rows.push(LadderRow { time: Some(segment.time), states, middle });
         for text in wrap(rest, " ", self.inner - INDENT) {
             let text = format!("{:INDENT$}{text}", "");
-            rows.push(Row { time: None, states: [None, None], middle: Middle::More { text, color } });
+            rows.push(LadderRow { time: None, states: [None, None], middle: Middle::More { text, color } });
         }
     }
 
     /// Data that was sent between handshake and teardown.
-    fn add_data(&self, rows: &mut Vec<Row>) {
+    fn add_data(&self, rows: &mut Vec<LadderRow>) {
         if !self.record.was_established() {
             return;
         }
@@ -191,11 +191,11 @@ impl<'a> Ladder<'a> {
         for (color, text) in lines.chain(resent.map(|text| (Color::Yellow, text))) {
             let margin = (self.inner - text.chars().count().min(self.inner)) / 2;
             let text = format!("{:margin$}{text}", "");
-            rows.push(Row { time: None, states: [None, None], middle: Middle::Data { text, color } });
+            rows.push(LadderRow { time: None, states: [None, None], middle: Middle::Data { text, color } });
         }
     }
 
-    fn draw_row(&mut self, row: &Row) {
+    fn draw_row(&mut self, row: &LadderRow) {
         let time = row.time.map_or(String::new(), |time| self.relative(time));
         let [left, right] = row.states.each_ref().map(|state| state.as_deref().unwrap_or(""));
         let (color, middle) = match &row.middle {
@@ -281,7 +281,7 @@ impl<'a> Ladder<'a> {
 }
 
 /// Adds a state beside the arrow that it follows, if there is room.
-fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<Row>) {
+fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<LadderRow>) {
     let last = rows.iter_mut().rev().find(|row| !matches!(row.middle, Middle::More { .. }));
     match last {
         Some(row)
@@ -293,13 +293,13 @@ fn add_state(time: Time, side: usize, state: String, rows: &mut Vec<Row>) {
         Some(_) | None => {
             let mut states = [None, None];
             states[side] = Some(state);
-            rows.push(Row { time: Some(time), states, middle: Middle::Nothing });
+            rows.push(LadderRow { time: Some(time), states, middle: Middle::Nothing });
         }
     }
 }
 
 /// Whether `end` entered this state to send the next segment.
-fn sends_next(state: TcpState, end: End, following: &[Entry]) -> bool {
+fn sends_next(state: TcpState, end: End, following: &[ViewEntry]) -> bool {
     use TcpState as S;
     let sends = match state {
         S::SynSent | S::FinWait1 | S::LastAck => true,
@@ -314,8 +314,8 @@ fn sends_next(state: TcpState, end: End, following: &[Entry]) -> bool {
         | S::NewSynRecv => false,
     };
     let next = following.iter().find_map(|entry| match entry {
-        Entry::Segment(segment) => Some(segment),
-        Entry::State { .. } => None,
+        ViewEntry::Segment(segment) => Some(segment),
+        ViewEntry::State { .. } => None,
     });
     sends
         && next.is_some_and(|segment| {
@@ -332,11 +332,11 @@ fn is_sent_in(state: TcpState, step: Step) -> bool {
     }
 }
 
-fn is_teardown(entry: &Entry) -> bool {
+fn is_teardown(entry: &ViewEntry) -> bool {
     use TcpState as S;
     match entry {
-        Entry::Segment(segment) => matches!(segment.step, Step::Fin | Step::FinAck | Step::Rst),
-        Entry::State { to, .. } => match to {
+        ViewEntry::Segment(segment) => matches!(segment.step, Step::Fin | Step::FinAck | Step::Rst),
+        ViewEntry::State { to, .. } => match to {
             S::FinWait1 | S::FinWait2 | S::CloseWait | S::Closing | S::LastAck | S::TimeWait | S::Close => {
                 true
             }

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 
 use self::connections::{Connections, Occasion};
 use self::record::Record;
-use super::human::{Human, Name, Netns, TimeOfDay};
+use super::human::{Human, Name, NetnsLabel, TimeOfDay};
 use super::style::{Color, Style};
 use super::{Context, Destination, EventSink};
 use crate::lifecycle::event::{EventKind, Lost, Stuck};
@@ -124,7 +124,7 @@ fn stuck_socket(stuck: &Stuck, event: &Event, context: &Context<'_>) -> String {
         line += &format!(", {}", Name(process));
     }
     if let Some(netns) = context.netns(event.netns) {
-        line += &format!(", {}", Netns(&netns));
+        line += &format!(", {}", NetnsLabel(&netns));
     }
     line + &format!(". {}.", stuck.neglect.hint())
 }

@@ -24,7 +24,7 @@ pub(super) struct Record {
     /// By [`End`].
     pub(super) ends: [EndRecord; 2],
     /// In order of time, the first [`MAX_ENTRIES`] of them.
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<ViewEntry>,
     /// How many more there were.
     pub(super) omitted: u32,
     /// The kernel's reason for a RST, if there is one.
@@ -62,7 +62,7 @@ pub(super) struct EndRecord {
 
 /// An event of a view.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Entry {
+pub(super) enum ViewEntry {
     Segment(SegmentEntry),
     State { time: Time, end: End, to: TcpState, evidence: Evidence },
 }
@@ -154,7 +154,7 @@ impl Record {
         let sender = &mut self.ends[from as usize];
         sender.sent_fin |= segment.step == Step::Fin;
         sender.sent_rst |= segment.step == Step::Rst;
-        self.add(Entry::Segment(SegmentEntry {
+        self.add(ViewEntry::Segment(SegmentEntry {
             time,
             from,
             step: segment.step,
@@ -178,7 +178,7 @@ impl Record {
         if matches!(change.to, TcpState::Close | TcpState::TimeWait) {
             mine.over.get_or_insert(time);
         }
-        self.add(Entry::State { time, end, to: change.to, evidence: change.evidence });
+        self.add(ViewEntry::State { time, end, to: change.to, evidence: change.evidence });
     }
 
     pub(super) fn add_handshake(&mut self, time: Time, handshake: &Handshake, end: End) {
@@ -205,8 +205,8 @@ impl Record {
 
     pub(super) fn segments(&self) -> impl Iterator<Item = &SegmentEntry> {
         self.entries.iter().filter_map(|entry| match entry {
-            Entry::Segment(segment) => Some(segment),
-            Entry::State { .. } => None,
+            ViewEntry::Segment(segment) => Some(segment),
+            ViewEntry::State { .. } => None,
         })
     }
 
@@ -224,7 +224,7 @@ impl Record {
         self.ends.iter().any(|end| end.sent_rst) || self.ends.iter().all(|end| end.sent_fin)
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: ViewEntry) {
         if self.entries.len() < MAX_ENTRIES {
             self.entries.push(entry);
         } else {
@@ -245,13 +245,13 @@ const MAX_ENTRIES: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use super::{Closed, Entry, MAX_ENTRIES, Record};
+    use super::{Closed, MAX_ENTRIES, Record, ViewEntry};
 
     #[test]
     fn a_connection_takes_no_more_memory_than_documented() {
         let fixed = size_of::<Record>() + 2 * size_of::<Closed>();
-        let usual = fixed + 16 * size_of::<Entry>();
-        let most = fixed + MAX_ENTRIES * size_of::<Entry>();
+        let usual = fixed + 16 * size_of::<ViewEntry>();
+        let most = fixed + MAX_ENTRIES * size_of::<ViewEntry>();
         assert!(usual <= 3_000 && most <= 9_000, "{usual} bytes, at most {most}");
     }
 }

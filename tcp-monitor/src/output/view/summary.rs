@@ -8,10 +8,10 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::Role;
 
 use super::connections::Occasion;
-use super::record::{EndRecord, Entry, Record};
+use super::record::{EndRecord, Record, ViewEntry};
 use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Step};
 use crate::output::details::Details;
-use crate::output::human::{Ending, Human, Name, Netns, spaced};
+use crate::output::human::{Ending, Human, Name, NetnsLabel, spaced};
 use crate::output::style::{Color, Style};
 
 /// Both ends, the client first.
@@ -188,8 +188,8 @@ pub(super) enum Inferred {
 impl Inferred {
     pub(super) fn of(record: &Record) -> Self {
         let inferred = record.entries.iter().filter_map(|entry| match entry {
-            Entry::State { evidence, .. } => Some(*evidence != Evidence::Kernel),
-            Entry::Segment(_) => None,
+            ViewEntry::State { evidence, .. } => Some(*evidence != Evidence::Kernel),
+            ViewEntry::Segment(_) => None,
         });
         let (mut any, mut all) = (false, true);
         for inferred in inferred {
@@ -220,7 +220,7 @@ pub(super) fn name(role: Role, end: &EndRecord) -> String {
         name += &format!(" {}", Name(process));
     }
     if let Some(netns) = &end.netns {
-        name += &format!(" {}", Netns(netns));
+        name += &format!(" {}", NetnsLabel(netns));
     }
     name
 }

@@ -8,7 +8,7 @@ use crate::lifecycle::End;
 use crate::lifecycle::event::{SeqCheck, Step};
 use crate::lifecycle::segment::Flags;
 use crate::output::details::Details;
-use crate::output::human::Netns;
+use crate::output::human::NetnsLabel;
 use crate::output::style::{Color, Style};
 
 /// Both tables of a connection, its data between them, and its summary.
@@ -16,7 +16,7 @@ pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, style: Styl
     let [(_, client), (_, server)] = summary::ends(record);
     let mut page = Page { text: String::new(), style };
     let [client, server] = [client, server].map(|end| match &end.netns {
-        Some(netns) => format!("{} {}", summary::address(end), Netns(netns)),
+        Some(netns) => format!("{} {}", summary::address(end), NetnsLabel(netns)),
         None => summary::address(end),
     });
     page.paragraph(Color::Plain, &format!("### {client} → {server} at {began}"));
@@ -32,7 +32,7 @@ pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, style: Styl
         page.paragraph(Color::Plain, "No handshake was seen.");
     } else {
         let flags = [Flags::SYN, Flags::ACK];
-        page.table(&Table::new("Handshake", record, &handshake, flags, style));
+        page.table(&SegmentTable::new("Handshake", record, &handshake, flags, style));
     }
     let data = data(record);
     if !data.is_empty() {
@@ -40,7 +40,7 @@ pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, style: Styl
     }
     if !teardown.is_empty() {
         let flags = [Flags::FIN, Flags::ACK];
-        page.table(&Table::new("Teardown", record, &teardown, flags, style));
+        page.table(&SegmentTable::new("Teardown", record, &teardown, flags, style));
     } else if established {
         page.paragraph(Color::Plain, "No teardown was seen.");
     }
@@ -86,19 +86,19 @@ impl Page {
         self.text += &format!("{}\n\n", self.style.paint(color, text));
     }
 
-    fn table(&mut self, table: &Table) {
+    fn table(&mut self, table: &SegmentTable) {
         self.text += &table.to_text(self.style);
         self.text.push('\n');
     }
 }
 
 /// A table of segments.
-struct Table {
+struct SegmentTable {
     head: Vec<String>,
     rows: Vec<(Color, Vec<String>)>,
 }
 
-impl Table {
+impl SegmentTable {
     fn new(name: &str, record: &Record, segments: &[&SegmentEntry], flags: [Flags; 2], style: Style) -> Self {
         let rst = segments.iter().any(|segment| segment.has(Flags::RST)).then_some(Flags::RST);
         let flags: Vec<_> = flags.into_iter().chain(rst).collect();
