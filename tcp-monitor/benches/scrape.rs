@@ -1,7 +1,9 @@
-//! What a scrape of 256 ports costs, with no socket there and with 20,000, and how much memory the agent takes for it.
+//! What a scrape of 256 ports costs, with no socket there and with 20,000, and how much memory the
+//! agent takes for it.
 //!
-//! Runs in a network namespace of its own: there the kernel programs are attached once in this process, to time the parts of a
-//! scrape, and once by an agent that is asked for its metrics over HTTP. Run by `cargo xtask bench scrape`, as root.
+//! Runs in a network namespace of its own: there the kernel programs are attached once in this
+//! process, to time the parts of a scrape, and once by an agent that is asked for its metrics over
+//! HTTP. Run by `cargo xtask bench scrape`, as root.
 
 mod namespace;
 
@@ -18,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tcp_monitor::counts::{Snapshot, label_sockets};
 use tcp_monitor::kernel::{self, Counters, InterfaceSelection};
-use tcp_monitor::metrics::{BuildInfo, Collector};
+use tcp_monitor::metrics::{BuildInfo, Exporter};
 use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
 use tcp_monitor::sockets::{self, SocketDiag};
@@ -49,7 +51,7 @@ fn main() -> Result<()> {
     agent.print_memory()?;
     drop(agent);
     let agent = Agent::start(MOST_PORTS)?;
-    for _ in 0..LOOKS {
+    for _ in 0..DUMPS {
         agent.metrics()?;
     }
     agent.print_memory()
@@ -60,14 +62,14 @@ struct Costs {
     /// Reading the maps of the kernel programs.
     maps: Times,
     /// Listing the sockets.
-    look: Times,
+    dump: Times,
     /// From numbers to text.
     text: Times,
-    /// A GET, the sockets having been listed just before.
+    /// A GET with the sockets as listed just before.
     get: Times,
-    /// A GET that has them listed.
-    get_with_look: Times,
-    /// In the text.
+    /// A GET for which they are listed.
+    get_with_dump: Times,
+    /// Series in the text.
     series: usize,
 }
 
@@ -75,28 +77,28 @@ impl Costs {
     /// Measures while there are `sockets` on the watched ports.
     fn measure(counters: &Counters, agent: &Agent, sockets: usize) -> Result<Self> {
         let maps = time(ROUNDS, Duration::ZERO, || Ok(counters.read()?))?;
-        let look = time(LOOKS, Duration::ZERO, || Ok(begin_to_look()?.service_ports()))?;
+        let dump = time(DUMPS, Duration::ZERO, || Ok(start_sockets()?.service_ports()))?;
         let kernel = counters.read()?;
         let labels = kernel.ports.iter().map(|(label, _)| *label);
-        let sockets_listed = begin_to_look()?.sockets().map(|look| label_sockets(&look.sockets, labels));
+        let sockets_listed = start_sockets()?.sockets().map(|dump| label_sockets(&dump.sockets, labels));
         let snapshot = Snapshot { kernel, sockets: sockets_listed, tracker: None };
         let build = BuildInfo { version: "0".into(), kernel: "0".into() };
-        let collector = Collector::new(Box::new(move || Ok(snapshot.clone())), build);
-        let text = time(ROUNDS, Duration::ZERO, || Ok(collector.expose()?))?;
+        let exporter = Exporter::new(Box::new(move || Ok(snapshot.clone())), build);
+        let text = time(ROUNDS, Duration::ZERO, || Ok(exporter.expose()?))?;
 
         let mut metrics = String::new();
         let mut get = || {
             metrics = agent.metrics()?;
             Ok(())
         };
-        // After a look of so long there is none for a hundred times as long.
-        let get_with_look = time(LOOKS, look.median * 150, &mut get)?;
+        // After a dump there is none for a hundred times as long as it took.
+        let get_with_dump = time(DUMPS, dump.median * 150, &mut get)?;
         let get = time(ROUNDS, Duration::ZERO, get)?;
         let listed = sockets_in(&metrics);
         // The listeners are there besides.
         ensure!((sockets..=sockets + sockets / 50).contains(&listed), "{listed} sockets, not {sockets}");
         let series = metrics.lines().filter(|line| !line.starts_with('#')).count();
-        Ok(Self { maps, look, text, get, get_with_look, series })
+        Ok(Self { maps, dump, text, get, get_with_dump, series })
     }
 }
 
@@ -111,10 +113,10 @@ fn print(idle: &Costs, busy: &Costs) {
     );
     for (meaning, idle, busy) in [
         ("reading the maps", &idle.maps, &busy.maps),
-        ("listing the sockets", &idle.look, &busy.look),
+        ("listing the sockets", &idle.dump, &busy.dump),
         ("making the text", &idle.text, &busy.text),
         ("GET /metrics, sockets as listed just before", &idle.get, &busy.get),
-        ("GET /metrics, sockets listed for it", &idle.get_with_look, &busy.get_with_look),
+        ("GET /metrics, sockets listed for it", &idle.get_with_dump, &busy.get_with_dump),
     ] {
         let ratio = busy.fastest.as_secs_f64() / idle.fastest.as_secs_f64();
         let (idle, busy) = (milliseconds(idle.median), milliseconds(busy.median));
@@ -127,7 +129,7 @@ fn print(idle: &Costs, busy: &Costs) {
 struct Agent {
     process: Child,
     ports: RangeInclusive<u16>,
-    /// What it says, of which it must be able to get rid.
+    /// Its messages; its end must stay open.
     _messages: BufReader<ChildStderr>,
 }
 
@@ -159,7 +161,7 @@ impl Agent {
         Ok(body.to_owned())
     }
 
-    /// Says how much memory it had at most.
+    /// Prints its peak memory.
     fn print_memory(&self) -> Result<()> {
         let metrics = self.metrics()?;
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
@@ -214,8 +216,8 @@ fn sockets_in(metrics: &str) -> usize {
     counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<usize>().ok()).sum()
 }
 
-/// Begins to look at sockets. The first look is made at once.
-fn begin_to_look() -> Result<SocketDiag> {
+/// Starts to dump sockets. The first dump is made at once.
+fn start_sockets() -> Result<SocketDiag> {
     let options = sockets::Options {
         netns: NetnsSelection::OwnOnly,
         ports: PortSet::from_iter([PORTS]),
@@ -244,10 +246,10 @@ fn allow_open_files() -> Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("too few open files allowed")
 }
 
-/// How long a thing takes that was done often.
+/// Durations of an operation that was repeated.
 struct Times {
     median: Duration,
-    /// What is to be compared: the machine had nothing else to do.
+    /// For comparisons: the machine had nothing else to do.
     fastest: Duration,
 }
 
@@ -276,5 +278,5 @@ const MOST_PORTS: RangeInclusive<u16> = 1..=4096;
 const ENDPOINT: u16 = 9899;
 const SOCKETS: usize = 20_000;
 const ROUNDS: usize = 101;
-/// Rounds that have sockets listed, which may be done one percent of the time.
-const LOOKS: usize = 7;
+/// Rounds with a dump of the sockets, which may take one percent of the time.
+const DUMPS: usize = 7;

@@ -1,14 +1,14 @@
-//! Netlink (netlink(7)): a socket that asks the kernel, and the answers it reads.
+//! Netlink (netlink(7)): requests to the kernel and their answers.
 
 use std::io;
 
 use netlink_packet_core::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer};
 use netlink_sys::{Socket, SocketAddr};
 
-/// A socket in one network namespace that asks the kernel and is answered.
-pub(crate) struct Requests(Socket);
+/// A netlink socket in one network namespace.
+pub(crate) struct NetlinkSocket(Socket);
 
-impl Requests {
+impl NetlinkSocket {
     /// Opens a socket of `protocol` in the namespace that the calling thread is in.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
@@ -18,20 +18,21 @@ impl Requests {
         Ok(Self(socket))
     }
 
-    /// Sends a request and reads the whole answer, the messages of which `each` gets by type and payload. `false` if it
-    /// may be inconsistent because something changed meanwhile.
+    /// Sends a request and reads the whole answer; calls `each` with the type and payload of each
+    /// message. `false` if the answer may be inconsistent because something changed meanwhile
+    /// (`NLM_F_DUMP_INTR`).
     ///
     /// # Errors
     /// What the kernel answered instead, or that this is no answer.
-    pub(crate) fn ask(&self, request: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+    pub(crate) fn request(&self, request: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
         self.send(request)?;
-        let mut whole = true;
+        let mut consistent = true;
         let mut buffer = Vec::with_capacity(BUFFER);
         loop {
             let part = self.receive(&mut buffer, &mut each)?;
-            whole &= part.whole;
+            consistent &= part.consistent;
             if part.last {
-                return Ok(whole);
+                return Ok(consistent);
             }
         }
     }
@@ -44,7 +45,7 @@ impl Requests {
     /// Receives one datagram of an answer into `buffer` and hands its messages to `each`.
     ///
     /// # Errors
-    /// As of [`ask`](Self::ask).
+    /// As of [`request`](Self::request).
     pub(crate) fn receive(
         &self,
         buffer: &mut Vec<u8>,
@@ -60,13 +61,13 @@ impl Requests {
     }
 }
 
-/// What one datagram of an answer tells.
+/// One datagram of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Part {
     /// No other follows.
     pub(crate) last: bool,
     /// Nothing changed meanwhile that makes it inconsistent.
-    pub(crate) whole: bool,
+    pub(crate) consistent: bool,
 }
 
 /// Hands the messages of a datagram to `each`, by type and payload.
@@ -74,10 +75,10 @@ pub(crate) struct Part {
 /// # Errors
 /// What the kernel answered instead, or that this is no answer.
 pub(crate) fn read_answer(mut datagram: &[u8], each: &mut impl FnMut(u16, &[u8])) -> io::Result<Part> {
-    let mut part = Part { last: datagram.is_empty(), whole: true };
+    let mut part = Part { last: datagram.is_empty(), consistent: true };
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram).map_err(invalid)?;
-        part.whole &= message.flags() & NLM_F_DUMP_INTR == 0;
+        part.consistent &= message.flags() & NLM_F_DUMP_INTR == 0;
         let payload = message.payload();
         match message.message_type() {
             // It ends with a number as well, but for old kernels.
@@ -137,9 +138,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_interrupted_dump_is_not_whole() {
+    fn an_interrupted_dump_is_not_consistent() {
         let part = read(&message(3, 2 | 16, &[0; 4])).expect("well-formed");
-        assert_eq!(part, Part { last: true, whole: false });
+        assert_eq!(part, Part { last: true, consistent: false });
     }
 
     #[test]

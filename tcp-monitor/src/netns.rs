@@ -1,8 +1,8 @@
-//! Network namespaces: which there are, and doing something inside one.
+//! Network namespaces: finding them, and running code inside one.
 //!
-//! A namespace lives as long as something refers to it: a process, a mount, an open file, a socket. So that the agent
-//! does not keep those of dead containers alive, it must let go of what nobody else refers to any more; only processes
-//! and mounts count here.
+//! A namespace exists as long as something refers to it: a process, a mount, an open file, a
+//! socket. The agent must not keep the namespaces of dead containers alive, so it releases those
+//! that no process and no mount refers to any more.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use rustix::{
 /// Which network namespaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsSelection {
-    /// Every namespace that a process is in or that is mounted somewhere, those to come included.
+    /// Every namespace that a process is in or that is mounted somewhere, later ones included.
     All,
     /// Only the process's own.
     OwnOnly,
@@ -61,31 +61,32 @@ impl Netns {
     }
 }
 
-/// Who else has filters in a namespace. The lock is on the namespace itself: every agent with filters there shares it, and
-/// the kernel releases it however the agent ends.
+/// The agent lock of a namespace: an flock on the namespace itself. Every agent with filters there
+/// holds it shared, and the kernel releases it however the agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Company {
-    /// No other agent: what filters there are were left by one that was killed. The lock is held alone.
-    Alone,
-    /// Another agent, or it is not known.
-    Others,
+pub(crate) enum AgentLock {
+    /// Held exclusively: no other agent has filters there. Those that are there were left by one
+    /// that was killed.
+    Exclusive,
+    /// Not held: another agent has it, or that is not known.
+    NotHeld,
 }
 
 impl Netns {
-    /// Tries to have the lock alone.
-    pub(crate) fn company(&self) -> Company {
+    /// Tries to take the agent lock exclusively.
+    pub(crate) fn try_lock(&self) -> AgentLock {
         match flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Company::Alone,
+            Ok(()) => AgentLock::Exclusive,
             Err(error) => {
                 log::debug!("filters in network namespace {} may be another agent's: {error}", self.inum);
-                Company::Others
+                AgentLock::NotHeld
             }
         }
     }
 
-    /// Shares the lock for as long as the namespace is open.
-    pub(crate) fn share(&self) {
-        // Whoever has it alone cleans up, which takes a moment; whoever keeps it is no agent.
+    /// Takes the agent lock shared, for as long as the namespace is open.
+    pub(crate) fn lock_shared(&self) {
+        // An agent holds it exclusively only while it cleans up, which takes a moment.
         for _ in 0..LOCK_ATTEMPTS {
             match flock(&self.file, FlockOperation::NonBlockingLockShared) {
                 Ok(()) => return,
@@ -95,35 +96,35 @@ impl Netns {
         log::debug!("network namespace {} cannot be locked", self.inum);
     }
 
-    /// Gives up the lock.
+    /// Releases the agent lock.
     pub(crate) fn unlock(&self) {
-        // It fails only if there is none.
+        // It fails only if it is not held.
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Lets the thread visit other network namespaces and return to its own.
+/// Runs code of the calling thread inside other network namespaces.
 ///
-/// Only for a thread that does nothing else: it is in another namespace during a visit.
-pub(crate) struct Traveller {
+/// Only for a thread that does nothing else: the whole thread is in the other namespace meanwhile.
+pub(crate) struct NamespaceSwitcher {
     home: Netns,
 }
 
-impl Traveller {
+impl NamespaceSwitcher {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self { home: Netns::own()? })
     }
 
-    /// The namespace that the thread is in between visits.
+    /// The inode number of the thread's own namespace.
     pub(crate) fn home(&self) -> u32 {
         self.home.inum
     }
 
-    /// Does something inside `netns`.
+    /// Runs `act` inside `netns`.
     ///
     /// # Errors
     /// If the thread cannot enter it, or not return.
-    pub(crate) fn visit<T>(&self, netns: &Netns, act: impl FnOnce() -> T) -> io::Result<T> {
+    pub(crate) fn run_in<T>(&self, netns: &Netns, act: impl FnOnce() -> T) -> io::Result<T> {
         if netns.inum == self.home.inum {
             return Ok(act());
         }
@@ -140,10 +141,11 @@ fn enter(netns: &Netns) -> io::Result<()> {
 
 /// Every network namespace that a process is in or that is mounted, and a path it can be opened by.
 ///
-/// What cannot be looked at, because the process has ended or belongs to another user, is left out.
+/// Processes that have ended or belong to another user are left out.
 ///
 /// # Errors
-/// If not all can be found, for lack of descriptors or memory; nothing then follows from one not being there.
+/// If not all can be found, for lack of descriptors or memory: a namespace that is missing then may
+/// still exist.
 pub(crate) fn discover() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
@@ -181,7 +183,8 @@ fn parse_link(link: &str) -> Option<u32> {
     link.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The namespace and mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is a network namespace's.
+/// The namespace and mount point of a line of mountinfo (proc_pid_mountinfo(5)), if it is a network
+/// namespace's.
 fn parse_mount(line: &str) -> Option<(u32, PathBuf)> {
     let mut fields = line.split(' ').skip(3);
     let inum = parse_link(fields.next()?)?;

@@ -23,7 +23,7 @@ use super::signals::Signals;
 use crate::cli::{Listen, Monitor, NetnsOption, OutputFormat};
 use crate::counts::ProgramRuns;
 use crate::kernel::{self, Attached, Counters, InterfaceSelection, KernelSource, RecordReader};
-use crate::metrics::{BuildInfo, Collector, http};
+use crate::metrics::{BuildInfo, Exporter, http};
 use crate::netns::NetnsSelection;
 use crate::output::Outcome;
 use crate::sockets::{self, SocketDiag};
@@ -61,7 +61,7 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let reader = source.reader().context("the records are being read already")?;
     let outputs = outputs::of_monitor(&options.report, recording)?;
     let names = LiveNames::new(source.interfaces(), &netns(options));
-    // Records wait meanwhile: only a dump after they begin leaves no gap.
+    // The reader is not started yet: records wait in the ring buffer, and no transition is missed between dump and records.
     let counters = source.counters();
     let (scrape, existing) =
         Scrape::begin(Arc::clone(&counters), sockets).context("the counters cannot be read")?;
@@ -222,7 +222,7 @@ fn source_options(options: &Monitor, used_ports: Vec<u16>) -> kernel::Options {
 fn endpoint(scrape: Scrape, attached: &Attached, running: Arc<AtomicBool>) -> http::Endpoint {
     let build = BuildInfo { version: env!("CARGO_PKG_VERSION").into(), kernel: attached.release.clone() };
     http::Endpoint {
-        collector: Collector::new(
+        exporter: Exporter::new(
             Box::new(move || scrape.snapshot().map_err(|error| error.to_string())),
             build,
         ),

@@ -1,16 +1,26 @@
 //! Joins what a scrape shows: the counters, the existing sockets, the tracker, and the silent exits
 //! that follow from the first two.
+//!
+//! A scrape reads each map once. Before each dump of the sockets, the thread that makes it reads
+//! the counters of ports once more, and keeps the entries and exits of two states. The scrape's own
+//! reading is the one after the dump. With one of the two alone an exit would be found that was
+//! none:
+//!
+//! - Without the reading before, for a socket that enters TIME_WAIT during the dump, in a part of
+//!   the kernel's table that was already dumped. It is counted and not listed.
+//! - Without the reading after, for a socket that leaves by a segment during the dump, before its
+//!   part of the table is dumped. It is not listed, and its exit is counted later as well.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tcp_monitor_common::counters::PortCounters;
 
 use crate::counts::{
-    EntriesAndExits, Listing, PortLabel, PortSockets, SilentExits, Snapshot, TrackerStats, label_sockets,
+    EntriesAndExits, PortLabel, PortSockets, SilentExits, Snapshot, SocketDump, TrackerStats, label_sockets,
 };
 use crate::kernel::{CounterError, Counters};
 use crate::lifecycle::PresentSocket;
-use crate::sockets::{Look, SocketDiag};
+use crate::sockets::{Dump, SocketDiag};
 
 /// The sources of a [`Snapshot`].
 pub(super) struct Scrape {
@@ -30,15 +40,15 @@ impl Scrape {
         sockets: SocketDiag,
     ) -> Result<(Self, Vec<PresentSocket>), CounterError> {
         let of_ports = Arc::clone(&counters);
-        sockets.count(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
-        let found = sockets.found();
+        sockets.read_before_dumps(Box::new(move || Some(EntriesAndExits::of(&of_ports.ports().ok()?))));
+        let existing = sockets.existing();
         let ports = counters.ports()?;
-        let silent_exits = sockets.latest().and_then(|look| {
-            let (sockets, counted) = (labelled(&look, &ports), look.counted?);
-            let listing = Listing { before: &counted[0], sockets: &sockets, after: &counted[1] };
-            Some(Mutex::new(SilentExits::since(listing)))
+        let silent_exits = sockets.latest().and_then(|dump| {
+            let (sockets, after) = (labelled(&dump, &ports), EntriesAndExits::of(&ports));
+            let dump = SocketDump { before: &*dump.counted_before?, sockets: &sockets, after: &after };
+            Some(Mutex::new(SilentExits::since(dump)))
         });
-        Ok((Self { counters, sockets, silent_exits, tracker: None }, found))
+        Ok((Self { counters, sockets, silent_exits, tracker: None }, existing))
     }
 
     /// Adds the size of the tracker.
@@ -48,13 +58,14 @@ impl Scrape {
 
     /// Everything now.
     pub(super) fn snapshot(&self) -> Result<Snapshot, CounterError> {
-        let look = self.sockets.sockets();
+        let dump = self.sockets.sockets();
         let mut kernel = self.counters.read()?;
-        let sockets = look.as_ref().map(|look| labelled(look, &kernel.ports));
+        let sockets = dump.as_ref().map(|dump| labelled(dump, &kernel.ports));
         if let Some(silent_exits) = &self.silent_exits {
             let mut silent_exits = silent_exits.lock().unwrap_or_else(PoisonError::into_inner);
-            if let (Some(counted), Some(sockets)) = (look.and_then(|look| look.counted), &sockets) {
-                silent_exits.update(Listing { before: &counted[0], sockets, after: &counted[1] });
+            if let (Some(before), Some(sockets)) = (dump.and_then(|dump| dump.counted_before), &sockets) {
+                let after = EntriesAndExits::of(&kernel.ports);
+                silent_exits.update(SocketDump { before: &before, sockets, after: &after });
             }
             silent_exits.add_to(&mut kernel.ports);
         }
@@ -62,6 +73,6 @@ impl Scrape {
     }
 }
 
-fn labelled(look: &Look, ports: &[(PortLabel, PortCounters)]) -> Vec<(PortLabel, PortSockets)> {
-    label_sockets(&look.sockets, ports.iter().map(|(label, _)| *label))
+fn labelled(dump: &Dump, ports: &[(PortLabel, PortCounters)]) -> Vec<(PortLabel, PortSockets)> {
+    label_sockets(&dump.sockets, ports.iter().map(|(label, _)| *label))
 }

@@ -1,7 +1,8 @@
 //! Exits that nothing reports: of TIME_WAIT, and of FIN_WAIT2 after close().
 //!
-//! A timewait socket that the kernel gives up (kernel: `tw_timer_handler`) passes no tracepoint and sends no segment. A
-//! socket that was counted to enter a state, was not counted to leave it and is not listed any more has gone to CLOSE.
+//! A timewait socket that the kernel gives up (kernel: `tw_timer_handler`) passes no tracepoint and
+//! sends no segment. A socket that was counted to enter a state, was not counted to leave it and is
+//! not listed any more has gone to CLOSE.
 
 use std::array;
 use std::collections::BTreeMap;
@@ -12,18 +13,18 @@ use tcp_monitor_common::counters::{PortCounters, STATES};
 use super::snapshot::PortLabel;
 use super::sockets::PortSockets;
 
-/// The sockets that were listed, between two readings of the counters.
+/// A dump of the sockets, between two readings of the counters.
 ///
-/// A listing takes time. A socket that it shows was counted to enter by the reading after it, and one that it does not
-/// show was counted to leave by then, or left silently. So an exit is found only if the socket had entered by the reading
-/// before and had not left by the reading after.
+/// A dump takes time, in which sockets enter and leave. It counts as a silent exit only if a socket
+/// had entered by the reading before the dump, is not in the dump, and had not left by the reading
+/// after it. A reading after that is late finds fewer exits, which the next dump shows.
 #[derive(Clone, Copy, Debug)]
-pub struct Listing<'a> {
-    /// The counters before the listing.
+pub struct SocketDump<'a> {
+    /// The counters before the dump.
     pub before: &'a EntriesAndExits,
     /// The sockets.
     pub sockets: &'a [(PortLabel, PortSockets)],
-    /// The counters after the listing.
+    /// The counters after the dump.
     pub after: &'a EntriesAndExits,
 }
 
@@ -47,7 +48,8 @@ struct ExitsByPort(BTreeMap<PortLabel, PortExits>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct PortExits {
-    /// Entries less exits less listed sockets when counting began: the sockets from before, as a negative number.
+    /// Entries less exits less listed sockets when counting began: the sockets from before, as a
+    /// negative number.
     offset: i64,
     /// Silent exits found since then.
     found: u64,
@@ -73,23 +75,23 @@ impl EntriesAndExits {
 }
 
 impl SilentExits {
-    /// Counts from `listing` on.
+    /// Counts from `dump` on.
     ///
-    /// A socket that enters or leaves between its two readings may have done so before it was listed or after: of these,
-    /// an exit may be missed, but none is made up.
+    /// A socket that enters or leaves between its two readings may have done so before it was
+    /// listed or after: of these, an exit may be missed, but none is made up.
     #[must_use]
-    pub fn since(listing: Listing<'_>) -> Self {
+    pub fn since(dump: SocketDump<'_>) -> Self {
         Self(array::from_fn(|state| {
             let exits = |(label, offset)| (label, PortExits { offset, found: 0 });
-            let ports = balances(state, listing.after, listing.sockets, listing.before);
+            let ports = balances(state, dump.after, dump.sockets, dump.before);
             ExitsByPort(ports.into_iter().map(exits).collect())
         }))
     }
 
-    /// Finds the exits up to `listing`.
-    pub fn update(&mut self, listing: Listing<'_>) {
+    /// Finds the exits up to `dump`.
+    pub fn update(&mut self, dump: SocketDump<'_>) {
         for (state, exits) in self.0.iter_mut().enumerate() {
-            exits.update(balances(state, listing.before, listing.sockets, listing.after));
+            exits.update(balances(state, dump.before, dump.sockets, dump.after));
         }
     }
 
@@ -105,8 +107,8 @@ impl SilentExits {
 }
 
 impl ExitsByPort {
-    /// No port has more exits than all ports have together: a socket may be listed under another port than it was counted
-    /// under.
+    /// No port has more exits than all ports have together: a socket may be listed under another
+    /// port than it was counted under.
     fn update(&mut self, balances: BTreeMap<PortLabel, i64>) {
         for label in balances.keys() {
             self.0.entry(*label).or_default();
@@ -126,7 +128,8 @@ impl ExitsByPort {
     }
 }
 
-/// Of one state, by port: the sockets that entered it, less those that left it, less those that are listed in it.
+/// Of one state, by port: the sockets that entered it, less those that left it, less those that are
+/// listed in it.
 fn balances(
     state: usize,
     entries: &EntriesAndExits,
@@ -154,7 +157,7 @@ mod tests {
     use tcp_monitor_common::TcpState::{self, Close, FinWait1, FinWait2, TimeWait};
     use tcp_monitor_common::counters::PortCounters;
 
-    use super::{EntriesAndExits, Listing, SilentExits};
+    use super::{EntriesAndExits, SilentExits, SocketDump};
     use crate::counts::{PortLabel, PortSockets};
 
     const HTTP: PortLabel = PortLabel::Port(80);
@@ -179,17 +182,17 @@ mod tests {
     }
 
     fn since(sockets: &[Listed]) -> SilentExits {
-        SilentExits::since(Listing {
+        SilentExits::since(SocketDump {
             before: &EntriesAndExits::of(&[]),
             sockets,
             after: &EntriesAndExits::of(&[]),
         })
     }
 
-    /// Exits up to a listing during which nothing changes.
+    /// Exits up to a dump during which nothing changes.
     fn at_rest(exits: &mut SilentExits, counters: &[Counted], sockets: &[Listed]) -> Vec<[u64; 2]> {
         let counts = EntriesAndExits::of(counters);
-        exits.update(Listing { before: &counts, sockets, after: &counts });
+        exits.update(SocketDump { before: &counts, sockets, after: &counts });
         of(exits, counters)
     }
 
@@ -217,27 +220,40 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_during_a_listing_is_no_silent_exit() {
+    fn a_transition_during_a_dump_is_no_silent_exit() {
         let mut exits = since(&[]);
         let before = [counted(HTTP, &[(FinWait1, FinWait2, 5)])];
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 9), (FinWait2, TimeWait, 5)])];
         for left in 0..=5 {
             let sockets = [listed(HTTP, &[(FinWait2, 5 - left), (TimeWait, left)])];
             let counts = [&before, &after].map(|counters| EntriesAndExits::of(counters));
-            exits.update(Listing { before: &counts[0], sockets: &sockets, after: &counts[1] });
+            exits.update(SocketDump { before: &counts[0], sockets: &sockets, after: &counts[1] });
             assert_eq!(of(&exits, &after), [[0, 0]]);
         }
     }
 
     #[test]
-    fn a_transition_during_the_first_listing_is_no_silent_exit() {
+    fn a_late_reading_after_a_dump_only_delays_what_the_next_dump_shows() {
+        let mut exits = since(&[]);
+        let before = [counted(HTTP, &[(FinWait1, FinWait2, 5)])];
+        // Two of the five are gone, and three leave by a segment before the reading.
+        let after = [counted(HTTP, &[(FinWait1, FinWait2, 5), (FinWait2, TimeWait, 3)])];
+        let counts = [&before, &after].map(|counters| EntriesAndExits::of(counters));
+        let sockets = [listed(HTTP, &[(FinWait2, 3)])];
+        exits.update(SocketDump { before: &counts[0], sockets: &sockets, after: &counts[1] });
+        assert_eq!(of(&exits, &after), [[0, 0]]);
+        assert_eq!(at_rest(&mut exits, &after, &[listed(HTTP, &[(TimeWait, 3)])]), [[2, 0]]);
+    }
+
+    #[test]
+    fn a_transition_during_the_first_dump_is_no_silent_exit() {
         let before = [counted(HTTP, &[])];
         let after = [counted(HTTP, &[(FinWait1, FinWait2, 3), (FinWait2, TimeWait, 3)])];
         for in_time_wait in 0..=3 {
             let sockets = [listed(HTTP, &[(TimeWait, in_time_wait)])];
             let counts = [&before, &after].map(|counters| EntriesAndExits::of(counters));
             let mut exits =
-                SilentExits::since(Listing { before: &counts[0], sockets: &sockets, after: &counts[1] });
+                SilentExits::since(SocketDump { before: &counts[0], sockets: &sockets, after: &counts[1] });
             let there = [listed(HTTP, &[(TimeWait, 3)])];
             assert_eq!(at_rest(&mut exits, &after, &there), [[0, 0]]);
         }

@@ -12,7 +12,8 @@ use super::tracker::TrackerCounts;
 pub struct Snapshot {
     /// The counters of the kernel programs; those of ports with the silent exits added.
     pub kernel: KernelCounts,
-    /// The existing sockets by service port, each label at most once; `None` if the kernel does not list them.
+    /// The existing sockets by service port, each label at most once; `None` if the kernel does not
+    /// list them.
     pub sockets: Option<Vec<(PortLabel, PortSockets)>>,
     /// The table of tracked connections; `None` where no log is written, which alone needs it.
     pub tracker: Option<TrackerCounts>,
@@ -23,7 +24,8 @@ pub struct Snapshot {
 pub struct KernelCounts {
     /// By service port, each at most once.
     pub ports: Vec<(PortLabel, PortCounters)>,
-    /// By interface name. Interfaces of different network namespaces may share a name; they are then one series.
+    /// By interface name. Interfaces of different network namespaces may share a name; they are
+    /// then one series.
     pub interfaces: Vec<(String, InterfaceCounters)>,
     /// Records sent to the agent, and lost.
     pub records: RecordCounters,
@@ -31,13 +33,15 @@ pub struct KernelCounts {
     pub tables: TableCounters,
     /// Every kernel program, each at most once; may be empty if their cost is not known.
     pub programs: Vec<ProgramRuns>,
-    /// The kernel says why it sends a RST, and reports those that no full socket sends (6.12 and later).
+    /// The kernel says why it sends a RST, and reports those that no full socket sends (6.12 and
+    /// later).
     pub reasons_known: bool,
-    /// The kernel measures runs and run times of programs, so that those of [`Self::programs`] mean something.
+    /// The kernel measures runs and run times of programs, so that those of [`Self::programs`] mean
+    /// something.
     pub bpf_stats: bool,
 }
 
-/// The `port` label.
+/// What counters are kept for: the labels that all families of ports have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PortLabel {
     /// One service port.
@@ -46,6 +50,15 @@ pub enum PortLabel {
     Other,
 }
 
+impl PortLabel {
+    /// Names and values of the labels. A label more for all families of ports is added here.
+    #[must_use]
+    pub fn labels(self) -> [(&'static str, String); 1] {
+        [("port", self.to_string())]
+    }
+}
+
+/// The value of the label `port`.
 impl fmt::Display for PortLabel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -61,7 +61,8 @@ impl PortSockets {
     }
 }
 
-/// The sockets by the labels of the counters: those of a port that has no label of its own are `other`.
+/// The sockets by the labels of the counters: those of a port that has no label of its own are
+/// `other`.
 #[must_use]
 pub fn label_sockets(
     sockets: &HashMap<u16, PortSockets>,

@@ -11,7 +11,7 @@ use netlink_packet_route::{
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rustix::fd::BorrowedFd;
 
-use crate::netlink::{BUFFER, DUMP_ATTEMPTS, Requests};
+use crate::netlink::{BUFFER, DUMP_ATTEMPTS, NetlinkSocket};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) struct Interface {
 /// Two sockets in one network namespace, which they keep alive: one that hears of changes, one that asks.
 pub(super) struct Rtnetlink {
     events: Socket,
-    requests: Requests,
+    requests: NetlinkSocket,
 }
 
 impl Rtnetlink {
@@ -33,7 +33,7 @@ impl Rtnetlink {
         events.bind_auto()?;
         events.add_membership(RTNLGRP_LINK)?;
         events.set_non_blocking(true)?;
-        Ok(Self { events, requests: Requests::open(NETLINK_ROUTE)? })
+        Ok(Self { events, requests: NetlinkSocket::open(NETLINK_ROUTE)? })
     }
 
     /// Readable when an interface may have changed.
@@ -64,12 +64,12 @@ impl Rtnetlink {
         let request = RouteNetlinkMessage::GetLink(request);
         for _ in 0..DUMP_ATTEMPTS {
             let mut interfaces = Vec::new();
-            let whole = self.ask(request.clone(), NLM_F_DUMP, |kind, payload| {
+            let consistent = self.ask(request.clone(), NLM_F_DUMP, |kind, payload| {
                 if kind == RTM_NEWLINK {
                     interfaces.extend(parse_interface(payload));
                 }
             })?;
-            if whole {
+            if consistent {
                 return Ok(interfaces);
             }
         }
@@ -110,7 +110,7 @@ impl Rtnetlink {
         message.finalize();
         let mut buffer = vec![0; message.buffer_len()];
         message.serialize(&mut buffer);
-        self.requests.ask(&buffer, each)
+        self.requests.request(&buffer, each)
     }
 }
 
@@ -168,9 +168,9 @@ mod tests {
         let (interfaces, part) = read(&[lo, eth0].concat()).expect("well-formed");
         let expected = [(1, "lo"), (7, "eth0")];
         assert_eq!(interfaces, expected.map(|(index, name)| Interface { index, name: name.to_owned() }));
-        assert_eq!(part, Part { last: false, whole: true });
+        assert_eq!(part, Part { last: false, consistent: true });
         let (_, part) = read(&message(3, 2, &[0; 4])).expect("well-formed");
-        assert_eq!(part, Part { last: true, whole: true });
+        assert_eq!(part, Part { last: true, consistent: true });
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{
     rtnetlink::{Interface, Rtnetlink},
     stop::StopSignal,
 };
-use crate::netns::{Company, Netns, Traveller, discover};
+use crate::netns::{AgentLock, NamespaceSwitcher, Netns, discover};
 
 /// Which interfaces are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ struct Watch {
     table: Arc<InterfaceTable>,
     everywhere: bool,
     only: Option<BTreeSet<String>>,
-    traveller: Traveller,
+    switcher: NamespaceSwitcher,
     namespaces: BTreeMap<u32, Watched>,
     attached: HashMap<InterfaceKey, Attached>,
     /// Interfaces that cannot be attached to: tried once, reported once.
@@ -160,13 +160,13 @@ impl Refusal {
 impl Watch {
     fn start(ebpf: Ebpf, plan: Plan, table: Arc<InterfaceTable>) -> Result<Self, KernelError> {
         let failed = KernelError::system("open the network namespace");
-        let traveller = Traveller::new().map_err(failed)?;
+        let switcher = NamespaceSwitcher::new().map_err(failed)?;
         let mut watch = Self {
             classifiers: Classifiers::new(ebpf, plan.mode),
             table,
             everywhere: matches!(plan.scope, Scope::Everywhere),
             only: plan.only,
-            traveller,
+            switcher,
             namespaces: BTreeMap::new(),
             attached: HashMap::new(),
             refused: HashSet::new(),
@@ -221,7 +221,7 @@ impl Watch {
 
     /// Whether namespaces can appear or fall out of use without a change of a watched interface.
     fn may_end_without_event(&self) -> bool {
-        self.everywhere || self.namespaces.keys().any(|inum| *inum != self.traveller.home())
+        self.everywhere || self.namespaces.keys().any(|inum| *inum != self.switcher.home())
     }
 
     /// Makes up the difference between what is there and what is attached. Returns each interface that was found not to
@@ -272,7 +272,7 @@ impl Watch {
             Ok(found) => found,
             Err(error) => return self.report_shortage("network namespaces to come", &error.to_string()),
         };
-        let home = self.traveller.home();
+        let home = self.switcher.home();
         let unused: Vec<u32> = self
             .namespaces
             .keys()
@@ -318,7 +318,7 @@ impl Watch {
     }
 
     fn add_namespace(&mut self, netns: Netns) -> io::Result<()> {
-        let rtnetlink = self.traveller.visit(&netns, Rtnetlink::open)??;
+        let rtnetlink = self.switcher.run_in(&netns, Rtnetlink::open)??;
         let made_qdiscs = self.tidy(&netns, &rtnetlink)?;
         self.namespaces.insert(netns.inum, Watched { netns, rtnetlink, made_qdiscs });
         Ok(())
@@ -327,22 +327,22 @@ impl Watch {
     /// Removes what agents that were killed left in a namespace, if no other is running there. Says of which interfaces
     /// an agent made the clsact qdisc.
     fn tidy(&self, netns: &Netns, rtnetlink: &Rtnetlink) -> io::Result<Made> {
-        let company = netns.company();
-        let made = match company {
-            Company::Alone => {
+        let lock = netns.try_lock();
+        let made = match lock {
+            AgentLock::Exclusive => {
                 let interfaces = rtnetlink.interfaces()?;
-                self.traveller.visit(netns, || {
+                self.switcher.run_in(netns, || {
                     let stale = interfaces.into_iter().filter(|interface| remove_stale(&interface.name));
                     Made::On(stale.map(|interface| interface.index).collect())
                 })?
             }
-            Company::Others => Made::Anywhere,
+            AgentLock::NotHeld => Made::Anywhere,
         };
-        match (self.classifiers.mode(), company) {
-            (Mode::Clsact, _) => netns.share(),
+        match (self.classifiers.mode(), lock) {
+            (Mode::Clsact, _) => netns.lock_shared(),
             // Links belong to their process: no lock is needed.
-            (Mode::Tcx, Company::Alone) => netns.unlock(),
-            (Mode::Tcx, Company::Others) => return Ok(Made::On(HashSet::new())),
+            (Mode::Tcx, AgentLock::Exclusive) => netns.unlock(),
+            (Mode::Tcx, AgentLock::NotHeld) => return Ok(Made::On(HashSet::new())),
         }
         Ok(made)
     }
@@ -398,7 +398,7 @@ impl Watch {
         // The counters must be there before the first segment is seen.
         self.table.insert(key, name).map_err(|error| Refusal::of(&error))?;
         let result =
-            self.traveller.visit(&watched.netns, || self.classifiers.attach(name)).unwrap_or_else(|error| {
+            self.switcher.run_in(&watched.netns, || self.classifiers.attach(name)).unwrap_or_else(|error| {
                 Err(match Refusal::of(&error) {
                     Refusal::NotNow(cause) => AttachError::NotNow(cause),
                     Refusal::Never(cause) => AttachError::Refused(cause),
@@ -427,7 +427,7 @@ impl Watch {
         for (key, Attached { name, attachment }) in self.attached.drain() {
             let Some(watched) = self.namespaces.get(&key.netns) else { continue };
             let may_remove = attachment.made_qdisc || watched.made_qdiscs.contains(key.ifindex);
-            let result = self.traveller.visit(&watched.netns, || drop(attachment)).and_then(|()| {
+            let result = self.switcher.run_in(&watched.netns, || drop(attachment)).and_then(|()| {
                 if may_remove { watched.rtnetlink.remove_unused_clsact(key.ifindex) } else { Ok(()) }
             });
             if let Err(error) = result {

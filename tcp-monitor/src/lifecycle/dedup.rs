@@ -1,5 +1,6 @@
-//! Which segments are duplicates. One packet passes several interfaces (a bond and its member, a bridge and its veth,
-//! both ends of a veth) and is reported once; one that its sender retransmits is reported again.
+//! Which segments are duplicates. One packet passes several interfaces (a bond and its member, a
+//! bridge and its veth, both ends of a veth) and is reported once; one that its sender retransmits
+//! is reported again.
 
 use std::iter::once;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::segment::Flags;
 use super::time::Time;
 use super::tuple::Address;
 
-/// The segments seen lately. To forget the oldest is its purpose, and not counted as a loss.
+/// The segments seen lately. To discard the oldest is its purpose, and not counted as a loss.
 #[derive(Debug)]
 pub(super) struct Dedup {
     packets: Map<Identity, Packet, 1>,
@@ -83,12 +84,14 @@ impl Dedup {
     }
 }
 
-/// What two observations of one segment, or of one sent again, have in common. The options of a SYN or FIN may differ when it
-/// is sent again, and a FIN may then acknowledge and carry more data.
+/// What two observations of one segment, or of a retransmission, have in common. The options of a
+/// SYN or FIN may differ when it is retransmitted, and a FIN may then acknowledge and carry more
+/// data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Identity {
-    /// The network namespace, of a segment on its loopback interface: no other namespace sees that segment, but may have
-    /// one with the same addresses and, if both connections begin at once, the same initial sequence number.
+    /// The network namespace, of a segment on its loopback interface: no other namespace sees that
+    /// segment, but may have one with the same addresses and, if both connections begin at once,
+    /// the same initial sequence number.
     loopback_of: Option<u32>,
     src: Address,
     dst: Address,
@@ -148,8 +151,8 @@ impl Packet {
         let known = self.points().find(|(known, _)| *known == point);
         let seen_here = known.map_or(1, |(_, seen)| seen.saturating_add(1));
         // The route may have changed since: what a new interface sees much later was retransmitted.
-        let sent_again = seen_here > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
-        if sent_again {
+        let is_retransmitted = seen_here > self.sent || now.since(self.last_sent) > COPIES_ARRIVE_WITHIN;
+        if is_retransmitted {
             self.sent = self.sent.saturating_add(1);
             self.last_sent = now;
             self.note(point, self.sent);
@@ -169,7 +172,8 @@ impl Packet {
         }
     }
 
-    /// The observation points, in the order in which they saw it first, and how often each of them did.
+    /// The observation points, in the order in which they saw it first, and how often each of them
+    /// did.
     fn points(&self) -> impl Iterator<Item = (ObservationPoint, u32)> + Clone {
         once(self.first).chain(self.others.iter().copied())
     }
@@ -184,7 +188,8 @@ impl Packet {
     }
 }
 
-/// Whether a segment occupies sequence space: only such a one is retransmitted (RFC 9293, section 3.4).
+/// Whether a segment occupies sequence space: only such a one is retransmitted (RFC 9293, section
+/// 3.4).
 pub(super) fn occupies_sequence_space(segment: &SegmentInput) -> bool {
     let flags = segment.header.flags;
     !flags.contains(Flags::RST)

@@ -1,4 +1,4 @@
-//! What the tracker tells: the events of the contract, as plain values. Sinks write them.
+//! What the tracker reports: the events of the contract, as plain values. Outputs write them.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,8 +18,9 @@ mod check;
 
 pub use check::{AckCheck, Acknowledged, Check, SeqCheck};
 
-/// The number of a connection: from 1, in the order in which connections are first met. No number is
-/// used twice within a run: not for another network namespace, nor when addresses are used again.
+/// The number of a connection: from 1, in the order in which connections are first met. No number
+/// is used twice within a run: not for another network namespace, nor when addresses are used
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(NonZeroU64);
 
@@ -68,17 +69,18 @@ impl End {
 pub struct Event {
     /// When.
     pub time: Time,
-    /// Of which connection. `None` for a listener, for lost records, and for a RST of no known connection.
+    /// Of which connection. `None` for a listener, for lost records, and for a RST of no known
+    /// connection.
     pub connection: Option<ConnectionId>,
     /// At which end of it. Of a segment, the end that sent it.
     pub end: Option<End>,
-    /// Inode number of the network namespace; 0 if unknown. Of a segment, that of the interface that
-    /// saw it first.
+    /// Inode number of the network namespace; 0 if unknown. Of a segment, that of the interface
+    /// that saw it first.
     pub netns: u32,
     /// The socket's cookie; 0 if unknown, or where there is no socket.
     pub cookie: u64,
-    /// The number of the packet that caused it, as Wireshark counts. `None` on a running agent, and for
-    /// what no packet caused.
+    /// The number of the packet that caused it, as Wireshark counts. `None` on a running agent, and
+    /// for what no packet caused.
     pub frame: Option<NonZeroU64>,
     /// What.
     pub kind: EventKind,
@@ -107,7 +109,7 @@ pub enum EventKind {
     Retransmit(Retransmit),
     /// A connection is over.
     Closed(Closed),
-    /// A socket is neglected by its process.
+    /// A socket is stuck: its process does not act on it.
     Stuck(Stuck),
     /// Records were lost.
     Lost(Lost),
@@ -126,7 +128,8 @@ pub struct Segment {
     pub payload_len: u32,
     /// Sequence number counted from the sender's initial one, where that was seen.
     pub seq_rel: Option<u32>,
-    /// Acknowledgment number counted from the receiver's initial sequence number, where that was seen.
+    /// Acknowledgment number counted from the receiver's initial sequence number, where that was
+    /// seen.
     pub ack_rel: Option<u32>,
     /// Index of the interface that saw it first, in the event's network namespace or the capture.
     pub ifindex: u32,
@@ -136,24 +139,27 @@ pub struct Segment {
     pub step: Step,
     /// It carries a SYN cookie: its sender, which is this host, keeps nothing of it.
     pub syn_cookie: bool,
-    /// It had been sent before.
+    /// It is a retransmission.
     pub retransmission: bool,
-    /// Why it does not fit in with what was seen before, if it does not. It changes no state then, but for a segment ahead of
-    /// the window with neither SYN nor RST: the segments before it may have been missed.
+    /// Why it does not fit in with what was seen before, if it does not. It changes no state then,
+    /// but for a segment ahead of the window with neither SYN nor RST: the segments before it may
+    /// have been missed.
     pub unexpected: Option<Unexpected>,
     /// Whether its numbers are those that follow from what was seen before.
     pub check: Check,
 }
 
-/// Why a segment does not fit in with what was seen before. It is looked for where states are inferred from segments.
+/// Why a segment does not fit in with what was seen before. It is looked for where states are
+/// inferred from segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unexpected {
-    /// Its sequence number is none that the receiver accepts (RFC 9293, section 3.10.7.4, first; of a RST, RFC 5961, section
-    /// 3.2).
+    /// Its sequence number is none that the receiver accepts (RFC 9293, section 3.10.7.4, first; of
+    /// a RST, RFC 5961, section 3.2).
     OutOfWindow,
-    /// It acknowledges what was not sent.
+    /// It acknowledges an unseen segment.
     Ack,
-    /// Its flags have no place in the connection's state: a SYN where there is a connection, a segment without ACK.
+    /// Its flags have no place in the connection's state: a SYN where there is a connection, a
+    /// segment without ACK.
     State,
 }
 
@@ -169,7 +175,8 @@ impl Unexpected {
     }
 }
 
-/// What a segment does in the connection's life. Of contradictory flags RST counts before SYN before FIN.
+/// What a segment does in the connection's life. Of contradictory flags RST counts before SYN
+/// before FIN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// SYN without ACK.
@@ -223,15 +230,16 @@ pub struct StateChange {
     /// The process whose system call this was, if it was one.
     pub process: Option<Process>,
     /// Time spent in the state that was left, if its beginning was seen.
-    pub spent: Option<Duration>,
+    pub state_duration: Option<Duration>,
 }
 
 /// How a transition is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// The kernel told it.
+    /// The kernel reported it.
     Kernel,
-    /// Inferred from a segment that was seen: the kernel reports no transition of TIME_WAIT sockets.
+    /// Inferred from a segment that was seen: the kernel reports no transition of TIME_WAIT
+    /// sockets.
     Segment,
     /// Inferred from the time the kernel lets such a state last.
     Timer,
@@ -262,7 +270,7 @@ pub struct Handshake {
     pub result: Result<(), HandshakeFailure>,
     /// From the first SYN to the end; of a client whose SYN was not seen, from SYN_SENT.
     pub duration: Option<Duration>,
-    /// How often this end sent its SYN or SYN-ACK again.
+    /// How often this end retransmitted its SYN or SYN-ACK.
     pub syn_retransmits: Option<u32>,
 }
 
@@ -296,7 +304,7 @@ pub struct Reset {
     pub ack: Option<u32>,
 }
 
-/// A segment sent again.
+/// A retransmitted segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retransmit {
     /// Local address.
@@ -326,13 +334,13 @@ pub struct Closed {
     pub bytes_sent: Option<u64>,
     /// Payload received in order.
     pub bytes_received: Option<u64>,
-    /// Segments this end sent again over the connection's life.
+    /// Segments this end retransmitted over the connection's life.
     pub retransmits: Option<u32>,
     /// Smoothed round-trip time at the end, microseconds.
     pub rtt_us: Option<u32>,
     /// The process that last acted on the socket.
     pub process: Option<Process>,
-    /// It was open before the monitor, which cannot know its beginning.
+    /// It was opened before monitoring started.
     pub partial: bool,
     /// Time spent in each state whose beginning and end were seen.
     pub states: Vec<(TcpState, Duration)>,
@@ -356,12 +364,12 @@ pub struct Stuck {
     /// A process that holds the socket, or the listener if it is not accepted.
     pub process: Option<Process>,
     /// What the process does not do.
-    pub neglect: Neglect,
+    pub reason: StuckReason,
 }
 
 /// What a process does not do with a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Neglect {
+pub enum StuckReason {
     /// Take the connection from the accept queue.
     Accept,
     /// Read what was received, or that the peer has closed.
@@ -370,8 +378,8 @@ pub enum Neglect {
     Close,
 }
 
-impl Neglect {
-    /// What to look at, in a sentence without a period.
+impl StuckReason {
+    /// The cause, in a sentence without a period.
     #[must_use]
     pub const fn hint(self) -> &'static str {
         match self {
@@ -387,7 +395,7 @@ impl Neglect {
 /// Records that the ring buffer could not take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lost {
-    /// What the records told of.
+    /// What the records were of.
     pub kind: Kind,
     /// How many there were since the last such event.
     pub count: u64,

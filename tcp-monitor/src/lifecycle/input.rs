@@ -1,4 +1,5 @@
-//! What the tracker is told: events of sockets, segments on interfaces, sockets found, and that records were lost.
+//! What the tracker processes: events of sockets, segments on interfaces, sockets from a dump, and
+//! lost records.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -15,19 +16,20 @@ use super::time::Time;
 /// One thing that happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The kernel told of a socket.
+    /// The kernel reported a socket.
     Socket(SocketInput),
     /// A segment of a handshake or a teardown passed an interface.
     Segment(SegmentInput),
-    /// A socket is there, from before anything was told of it.
+    /// A dump listed a socket, which may have existed before anything was reported of it.
     Present(PresentSocket),
-    /// A socket was found that its process neglects.
+    /// A socket was found that is stuck: its process does not act on it.
     Stuck(StuckSocket),
-    /// The kernel programs could not hand over `count` records of this kind since the last such input.
+    /// The kernel programs could not hand over `count` records of this kind since the last such
+    /// input.
     Lost {
         /// When the loss was noticed.
         time: Time,
-        /// What the records told of.
+        /// What the records were of.
         kind: Kind,
         /// How many there were.
         count: u64,
@@ -48,14 +50,15 @@ impl Input {
     }
 }
 
-/// What the kernel told of one socket.
+/// What the kernel reported of one socket.
 #[derive(Clone, Debug)]
 pub struct SocketInput {
     /// When it happened.
     pub time: Time,
     /// Inode number of the socket's network namespace, 0 if unknown.
     pub netns: u32,
-    /// The socket's cookie, its identity within the namespace; 0 where the kernel has assigned none.
+    /// The socket's cookie, its identity within the namespace; 0 where the kernel has assigned
+    /// none.
     pub cookie: u64,
     /// The socket's address: two inputs of one living socket share it.
     pub sk: u64,
@@ -63,7 +66,8 @@ pub struct SocketInput {
     pub cgroup: u64,
     /// Which end the kernel programs take it for.
     pub role: Role,
-    /// Local address; port 0 where the kernel has not chosen one yet. A v4-mapped address is given as IPv4.
+    /// Local address; port 0 where the kernel has not chosen one yet. A v4-mapped address is given
+    /// as IPv4.
     pub local: SocketAddr,
     /// Remote address; port 0 where there is none.
     pub remote: SocketAddr,
@@ -100,7 +104,7 @@ pub enum SocketEvent {
         /// State of the socket; `None` if there is none.
         state: Option<TcpState>,
     },
-    /// A segment was sent again.
+    /// A segment was retransmitted.
     Retransmit {
         /// What it carried.
         kind: RetransmitKind,
@@ -166,11 +170,12 @@ pub struct TcpSock {
     pub snd_una: u32,
     /// Smoothed round-trip time, microseconds; 0 before the first sample.
     pub srtt_us: u32,
-    /// Sequence space the peer acknowledged; counts our SYN (active open only) and our FIN as one each.
+    /// Sequence space the peer acknowledged; counts our SYN (active open only) and our FIN as one
+    /// each.
     pub bytes_acked: u64,
     /// Sequence space received in order; counts the peer's FIN as one.
     pub bytes_received: u64,
-    /// Segments sent again over the socket's life, SYN or SYN-ACK included.
+    /// Segments retransmitted over the socket's life, SYN or SYN-ACK included.
     pub total_retrans: u32,
     /// The errno the application will see, or 0.
     pub sk_err: u32,
@@ -217,18 +222,19 @@ pub struct SegmentInput {
     pub header: TcpHeader,
     /// Payload, bytes.
     pub payload_len: u32,
-    /// It is the first to acknowledge the peer's SYN-ACK. A source that cannot know leaves it to the tracker's inference, and so
-    /// the next.
+    /// It is the first to acknowledge the peer's SYN-ACK. A source that cannot know leaves it to
+    /// the tracker's inference, and so the next.
     pub acks_syn_ack: bool,
     /// It is the first to acknowledge the peer's FIN.
     pub acks_fin: bool,
-    /// It is a SYN-ACK with a SYN cookie of this host, which keeps nothing of it. Only the kernel programs know.
+    /// It is a SYN-ACK with a SYN cookie of this host, which keeps nothing of it. Only the kernel
+    /// programs know.
     pub syn_cookie: bool,
     /// The number of its packet in a capture, as Wireshark counts; `None` on a running agent.
     pub frame: Option<NonZeroU64>,
 }
 
-/// A socket that its process neglects (sock_diag).
+/// A stuck socket: its process does not act on it (sock_diag).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StuckSocket {
     /// When it was found so.
@@ -244,7 +250,7 @@ pub struct StuckSocket {
 /// A socket as it was found (sock_diag).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PresentSocket {
-    /// A time before which it was not looked at: what was told of it until then shows in what was found.
+    /// A time before which it was not read: what was reported of it until then shows in the dump.
     pub time: Time,
     /// Inode number of the socket's network namespace.
     pub netns: u32,
@@ -265,7 +271,7 @@ pub struct PresentSocket {
 pub enum Presence {
     /// A full socket in this state.
     Socket(TcpState),
-    /// A TIME_WAIT minisocket.
+    /// A timewait socket.
     Waiting {
         /// The peer's FIN has come; otherwise it is in its FIN_WAIT2 substate.
         peer_closed: bool,

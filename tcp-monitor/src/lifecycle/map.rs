@@ -1,4 +1,5 @@
-//! A hash map with a limit. Its entries queue by class; at the limit it evicts the front of the lowest.
+//! A hash map with a limit. Its entries queue by class; at the limit it evicts the front of the
+//! lowest.
 
 use std::hash::{BuildHasher, Hash};
 use std::time::Duration;
@@ -17,7 +18,8 @@ pub(super) struct Map<K, V, const N: usize> {
     limit: usize,
     /// Places in `entries`, by the hash of the key.
     places: HashTable<Place>,
-    /// Keys come from the network. With a seed of its own in each process nobody knows which of them collide.
+    /// Keys come from the network. With a seed of its own in each process it is unknown which of
+    /// them collide.
     hasher: RandomState,
     entries: Queues<(K, V), N>,
     evicted: u64,
@@ -59,8 +61,8 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Map<K, V, N> {
         self.entries.get_mut(place).map(|(_, value)| value)
     }
 
-    /// Where `key` is, if it is there; else adds it with this value at the back of a class. The value is handed back if it was
-    /// not needed.
+    /// Where `key` is, if it is there; else adds it with this value at the back of a class. The
+    /// value is handed back if it was not needed.
     pub(super) fn find_or_insert(&mut self, key: K, value: V, class: usize, now: Time) -> (Place, Option<V>) {
         lookups::count();
         if self.places.len() >= self.limit && !self.contains(&key) {
@@ -142,6 +144,7 @@ impl<K: Copy + Eq + Hash, V, const N: usize> Map<K, V, N> {
     }
 }
 
-/// Bytes that an entry of an index takes: a number of 32 bits and its control byte; at worst 7/16 of them are taken.
+/// Bytes that an entry of an index takes: a number of 32 bits and its control byte; at worst 7/16
+/// of them are taken.
 #[cfg(test)]
 pub(super) const INDEX_ENTRY: usize = (size_of::<u32>() + 1) * 16 / 7;

@@ -1,4 +1,5 @@
-//! The state machine of connections: what happened, from socket events and segments. Pure: no I/O, no clock.
+//! The state machine of connections: what happened, from socket events and segments. Pure: no I/O,
+//! no clock.
 
 mod connection;
 mod dedup;

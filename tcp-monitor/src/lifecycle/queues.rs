@@ -1,5 +1,5 @@
-//! Values that queue by class in order of their last use, so that the next to time out and the next to evict are found at the
-//! front, whatever their number.
+//! Values that queue by class in order of their last use, so that the next to time out and the next
+//! to evict are found at the front, whatever their number.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use super::time::Time;
 
 /// A slab whose values are in `N` queues, one a class.
 ///
-/// Times are those of inputs, each about as late as the one before or later: where they go back a little, the queues are out
-/// of order by as much.
+/// Times are those of inputs, each about as late as the one before or later: where they go back a
+/// little, the queues are out of order by as much.
 #[derive(Debug)]
 pub(super) struct Queues<V, const N: usize> {
     /// No more than this are expected.
@@ -36,7 +36,8 @@ struct Slot<V> {
 pub(super) struct Place(NonZeroU32);
 
 impl Place {
-    /// The place with this index in the slots: one less than the number, so that an `Option<Place>` takes no more memory.
+    /// The place with this index in the slots: one less than the number, so that an `Option<Place>`
+    /// takes no more memory.
     const fn of(index: u32) -> Self {
         Self(NonZeroU32::MIN.saturating_add(index))
     }
@@ -111,7 +112,8 @@ impl<V, const N: usize> Queues<V, N> {
         Some(value)
     }
 
-    /// Moves a value to the back of a class. Stays where it is if it is in that class since less than `at_least`.
+    /// Moves a value to the back of a class. Stays where it is if it is in that class since less
+    /// than `at_least`.
     pub(super) fn queue(&mut self, place: Place, class: usize, now: Time, at_least: Duration) {
         let place = place.index();
         let slot = &self.slots[place as usize];

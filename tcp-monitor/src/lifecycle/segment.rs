@@ -1,7 +1,9 @@
 //! The TCP header of a segment (RFC 9293, section 3.1), parsed from its bytes.
 
+use std::error::Error;
+use std::fmt;
+
 use tcp_monitor_common::rules::control::SegmentKind;
-use thiserror::Error;
 
 /// What a TCP header says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,16 +31,14 @@ pub struct TcpHeader {
 }
 
 /// Why bytes are no TCP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadHeader {
     /// Shorter than the fixed part.
-    #[error("a TCP header of {len} bytes: the fixed part alone has {MIN_HEADER_LEN}")]
     Truncated {
         /// Bytes there are.
         len: usize,
     },
     /// The data offset is less than the fixed part, or past the end.
-    #[error("a TCP header of {len} bytes whose data offset says {header_len}")]
     DataOffset {
         /// Bytes there are.
         len: usize,
@@ -47,11 +47,26 @@ pub enum BadHeader {
     },
 }
 
+impl fmt::Display for BadHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated { len } => {
+                write!(f, "a TCP header of {len} bytes: the fixed part alone has {MIN_HEADER_LEN}")
+            }
+            Self::DataOffset { len, header_len } => {
+                write!(f, "a TCP header of {len} bytes whose data offset says {header_len}")
+            }
+        }
+    }
+}
+
+impl Error for BadHeader {}
+
 impl TcpHeader {
-    /// Parses the header that `bytes` begins with. Of malformed options, those before the first bad one are kept.
+    /// Parses the header that `bytes` begins with. Of malformed options, those before the first bad
+    /// one are kept.
     ///
-    /// # Errors
-    /// If `bytes` holds less than one whole header.
+    /// # Errors If `bytes` holds less than one whole header.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadHeader> {
         let len = bytes.len();
         let Some((fixed, rest)) = bytes.split_first_chunk::<MIN_HEADER_LEN>() else {
@@ -265,7 +280,8 @@ mod tests {
             [&[3, 0][..], &[3, 1], &[3, 4, 7, 7], &[3, 200, 7], &[3], &[8, 9, 0, 0, 0, 0, 0, 0, 0]]
         {
             let bytes = [&[2, 4, 0x05, 0xb4], malformed, &[4, 2]].concat();
-            // A length that lies swallows what follows, or there is too little left: never more than the MSS.
+            // A length that lies swallows what follows, or there is too little left: never more
+            // than the MSS.
             assert_eq!(Options::parse(&bytes), mss, "{bytes:?}");
         }
         assert_eq!(Options::parse(&[2, 4, 0x05, 0xb4, 0, 4, 2]), mss, "after the end of options");

@@ -4,11 +4,12 @@ use std::num::NonZeroU64;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Nanoseconds of a clock that is never set: CLOCK_MONOTONIC on a running agent, and in a capture the
-/// time of its packets. Arithmetic saturates.
+/// Nanoseconds of a clock that is never set: CLOCK_MONOTONIC on a running agent, and in a capture
+/// the time of its packets. Arithmetic saturates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Time {
-    /// One more than the nanoseconds, so that an `Option<Time>` takes no more memory. There are many.
+    /// One more than the nanoseconds, so that an `Option<Time>` takes no more memory. There are
+    /// many.
     successor: NonZeroU64,
 }
 
@@ -25,7 +26,8 @@ impl Time {
         self.successor.get() - 1
     }
 
-    /// How long after `earlier` this is; zero if it is before: records of two CPUs can be slightly out of order.
+    /// How long after `earlier` this is; zero if it is before: records of two CPUs can be slightly
+    /// out of order.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.successor.get().saturating_sub(earlier.successor.get()))

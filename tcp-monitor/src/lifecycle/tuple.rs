@@ -40,7 +40,8 @@ impl Tuple {
         if end == 0 { (low, high) } else { (high, low) }
     }
 
-    /// The index of the end that the one with this index sends to: itself, if a socket connects to itself.
+    /// The index of the end that the one with this index sends to: itself, if a socket connects to
+    /// itself.
     pub(super) fn peer_of(&self, end: usize) -> usize {
         if self.low == self.high { end } else { 1 - end }
     }

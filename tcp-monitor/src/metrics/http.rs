@@ -1,7 +1,7 @@
 //! The HTTP endpoint: `/metrics` for Prometheus, `/healthz`, and a page with links to both.
 //!
-//! Whoever can reach the address may connect, so nothing a client does or leaves undone may cost much or hinder
-//! another: one request a connection, small headers, and limits on time, number and memory.
+//! Any client that reaches the address may connect, so none may cost much or hinder another: one
+//! request a connection, small headers, and limits on time, number and memory.
 
 mod scrapes;
 
@@ -28,12 +28,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use self::scrapes::Scrapes;
-use super::Collector;
+use super::Exporter;
 
 /// What is served.
 pub struct Endpoint {
     /// Gives the metrics.
-    pub collector: Collector,
+    pub exporter: Exporter,
     /// Whether monitoring works, or why it does not.
     pub health: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
@@ -93,11 +93,13 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, HttpError> {
     })
 }
 
-/// Answers requests until `shutdown` is ready, then lets the answers that are under way end, for at most half a second.
+/// Answers requests until `shutdown` is ready, then lets the answers that are under way end, for at
+/// most half a second.
 ///
 /// # Errors
 ///
-/// If the listener does not fit into the running tokio runtime, which must have I/O and time enabled.
+/// If the listener does not fit into the running tokio runtime, which must have I/O and time
+/// enabled.
 pub async fn serve(
     listener: TcpListener,
     endpoint: Endpoint,
@@ -119,7 +121,7 @@ struct Limits {
     shutdown: Duration,
     /// Responses of `/metrics` in memory.
     expositions: usize,
-    /// How long a scrape waits for a slow reader before that one has to give way.
+    /// How long a scrape waits for a slow reader before it replaces that one.
     patience: Duration,
 }
 
@@ -140,7 +142,7 @@ async fn serve_within(
             let stream = accept(&listener).await;
             while connections.try_join_next().is_some() {}
             oldest_first.retain(|connection| !connection.is_finished());
-            // Giving way to the newest, rather than letting it wait, keeps idle clients from locking others out.
+            // The newest replaces the oldest rather than waiting: idle clients lock no other out.
             if oldest_first.len() >= limits.connections
                 && let Some(oldest) = oldest_first.pop_front()
             {
@@ -175,12 +177,13 @@ async fn accept(listener: &tokio::net::TcpListener) -> TcpStream {
     }
 }
 
-/// Answers one request. A client that is too slow, or speaks no HTTP, only loses its own connection.
+/// Answers one request. A client that is too slow, or speaks no HTTP, only loses its own
+/// connection.
 async fn answer(stream: TcpStream, pages: Arc<Pages>, limits: Limits, mut stopping: watch::Receiver<bool>) {
-    let give_way = Arc::new(Notify::new());
+    let replaced = Arc::new(Notify::new());
     let respond = service_fn(|request: hyper::Request<_>| {
-        let (pages, give_way) = (&pages, &give_way);
-        async move { Ok::<_, Infallible>(pages.respond(request.method(), request.uri().path(), give_way).await) }
+        let (pages, replaced) = (&pages, &replaced);
+        async move { Ok::<_, Infallible>(pages.respond(request.method(), request.uri().path(), replaced).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -201,7 +204,7 @@ async fn answer(stream: TcpStream, pages: Arc<Pages>, limits: Limits, mut stoppi
     };
     let ended = tokio::select! {
         ended = timeout(limits.connection, ended) => ended,
-        () = give_way.notified() => return log::debug!("metrics endpoint: a slow client gave way to another"),
+        () = replaced.notified() => return log::debug!("metrics endpoint: a slow client was replaced by another"),
     };
     match ended {
         Ok(Ok(())) => {}
@@ -219,19 +222,19 @@ struct Pages {
 
 impl Pages {
     fn start(limits: Limits, endpoint: Endpoint) -> Self {
-        let Endpoint { collector, health } = endpoint;
-        let version = collector.build().version.clone();
+        let Endpoint { exporter, health } = endpoint;
+        let version = exporter.build().version.clone();
         let scrapes = scrapes::Limits {
             expositions: limits.expositions,
             patience: limits.patience,
             requests: limits.connections,
         };
-        let render = Arc::new(move || collector.expose().map_err(|error| error.to_string()));
+        let render = Arc::new(move || exporter.expose().map_err(|error| error.to_string()));
         Self { version, health, scrapes: Scrapes::start(scrapes, render) }
     }
 
     /// The response without regard to HEAD, for which hyper leaves the body out.
-    async fn respond(&self, method: &Method, path: &str, give_way: &Arc<Notify>) -> Response<Full<Bytes>> {
+    async fn respond(&self, method: &Method, path: &str, replaced: &Arc<Notify>) -> Response<Full<Bytes>> {
         if !matches!(path, "/metrics" | "/healthz" | "/") {
             return text(StatusCode::NOT_FOUND, "not found: there are /metrics, /healthz and /");
         }
@@ -241,14 +244,14 @@ impl Pages {
             return refusal;
         }
         match path {
-            "/metrics" => self.metrics(give_way).await,
+            "/metrics" => self.metrics(replaced).await,
             "/healthz" => self.health(),
             _ => self.index(),
         }
     }
 
-    async fn metrics(&self, give_way: &Arc<Notify>) -> Response<Full<Bytes>> {
-        match self.scrapes.exposition(give_way).await {
+    async fn metrics(&self, replaced: &Arc<Notify>) -> Response<Full<Bytes>> {
+        match self.scrapes.exposition(replaced).await {
             Ok(exposition) => response(StatusCode::OK, EXPOSITION_TYPE, exposition),
             Err(error) => failure(error),
         }
@@ -292,7 +295,8 @@ const LIMITS: Limits = Limits {
     patience: Duration::from_secs(1),
 };
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a request line with its headers; the least that hyper allows. Prometheus sends some 300.
+/// Bytes of a request line with its headers; the least that hyper allows. Prometheus sends some
+/// 300.
 const MAX_REQUEST: usize = 8192;
 const EXPOSITION_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const INDEX: &str = "\

@@ -1,11 +1,11 @@
-//! Prometheus metrics: [`Collector`] turns a [`Snapshot`](crate::counts::Snapshot) of what was counted into metric
-//! families, [`http`] serves them.
+//! Prometheus metrics: [`Exporter`] renders a [`Snapshot`](crate::counts::Snapshot) of what was
+//! counted, [`http`] serves it.
 
-mod collector;
-mod exposition;
+mod exporter;
 mod families;
+mod family;
 pub mod http;
-mod sockets;
+mod port_samples;
 mod zero_series;
 
-pub use collector::{BuildInfo, Collector, ReadSnapshot, ScrapeError};
+pub use exporter::{BuildInfo, Exporter, ReadSnapshot, ScrapeError};

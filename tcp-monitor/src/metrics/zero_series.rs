@@ -1,7 +1,8 @@
-//! What can happen to a service port: the series that are there from the start with value 0.
+//! Zero series: the series of a service port that exist from the start, with value 0.
 //!
-//! `rate()` and `increase()` miss the first event of a series that appears with it. What this agent cannot see gets no
-//! series, since its 0 would be read as "did not happen". Whatever else is counted all the same appears when it is.
+//! `rate()` and `increase()` miss the first event of a series that appears with it. Events that
+//! this agent cannot see have no series, since a 0 would be read as "did not happen". Any other
+//! series appears when it is first counted.
 
 use tcp_monitor_common::TcpState::{
     self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, NewSynRecv, SynRecv,
@@ -10,19 +11,20 @@ use tcp_monitor_common::TcpState::{
 use tcp_monitor_common::counters::{HandshakeFailure, STATES};
 use tcp_monitor_common::record::{ResetPhase, Role};
 
-/// Whether this transition is counted.
+/// Whether this transition has a zero series.
 ///
-/// These are the arrows of RFC 9293, figure 5, as `inet_sock_set_state` shows them, the half-open requests that the classifiers see, and the
-/// end of TIME_WAIT, which is known only where the kernel lists its sockets. To the figure's arrows the kernel adds an abort from every
-/// state, and for fast open a FIN that is in the SYN.
+/// These are the arrows of RFC 9293, figure 5, as `inet_sock_set_state` reports them, those of
+/// half-open connections, which the classifiers see, and the exit from TIME_WAIT, which is known
+/// only where the kernel lists its sockets. To the figure's arrows the kernel adds an abort from
+/// every state, and for fast open a FIN in the SYN.
 pub(super) const fn transition(from: TcpState, to: TcpState) -> bool {
-    POSSIBLE_TRANSITIONS[from as usize][to as usize]
+    ZERO_SERIES[from as usize][to as usize]
 }
 
 /// Whether handshakes of this role can fail for this reason.
 ///
-/// Most of a server's fail while half open, which only classifiers see: on interfaces that `--interface` leaves out they go
-/// uncounted, and their series are there all the same.
+/// Most of a server's fail while half open, which only classifiers see. On interfaces that
+/// `--interface` leaves out they are not counted, and their series exist all the same.
 pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> bool {
     match (role, reason) {
         (
@@ -58,7 +60,8 @@ pub(super) const fn handshake_failure(role: Role, reason: HandshakeFailure) -> b
     }
 }
 
-/// Whether a kernel that gives no reasons (before 6.12) tells of a RST that it sends in this phase: it does of full sockets only.
+/// Whether a kernel that gives no reasons (before 6.12) reports a RST that it sends in this phase:
+/// only of full sockets.
 pub(super) const fn reset_without_reason(phase: ResetPhase) -> bool {
     match phase {
         ResetPhase::Handshake | ResetPhase::Established | ResetPhase::Closing => true,
@@ -66,13 +69,15 @@ pub(super) const fn reset_without_reason(phase: ResetPhase) -> bool {
     }
 }
 
-/// Whether a kernel that gives reasons (6.12 and later) can send a RST for this `sk_rst_reason` in this phase.
+/// Whether a kernel that gives reasons (6.12 and later) can send a RST for this `sk_rst_reason` in
+/// this phase.
 ///
-/// From the callers of `tcp_send_active_reset`, `tcp_v4_send_reset` and `tcp_v6_send_reset` in 6.12 to 7.2. 17 to 23
-/// are the reasons of MPTCP, whose subflows are TCP sockets.
+/// From the callers of `tcp_send_active_reset`, `tcp_v4_send_reset` and `tcp_v6_send_reset` in 6.12
+/// to 7.2. 17 to 23 are the reasons of MPTCP, whose subflows are TCP sockets.
 pub(super) const fn reset_reason(phase: ResetPhase, reason: u8) -> bool {
     match phase {
-        // not_specified; an unacceptable answer to SYN or SYN-ACK; invalid_syn, tcp_abort_on_close; tcp_state; error
+        // not_specified; an unacceptable answer to SYN or SYN-ACK; invalid_syn, tcp_abort_on_close;
+        // tcp_state; error
         ResetPhase::Handshake => matches!(reason, 0 | 2..=7 | 10..=11 | 14 | 17..=24),
         // not_specified; tcp_abort_on_close; tcp_state, tcp_keepalive_timeout; error
         ResetPhase::Established => matches!(reason, 0 | 11 | 14..=15 | 17..=24),
@@ -85,15 +90,15 @@ pub(super) const fn reset_reason(phase: ResetPhase, reason: u8) -> bool {
     }
 }
 
-const POSSIBLE_TRANSITIONS: [[bool; STATES]; STATES] = {
-    let mut possible = [[false; STATES]; STATES];
+const ZERO_SERIES: [[bool; STATES]; STATES] = {
+    let mut zero_series = [[false; STATES]; STATES];
     let mut index = 0;
     while index < TRANSITIONS.len() {
         let (from, to) = TRANSITIONS[index];
-        possible[from as usize][to as usize] = true;
+        zero_series[from as usize][to as usize] = true;
         index += 1;
     }
-    possible
+    zero_series
 };
 
 const TRANSITIONS: [(TcpState, TcpState); 27] = [
@@ -137,7 +142,7 @@ mod tests {
     use tcp_monitor_common::counters::reset_reason_label;
     use tcp_monitor_common::record::ResetPhase;
 
-    use super::{POSSIBLE_TRANSITIONS, TRANSITIONS, reset_reason};
+    use super::{TRANSITIONS, ZERO_SERIES, reset_reason};
 
     #[test]
     fn every_state_is_reached_from_close_and_leads_back() {
@@ -159,7 +164,7 @@ mod tests {
 
     #[test]
     fn no_transition_is_listed_twice_or_stays_where_it_is() {
-        let listed = POSSIBLE_TRANSITIONS.as_flattened().iter().filter(|possible| **possible).count();
+        let listed = ZERO_SERIES.as_flattened().iter().filter(|listed| **listed).count();
         assert_eq!(listed, TRANSITIONS.len());
         assert!(TRANSITIONS.iter().all(|(from, to)| from != to));
     }

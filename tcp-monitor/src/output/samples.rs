@@ -11,8 +11,8 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
 
 use crate::lifecycle::event::{
-    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, EventKind, Evidence, Handshake, Lost, Neglect,
-    Reset, Retransmit, Segment, SeqCheck, StateChange, Step, Stuck,
+    AckCheck, Acknowledged, Check, Closed, ClosedBy, Event, EventKind, Evidence, Handshake, Lost, Reset,
+    Retransmit, Segment, SeqCheck, StateChange, Step, Stuck, StuckReason,
 };
 use crate::lifecycle::input::{Comm, Process, ResetDirection, RetransmitKind};
 use crate::lifecycle::segment::{Flags, Options, Timestamps};
@@ -75,7 +75,7 @@ pub(super) fn connection() -> Vec<Event> {
     };
     let fin_wait1 = StateChange {
         process: Some(nginx()),
-        spent: Some(Duration::from_micros(7_976_000)),
+        state_duration: Some(Duration::from_micros(7_976_000)),
         ..change(TcpState::Established, TcpState::FinWait1)
     };
     let fin = Segment {
@@ -89,7 +89,7 @@ pub(super) fn connection() -> Vec<Event> {
     };
     let time_wait = StateChange {
         evidence: Evidence::Segment,
-        spent: Some(Duration::from_micros(40)),
+        state_duration: Some(Duration::from_micros(40)),
         ..change(TcpState::FinWait2, TcpState::TimeWait)
     };
     let closed = Closed {
@@ -190,7 +190,7 @@ pub(super) fn stuck() -> Event {
         age: Duration::from_millis(61_250),
         unread_bytes: 0,
         process: Some(nginx()),
-        neglect: Neglect::Close,
+        reason: StuckReason::Close,
     };
     changed(70_000_000, EventKind::Stuck(stuck))
 }
@@ -205,7 +205,7 @@ pub(super) fn stuck_unaccepted() -> Event {
         age: Duration::from_secs(7300),
         unread_bytes: 2000,
         process: None,
-        neglect: Neglect::Accept,
+        reason: StuckReason::Accept,
     };
     changed(70_000_000, EventKind::Stuck(stuck))
 }
@@ -220,13 +220,18 @@ pub(super) fn delayed() -> [Event; 2] {
     refused_at(4_000, Some(Duration::from_micros(1_004_075)), Duration::from_micros(75), 0)
 }
 
-fn refused_at(us: u64, spent: Option<Duration>, duration: Duration, syn_retransmits: u32) -> [Event; 2] {
+fn refused_at(
+    us: u64,
+    state_duration: Option<Duration>,
+    duration: Duration,
+    syn_retransmits: u32,
+) -> [Event; 2] {
     let (local, remote, role) = (client(), server(), Role::Client);
     let change = StateChange {
         local,
         remote: Some(remote),
         role,
-        spent,
+        state_duration,
         ..change(TcpState::SynSent, TcpState::Close)
     };
     let handshake = Handshake {
@@ -352,6 +357,6 @@ fn change(from: TcpState, to: TcpState) -> StateChange {
         ack: None,
         evidence: Evidence::Kernel,
         process: None,
-        spent: None,
+        state_duration: None,
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct CloseWait {
 /// Network namespace and cookie.
 pub(super) type Id = (u32, u64);
 
-/// The sockets in CLOSE_WAIT, as seen from one dump to the next.
+/// The sockets in CLOSE_WAIT, from one dump to the next.
 #[derive(Debug, Default)]
 pub(super) struct CloseWaits {
     seen: HashMap<Id, Seen>,
@@ -34,8 +34,8 @@ pub(super) struct CloseWaits {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     since: Instant,
-    /// The age at which it is to be told the next time.
-    tell_at: Duration,
+    /// The age at which it is to be reported next.
+    report_at: Duration,
 }
 
 /// A socket and how long it has been in CLOSE_WAIT, at least.
@@ -46,14 +46,15 @@ pub(super) struct Aged {
 }
 
 impl CloseWaits {
-    /// Takes in all the sockets of a dump made at `now`, and says how old they are.
+    /// The ages of all the sockets of a dump made at `now`.
     ///
-    /// The peer's FIN came with an acknowledgment (RFC 9293, section 3.10.7.4), so it is no younger than the last one.
+    /// The peer's FIN came with an acknowledgment (RFC 9293, section 3.10.7.4), so it is no younger
+    /// than the last one.
     pub(super) fn age(&mut self, sockets: Vec<CloseWait>, now: Instant, stuck_after: Duration) -> Vec<Aged> {
         let mut seen = HashMap::with_capacity(sockets.len());
         let aged = sockets.into_iter().map(|socket| {
             let begun = now.checked_sub(socket.last_ack).unwrap_or(now);
-            let new = Seen { since: begun, tell_at: stuck_after };
+            let new = Seen { since: begun, report_at: stuck_after };
             let known = self.seen.get(&socket.id).copied().unwrap_or(new);
             let known = Seen { since: known.since.min(begun), ..known };
             seen.insert(socket.id, known);
@@ -64,15 +65,16 @@ impl CloseWaits {
         aged
     }
 
-    /// Whether the socket is to be told of: when it gets stuck, and each time its age has doubled since.
+    /// Whether the socket is to be reported: when it gets stuck, and each time its age has doubled
+    /// since.
     pub(super) fn is_due(&self, aged: &Aged) -> bool {
-        self.seen.get(&aged.socket.id).is_some_and(|seen| aged.age >= seen.tell_at)
+        self.seen.get(&aged.socket.id).is_some_and(|seen| aged.age >= seen.report_at)
     }
 
-    /// It was told of.
-    pub(super) fn told(&mut self, aged: &Aged) {
+    /// It was reported.
+    pub(super) fn reported(&mut self, aged: &Aged) {
         if let Some(seen) = self.seen.get_mut(&aged.socket.id) {
-            seen.tell_at = aged.age.saturating_mul(2);
+            seen.report_at = aged.age.saturating_mul(2);
         }
     }
 }
@@ -110,24 +112,24 @@ mod tests {
         let at = |seconds| begin + Duration::from_secs(seconds);
         let mut waits = CloseWaits::default();
         assert_eq!(ages(&waits.age(vec![socket(1, 5), socket(2, 300)], at(0), AFTER)), [5, 300]);
-        // The answer to a keepalive probe makes it no younger; one that is gone is forgotten.
+        // The answer to a keepalive probe makes it no younger; one that is gone is dropped.
         assert_eq!(ages(&waits.age(vec![socket(1, 1), socket(2, 310)], at(10), AFTER)), [15, 310]);
         assert_eq!(ages(&waits.age(vec![socket(2, 0)], at(20), AFTER)), [320]);
         assert_eq!(ages(&waits.age(vec![socket(1, 0), socket(2, 0)], at(30), AFTER)), [0, 330]);
     }
 
     #[test]
-    fn a_stuck_socket_is_told_once_and_again_when_its_age_has_doubled() {
+    fn a_stuck_socket_is_reported_once_and_again_when_its_age_has_doubled() {
         let begin = Instant::now();
         let mut waits = CloseWaits::default();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for second in 0..500 {
             let aged = waits.age(vec![socket(1, 0)], begin + Duration::from_secs(second), AFTER);
             if waits.is_due(&aged[0]) {
-                told.push(second);
-                waits.told(&aged[0]);
+                reported.push(second);
+                waits.reported(&aged[0]);
             }
         }
-        assert_eq!(told, [60, 120, 240, 480]);
+        assert_eq!(reported, [60, 120, 240, 480]);
     }
 }

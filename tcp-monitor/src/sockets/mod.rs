@@ -1,15 +1,16 @@
-//! The sockets that are there now, as the kernel lists them (sock_diag(7)): for gauges, for what was open before the
-//! monitor, and for sockets that their process neglects.
+//! The existing sockets, as the kernel lists them (sock_diag(7)): for gauges, for connections
+//! opened before monitoring started, and for sockets stuck in CLOSE_WAIT.
 //!
-//! A thread looks at them every few seconds, and when a scrape asks, but for no more than one percent of the time.
+//! A thread dumps them every few seconds, and when a scrape asks, but for no more than one percent
+//! of the time.
 
+mod census;
 mod close_wait;
 pub mod owners;
 mod request;
 mod row;
 mod service;
 mod socket;
-mod survey;
 mod watch;
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::netns::NetnsSelection;
 use crate::ports::PortSet;
 
-/// Which sockets to look at, and what for.
+/// Which sockets to dump, and when one is stuck.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The network namespaces.
@@ -36,46 +37,46 @@ pub struct Options {
     pub stuck_after: Duration,
 }
 
-/// The thread that looks at sockets. It ends when this is dropped.
+/// The thread that dumps sockets. It ends when this is dropped.
 pub struct SocketDiag {
     requests: Sender<Request>,
     latest: Arc<Latest>,
 }
 
-/// What the latest look has shown; `None` if the kernel does not list sockets.
-type Latest = Mutex<Option<Look>>;
+/// The latest dump; `None` if the kernel does not list sockets.
+type Latest = Mutex<Option<Dump>>;
 
-/// The sockets there are, as they were listed.
+/// The existing sockets, as of one dump.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Dump {
     ended: Instant,
     /// By service port.
     pub sockets: Arc<SocketsByPort>,
-    /// What was counted before and after that; `None` if nobody counts.
-    pub counted: Option<Arc<[EntriesAndExits; 2]>>,
+    /// The counters as of before the dump; `None` if no function reads them.
+    pub counted_before: Option<Arc<EntriesAndExits>>,
 }
 
 /// Reads the counters, if they can be read.
-pub type Count = Box<dyn Fn() -> Option<EntriesAndExits> + Send>;
+pub type ReadCounters = Box<dyn Fn() -> Option<EntriesAndExits> + Send>;
 
 /// Sockets by service port.
 pub type SocketsByPort = HashMap<u16, PortSockets>;
 
-/// What the thread is asked for, and who waits for it.
+/// What the thread is asked for, and where it answers.
 enum Request {
-    /// A look now, and the connections that are there.
-    Found(Sender<Vec<PresentSocket>>),
-    /// A look, unless it would take too much time.
+    /// A dump now, and the connections in it.
+    Existing(Sender<Vec<PresentSocket>>),
+    /// A dump, unless it would take too much time.
     Fresh(Sender<()>),
-    /// From now on the counters are read before and after each look.
-    Count(Count),
+    /// From now on the counters are read before each dump.
+    ReadBeforeDumps(ReadCounters),
 }
 
 impl SocketDiag {
-    /// Begins to look at sockets. Of each that is stuck, `stuck` hears.
+    /// Begins to dump sockets. Those that are stuck are sent to `stuck`.
     ///
     /// # Errors
-    /// If there is no thread to be had, or no network namespace to return to.
+    /// If no thread can be started, or the own network namespace cannot be opened.
     pub fn start(options: Options, stuck: SyncSender<StuckSocket>) -> io::Result<Self> {
         let (requests, received) = mpsc::channel();
         let latest = Arc::new(Latest::default());
@@ -84,50 +85,53 @@ impl SocketDiag {
         Ok(Self { requests, latest })
     }
 
-    /// The ports that sockets serve or connect to: first those that are listened on, each in ascending order.
+    /// The ports that sockets serve or connect to: first those that are listened on, each in
+    /// ascending order.
     #[must_use]
     pub fn service_ports(&self) -> Vec<u16> {
-        let looked = self.ask(Request::Fresh).and_then(|answer| answer.recv().ok());
-        let Some(look) = looked.and_then(|()| self.latest()) else { return Vec::new() };
+        let fresh = self.ask(Request::Fresh).and_then(|answer| answer.recv().ok());
+        let Some(dump) = fresh.and_then(|()| self.latest()) else { return Vec::new() };
         let mut ports: Vec<_> =
-            look.sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
+            dump.sockets.iter().map(|(port, sockets)| (sockets.accept_queue.is_none(), *port)).collect();
         ports.sort_unstable();
         ports.into_iter().map(|(_, port)| port).collect()
     }
 
-    /// From now on `count` is called before and after each look.
-    pub fn count(&self, count: Count) {
-        // If the thread has ended there are no looks.
-        let _ = self.requests.send(Request::Count(count));
+    /// From now on `read` is called before each dump.
+    pub fn read_before_dumps(&self, read: ReadCounters) {
+        // If the thread has ended there are no dumps.
+        let _ = self.requests.send(Request::ReadBeforeDumps(read));
     }
 
-    /// The connections that are there now, but for half-open requests, in the order of time in which they were looked at.
+    /// The connections that exist now, but for half-open ones, in the order of time in which they
+    /// were listed.
     #[must_use]
-    pub fn found(&self) -> Vec<PresentSocket> {
-        self.ask(Request::Found).and_then(|answer| answer.recv().ok()).unwrap_or_default()
+    pub fn existing(&self) -> Vec<PresentSocket> {
+        self.ask(Request::Existing).and_then(|answer| answer.recv().ok()).unwrap_or_default()
     }
 
-    /// The sockets: of now if that is known within a second, else of a while ago, but for their age, which is that of now.
-    /// `None` if the kernel does not list them.
+    /// The sockets: as of now if they can be dumped within a second, else as of the latest dump,
+    /// but for the age of those in CLOSE_WAIT, which is that of now. `None` if the kernel does not
+    /// list them.
     #[must_use]
-    pub fn sockets(&self) -> Option<Look> {
+    pub fn sockets(&self) -> Option<Dump> {
         if let Some(answer) = self.ask(Request::Fresh) {
-            // After that time the latest there is will do.
+            // If it takes longer, the latest dump is used.
             let _ = answer.recv_timeout(PATIENCE);
         }
-        let mut look = self.latest()?;
-        let since = look.ended.elapsed();
-        for sockets in Arc::make_mut(&mut look.sockets).values_mut() {
+        let mut dump = self.latest()?;
+        let since = dump.ended.elapsed();
+        for sockets in Arc::make_mut(&mut dump.sockets).values_mut() {
             if !sockets.close_wait_oldest.is_zero() {
                 sockets.close_wait_oldest += since;
             }
         }
-        Some(look)
+        Some(dump)
     }
 
-    /// What the latest look has shown, as it was then. `None` if the kernel does not list sockets.
+    /// The latest dump, as it was then. `None` if the kernel does not list sockets.
     #[must_use]
-    pub fn latest(&self) -> Option<Look> {
+    pub fn latest(&self) -> Option<Dump> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -137,5 +141,5 @@ impl SocketDiag {
     }
 }
 
-/// How long a scrape waits for a look.
+/// How long a scrape waits for a dump.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -9,8 +9,8 @@ use crate::lifecycle::input::{Comm, Process};
 
 /// Finds a process for each socket of interest, and remembers it as long as it holds the socket.
 ///
-/// Of several processes that hold one socket, any is found. What `/proc` does not show, another user's or another PID
-/// namespace's, is not.
+/// Of several processes that hold one socket, any is found. Processes that `/proc` does not show,
+/// of another user or another PID namespace, are not found.
 #[derive(Debug, Default)]
 pub struct Owners {
     holders: HashMap<u32, Holder>,
@@ -29,8 +29,8 @@ struct Holder {
 impl Owners {
     /// The processes that hold the sockets with these inode numbers, as far as they are found.
     ///
-    /// A search ends when all are found or after 100 ms, to go on from there the next time; and searching never takes more than
-    /// one percent of the time.
+    /// A search ends when all are found or after 100 ms, to go on from there the next time; and
+    /// searching never takes more than one percent of the time.
     pub fn find(&mut self, sockets: &HashSet<u32>) -> HashMap<u32, Process> {
         self.holders.retain(|inode, holder| sockets.contains(inode) && holder.holds(*inode));
         let missing: HashSet<u32> =
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_that_holds_a_socket_is_found_until_it_lets_go() {
+    fn the_process_that_holds_a_socket_is_found_until_it_closes_it() {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
         let sockets = HashSet::from([inode(&socket)]);
         let mut owners = Owners::default();

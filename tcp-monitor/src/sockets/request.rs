@@ -1,4 +1,5 @@
-//! Requests for dumps (linux/inet_diag.h: `struct inet_diag_req_v2`), and the filter of ports that goes with them.
+//! Requests for dumps (linux/inet_diag.h: `struct inet_diag_req_v2`), and the filter of ports that
+//! goes with them.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use tcp_monitor_common::TcpState;
@@ -7,7 +8,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::row::{INET_DIAG_INFO, Id};
 use crate::ports::PortSet;
 
-/// Which sockets a dump is to list, and what of them.
+/// Which sockets a dump lists, and with which attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// A bit for each state, by its number.
@@ -19,14 +20,14 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Sockets that listen.
     pub(super) const LISTENERS: Self = Self { states: 1 << TcpState::Listen as u8, info: false };
-    /// All others, half-open requests and TIME_WAIT minisockets among them.
+    /// All others, request and timewait sockets among them.
     pub(super) const OTHERS: Self = Self { states: ALL_STATES & !Self::LISTENERS.states, info: false };
     /// Those whose peer has closed, with the time of its last acknowledgment.
     pub(super) const CLOSE_WAIT: Self = Self { states: 1 << TcpState::CloseWait as u8, info: true };
 }
 
-/// The message that asks for a dump of `wanted` sockets of one address family that have one of `ports` at either end;
-/// of all if that is empty or too much to ask.
+/// The message that asks for a dump of `wanted` sockets of one address family that have one of
+/// `ports` at either end; of all if that is empty or too much to ask.
 pub(super) fn request(wanted: Wanted, family: u8, ports: &PortSet) -> Vec<u8> {
     let body = Body {
         family,
@@ -54,17 +55,18 @@ pub(super) fn request(wanted: Wanted, family: u8, ports: &PortSet) -> Vec<u8> {
     message
 }
 
-/// The program that the kernel runs for each socket (`inet_diag_bc_run`): it takes those with one of `ports` at either end.
+/// The program that the kernel runs for each socket (`inet_diag_bc_run`): it lists those with one
+/// of `ports` at either end.
 ///
-/// Each instruction names how far to go on if its condition holds, and how far if not; exactly to the end is to take
-/// the socket, four bytes past it to leave it.
+/// Each instruction has the distance of the next one if its condition holds, and if not. A jump
+/// exactly to the end lists the socket, one four bytes past it does not.
 fn filter(ports: &PortSet) -> Vec<u8> {
     let ranges: Vec<_> = ports.ranges().collect();
     if ranges.is_empty() || ranges.len() > MAX_RANGES {
         return Vec::new();
     }
-    // For both ends of each range: "not below the first, else on to the next range", "not above the last, else the
-    // same", "to the end". The last range leaves the socket instead.
+    // For both ends of each range: "at least the first port, else to the next range", "at most the
+    // last port, else the same", "to the end". After the last range the socket is not listed.
     let blocks = 2 * ranges.len();
     let length = blocks * BLOCK - JUMP;
     let mut program = Vec::with_capacity(length);
@@ -130,7 +132,8 @@ struct Body {
 
 /// Every number of [`TcpState`].
 const ALL_STATES: u32 = 0x1ffe;
-/// More ranges of ports than this are not asked for: the kernel would take longer to decide than to tell.
+/// More ranges of ports than this are not asked for: the kernel would take longer to decide than to
+/// list.
 const MAX_RANGES: usize = 16;
 /// Bytes of an instruction without and with a port, and of those for one end of a range.
 const JUMP: usize = 4;
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_takes_what_has_a_watched_port_at_either_end() {
+    fn the_filter_lists_sockets_with_a_watched_port_at_either_end() {
         for list in [
             "80",
             "80,443",
@@ -222,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn more_ranges_than_are_worth_it_are_not_asked_for() {
+    fn with_many_ranges_there_is_no_filter() {
         assert!(filter(&PortSet::default()).is_empty());
         assert!(filter(&ports("1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31,33")).is_empty());
     }
 
     #[test]
-    fn a_request_is_as_long_as_it_says() {
+    fn a_request_has_the_length_in_its_header() {
         let plain = request(Wanted::OTHERS, AF_INET6, &PortSet::default());
         assert_eq!((plain.len(), &plain[..4]), (72, &72_u32.to_ne_bytes()[..]));
         assert_eq!((plain[16], plain[17], plain[18]), (AF_INET6, 6, 0));

@@ -1,4 +1,5 @@
-//! A row of a dump (linux/inet_diag.h: `struct inet_diag_msg` and attributes): one socket as it is now.
+//! A row of a dump (linux/inet_diag.h: `struct inet_diag_msg` and attributes): one socket as it is
+//! now.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -12,16 +13,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) kind: Kind,
-    /// Of a TIME_WAIT minisocket its substate: FIN_WAIT2 or TIME_WAIT. A half-open request is in SYN_RECV.
+    /// Of a timewait socket its substate: FIN_WAIT2 or TIME_WAIT. A request socket is in SYN_RECV.
     pub(super) state: TcpState,
     /// A v4-mapped address is given as IPv4, here and in `remote`.
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     /// Its identity in the network namespace. The kernel assigns it now if it had none.
     pub(super) cookie: u64,
-    /// When its timer fires; of a minisocket, when it ends.
+    /// When its timer fires; of a timewait socket, when it ends.
     pub(super) expires: Duration,
-    /// Bytes to be read, the peer's FIN counted as one; of a listener the length of its accept queue.
+    /// Bytes to be read, the peer's FIN counted as one; of a listener the length of its accept
+    /// queue.
     pub(super) receive_queue: u32,
     /// Bytes not acknowledged; of a listener the limit of its accept queue.
     pub(super) send_queue: u32,
@@ -31,17 +33,17 @@ pub(super) struct Row {
     pub(super) last_ack: Option<Duration>,
 }
 
-/// What in the kernel stands for the socket.
+/// The kernel's structure behind a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A socket in LISTEN.
     Listener,
     /// Any other full socket.
     Full,
-    /// A handshake that waits for its last ACK.
+    /// A request socket: half-open, it waits for the handshake ACK.
     Request,
-    /// A TIME_WAIT minisocket.
-    Waiting,
+    /// A timewait socket.
+    TimeWait,
 }
 
 impl Row {
@@ -60,7 +62,7 @@ impl Row {
             }
         }
         let kind = match state {
-            _ if header.timer == TIMER_OF_WAITING => Kind::Waiting,
+            _ if header.timer == TIMER_OF_TIMEWAIT => Kind::TimeWait,
             TcpState::Listen => Kind::Listener,
             // Fast open has full sockets in SYN_RECV, and so has a simultaneous open.
             TcpState::SynRecv | TcpState::NewSynRecv if !is_full => Kind::Request,
@@ -102,7 +104,8 @@ fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
     }
 }
 
-/// The field of `struct tcp_info` at `offset`. Each kernel has its own length of it; fields never move.
+/// The field of `struct tcp_info` at `offset`. Each kernel has its own length of it; fields never
+/// move.
 fn millis_at(info: &[u8], offset: usize) -> Option<Duration> {
     let field = info.get(offset..)?.first_chunk()?;
     Some(Duration::from_millis(u32::from_ne_bytes(*field).into()))
@@ -143,7 +146,7 @@ pub(super) const AF_INET6: u8 = 10;
 pub(super) const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SHUTDOWN: u16 = 8;
 /// Kernel: `inet_twsk_diag_fill`.
-const TIMER_OF_WAITING: u8 = 3;
+const TIMER_OF_TIMEWAIT: u8 = 3;
 /// Offset of `tcpi_last_ack_recv` in `struct tcp_info` (linux/tcp.h).
 const TCPI_LAST_ACK_RECV: usize = 56;
 
@@ -220,23 +223,23 @@ mod tests {
     }
 
     #[test]
-    fn a_half_open_request_is_no_full_socket_in_syn_recv() {
+    fn a_request_socket_is_no_full_socket_in_syn_recv() {
         let request = row(REQUEST);
         assert_eq!((request.kind, request.state, request.inode), (Kind::Request, TcpState::SynRecv, 0));
         assert_eq!(ends(&request), "10.9.9.1:8899 10.8.1.1:40000");
-        // One of fast open, which can be told by the attributes that only full sockets have.
+        // One of fast open: only full sockets have these attributes.
         let mut full = bytes(ESTABLISHED);
         full[1] = TcpState::SynRecv as u8;
         assert_eq!(Row::parse(&full).map(|row| row.kind), Some(Kind::Full));
     }
 
     #[test]
-    fn a_minisocket_shows_its_substate_and_how_long_it_lasts() {
+    fn a_timewait_socket_shows_its_substate_and_how_long_it_lasts() {
         let time_wait = row(TIME_WAIT);
-        assert_eq!((time_wait.kind, time_wait.state), (Kind::Waiting, TcpState::TimeWait));
+        assert_eq!((time_wait.kind, time_wait.state), (Kind::TimeWait, TcpState::TimeWait));
         assert_eq!(time_wait.expires, Duration::from_millis(59_796));
         let fin_wait2 = row(FIN_WAIT2);
-        assert_eq!((fin_wait2.kind, fin_wait2.state), (Kind::Waiting, TcpState::FinWait2));
+        assert_eq!((fin_wait2.kind, fin_wait2.state), (Kind::TimeWait, TcpState::FinWait2));
     }
 
     #[test]
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tcp_socket_over_ip_is_no_row() {
+    fn only_a_tcp_socket_over_ip_is_a_row() {
         let whole = bytes(ESTABLISHED);
         for (place, value) in [(0, 1), (0, 11), (1, 0), (1, 13), (1, 255)] {
             let mut other = whole.clone();

@@ -8,7 +8,7 @@ use tcp_monitor_common::record::Role;
 use super::row::{Kind, Row};
 use crate::ports::PortSet;
 
-/// Tells service ports, as the kernel programs do.
+/// Finds service ports, by the rules of the kernel programs.
 #[derive(Clone, Debug)]
 pub(super) struct ServicePorts {
     /// The watched ports; all if empty.
@@ -20,7 +20,7 @@ pub(super) struct ServicePorts {
 /// The listeners of one network namespace: the inode number of one for each port.
 pub(super) type Listeners = HashMap<u16, u32>;
 
-/// What a socket is to its service.
+/// The service port of a socket, and its role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Service {
     pub(super) port: u16,
@@ -48,10 +48,10 @@ impl ServicePorts {
     fn role(&self, row: &Row, listeners: &Listeners) -> Role {
         match row.kind {
             Kind::Listener | Kind::Request => return Role::Server,
-            Kind::Full | Kind::Waiting => {}
+            Kind::Full | Kind::TimeWait => {}
         }
         let (local, remote) = (row.local.port(), row.remote.port());
-        // Where its listener is gone, the numbers tell.
+        // Its listener is gone: the port numbers decide.
         let looks_accepted = !self.ephemeral.contains(&local) && self.ephemeral.contains(&remote);
         if listeners.contains_key(&local) || looks_accepted { Role::Server } else { Role::Client }
     }
@@ -95,7 +95,7 @@ mod tests {
             ("", 80, 50000, Some((80, Server))),
             ("", 40000, 50000, Some((40000, Server))),
             ("", 50000, 80, Some((80, Client))),
-            // Nobody listens, here or any more.
+            // There is no listener, or none any more.
             ("", 22, 50000, Some((22, Server))),
             ("", 50000, 443, Some((443, Client))),
             ("", 700, 443, Some((443, Client))),

@@ -1,4 +1,4 @@
-//! The thread that looks at sockets: when, and what comes of it.
+//! The thread that dumps sockets: when, what it publishes, and which sockets it reports as stuck.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
@@ -8,31 +8,31 @@ use std::time::{Duration, Instant};
 
 use tcp_monitor_common::TcpState;
 
+use super::census::SocketLister;
 use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
-use super::survey::Surveyor;
-use super::{Count, Latest, Look, Options, Request, SocketsByPort};
+use super::{Dump, Latest, Options, ReadCounters, Request, SocketsByPort};
 use crate::clock;
-use crate::counts::EntriesAndExits;
 use crate::kernel::ephemeral_ports;
-use crate::lifecycle::event::{Neglect, Stuck};
+use crate::lifecycle::event::{Stuck, StuckReason};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::{PresentSocket, StuckSocket};
 use crate::sockets::owners::Owners;
 
-/// What the thread knows.
+/// The state of the thread.
 pub(super) struct Watch {
-    surveyor: Surveyor,
+    lister: SocketLister,
     latest: Arc<Latest>,
     stuck: SyncSender<StuckSocket>,
     stuck_after: Duration,
-    count: Option<Count>,
+    /// Reads the counters before each dump.
+    read_counters: Option<ReadCounters>,
     close_waits: CloseWaits,
     owners: Owners,
     names: Names,
-    /// Before this, another look would be too much.
+    /// Another dump before this would take more than one percent.
     next_allowed: Instant,
-    /// At this, there is one though nobody asks.
+    /// Then there is one though none is requested.
     next_due: Instant,
     /// How often in a row it failed.
     failures: u32,
@@ -48,11 +48,11 @@ impl Watch {
         let ports = ServicePorts { watched, ephemeral: ephemeral_ports() };
         let now = Instant::now();
         Ok(Self {
-            surveyor: Surveyor::new(netns, ports)?,
+            lister: SocketLister::new(netns, ports)?,
             latest,
             stuck,
             stuck_after,
-            count: None,
+            read_counters: None,
             close_waits: CloseWaits::default(),
             owners: Owners::default(),
             names: Names::default(),
@@ -64,57 +64,54 @@ impl Watch {
 
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
         loop {
-            // Nobody may wait for the answer any more.
+            // Sending fails if the answer is not awaited any more.
             match requests.recv_timeout(self.next_due.saturating_duration_since(Instant::now())) {
-                Ok(Request::Found(reply)) => {
-                    let found = self.look(true);
-                    let _ = reply.send(found);
+                Ok(Request::Existing(reply)) => {
+                    let existing = self.dump(true);
+                    let _ = reply.send(existing);
                 }
-                Ok(Request::Count(count)) => self.count = Some(count),
+                Ok(Request::ReadBeforeDumps(read)) => self.read_counters = Some(read),
                 Ok(Request::Fresh(reply)) => {
                     if self.next_allowed <= Instant::now() {
-                        self.look(false);
+                        self.dump(false);
                     }
                     let _ = reply.send(());
                 }
-                Err(RecvTimeoutError::Timeout) => drop(self.look(false)),
+                Err(RecvTimeoutError::Timeout) => drop(self.dump(false)),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    /// Looks, publishes what is seen and tells what is stuck. Returns the connections, if they are wanted.
-    fn look(&mut self, want_found: bool) -> Vec<PresentSocket> {
+    /// Dumps the sockets, publishes them and reports those that are stuck. Returns the connections,
+    /// if they are wanted.
+    fn dump(&mut self, want_existing: bool) -> Vec<PresentSocket> {
         let begin = clock::thread_cpu_time();
-        let before = self.counted();
-        let (look, found) = match self.surveyor.look(want_found) {
-            Ok(mut survey) => {
-                let counted = before.zip(self.counted()).map(|(before, after)| Arc::new([before, after]));
+        let counted_before = self.read_counters.as_ref().and_then(|read| read()).map(Arc::new);
+        let (dump, existing) = match self.lister.list(want_existing) {
+            Ok(mut census) => {
                 self.failures = 0;
                 let ended = Instant::now();
-                let aged = self.close_waits.age(survey.close_waits, ended, self.stuck_after);
-                self.judge(&aged, &mut survey.ports);
-                (Some(Look { ended, sockets: Arc::new(survey.ports), counted }), survey.found)
+                let aged = self.close_waits.age(census.close_waits, ended, self.stuck_after);
+                self.judge(&aged, &mut census.ports);
+                (Some(Dump { ended, sockets: Arc::new(census.ports), counted_before }), census.existing)
             }
             Err(error) => {
-                self.tell_failure(&error);
+                self.report_failure(&error);
                 (None, Vec::new())
             }
         };
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = look;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = dump;
         let end = Instant::now();
         let rest = clock::thread_cpu_time().saturating_sub(begin) * REST;
         self.next_allowed = end + rest;
-        // Long enough for somebody to ask first.
+        // Long enough for a scrape to ask first.
         self.next_due = end + (2 * rest).max((self.stuck_after / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
-        found
+        existing
     }
 
-    fn counted(&self) -> Option<EntriesAndExits> {
-        self.count.as_ref().and_then(|count| count())
-    }
-
-    /// Says how old those in CLOSE_WAIT are, and which of them are stuck in it, and by whom.
+    /// Adds the age of those in CLOSE_WAIT, and those that are stuck in it by the process that
+    /// holds them.
     fn judge(&mut self, aged: &[Aged], sockets: &mut SocketsByPort) {
         for Aged { socket, age } in aged {
             let sockets = sockets.entry(socket.service.port).or_default();
@@ -129,16 +126,16 @@ impl Watch {
             let name = self.names.label(process);
             let sockets = sockets.entry(aged.socket.service.port).or_default();
             *sockets.close_wait_stuck.entry(name).or_default() += 1;
-            // Whoever reads may be slow, or not read at all: then it is told later, or never.
+            // The reader may be slow, or there may be none: then it is reported later, or never.
             if self.close_waits.is_due(aged) && self.stuck.try_send(event(aged, process)).is_ok() {
-                self.close_waits.told(aged);
+                self.close_waits.reported(aged);
             }
         }
     }
 
-    fn tell_failure(&mut self, error: &io::Error) {
+    fn report_failure(&mut self, error: &io::Error) {
         self.failures = self.failures.saturating_add(1);
-        // The first look is made before the kernel source has said whether all is as it should be.
+        // The first dump is made before the kernel source has checked its requirements.
         if self.failures == 2 {
             log::warn!(
                 "the kernel does not list its sockets: {error}; there are no gauges of sockets, and connections open before \
@@ -149,10 +146,10 @@ impl Watch {
 }
 
 fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
-    let neglect = match socket.receive_queue {
-        _ if !socket.accepted => Neglect::Accept,
-        0 => Neglect::Close,
-        _ => Neglect::Read,
+    let reason = match socket.receive_queue {
+        _ if !socket.accepted => StuckReason::Accept,
+        0 => StuckReason::Close,
+        _ => StuckReason::Read,
     };
     let (netns, cookie) = socket.id;
     let stuck = Stuck {
@@ -164,7 +161,7 @@ fn event(Aged { socket, age }: &Aged, process: Option<Process>) -> StuckSocket {
         // The peer's FIN is not read either.
         unread_bytes: socket.receive_queue.saturating_sub(1),
         process,
-        neglect,
+        reason,
     };
     StuckSocket { time: clock::now(), netns, cookie, stuck }
 }
@@ -184,9 +181,10 @@ impl Names {
     }
 }
 
-/// For how many times as long as a look took there is no other: one percent of a CPU.
+/// After a dump there is none for so many times as long as it took: one percent of a CPU.
 const REST: u32 = 100;
-/// How long there is none unless somebody asks: a quarter of the time after which a socket is stuck, within these limits.
+/// The time between dumps that are not requested: a quarter of the time after which a socket is
+/// stuck, within these limits.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Command names in labels.

@@ -15,6 +15,7 @@ use anyhow::Result;
 use support::{
     command_line::CommandLine,
     disturbance::{self, Disturbance},
+    namespace::remove_abandoned,
     peer, skipped_runs,
 };
 
@@ -48,6 +49,7 @@ fn run_trials() -> Result<ExitCode> {
     arguments.test_threads.get_or_insert(TRIALS_AT_A_TIME);
     let mut trials = trials::all();
     trials.retain(|trial| filters.match_name(trial.name()));
+    remove_abandoned();
     let disturbance = if arguments.list { None } else { Disturbance::start_if_asked()? };
     let conclusion = libtest_mimic::run(&arguments, trials);
     drop(disturbance);

@@ -1,11 +1,13 @@
-//! The check that textbooks make on the numbers of each step: an acknowledgment number is the sequence number of what it
-//! acknowledges, plus its length, plus one for a SYN or FIN; a sequence number is the one that the peer expects.
+//! The check that textbooks make on the numbers of each step: an acknowledgment number is the
+//! sequence number of what it acknowledges, plus its length, plus one for a SYN or FIN; a sequence
+//! number is the one that the peer expects.
 
 use crate::lifecycle::event::{AckCheck, Acknowledged, Check, SeqCheck, Step};
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
 
-/// What one end sent that can be acknowledged, as far as it was seen, and what was acknowledged of it.
+/// What one end sent that can be acknowledged, as far as it was seen, and what was acknowledged of
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::lifecycle) struct Sent {
     /// Its SYN or SYN-ACK; of its data, what ends last; its FIN.
@@ -25,7 +27,7 @@ struct Piece {
 }
 
 impl Sent {
-    /// Takes in what a segment from this end carries.
+    /// Processes what a segment from this end carries.
     pub(super) fn send(&mut self, segment: &SegmentInput) {
         let flags = segment.header.flags;
         let piece = Piece { seq: segment.header.seq, len: segment.payload_len };
@@ -112,7 +114,7 @@ impl Piece {
     }
 }
 
-/// Checks the numbers of a step from `sender` to `receiver`, of which it is not taken in yet.
+/// Checks the numbers of a step from `sender` to `receiver`, which is not processed yet.
 pub(in crate::lifecycle) fn check(
     segment: &SegmentInput,
     step: Step,
@@ -134,8 +136,8 @@ impl Check {
     }
 }
 
-/// Plain data and its acknowledgments are not seen by every source: what fits in with nothing that was seen may be of those,
-/// and is wrong only where they have no place.
+/// Plain data and its acknowledgments are not seen by every source: what fits in with nothing that
+/// was seen may be of those, and is wrong only where they have no place.
 fn check_ack(ack: u32, step: Step, sender: &Sent, receiver: &Sent) -> Option<AckCheck> {
     for (of, piece) in receiver.pieces().into_iter().flatten() {
         if against(of, piece, true).expected() == ack {
@@ -179,7 +181,7 @@ fn check_seq(segment: &SegmentInput, step: Step, sender: &Sent, receiver: &Sent)
             let refuses = receiver.syn().is_some() && segment.header.flags.contains(Flags::ACK);
             if refuses { to_be(0) } else { None }
         }
-        // Sent again, maybe with other data before it.
+        // Retransmitted, maybe with other data before it.
         Step::Fin if sender.fin().is_some() => {
             sender.fin().and_then(|fin| to_be(fin.end().wrapping_sub(segment.payload_len)))
         }

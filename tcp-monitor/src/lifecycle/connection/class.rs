@@ -14,7 +14,8 @@ use crate::lifecycle::segment::Flags;
 use crate::lifecycle::time::Time;
 use crate::lifecycle::tuple::Tuple;
 
-/// Connections whose end was not seen. Of each there is one client, but where both ends open at once.
+/// Connections whose end was not seen. Of each there is one client, but where both ends open at
+/// once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// A SYN or SYN-ACK awaits its answer.
@@ -63,13 +64,14 @@ impl Class {
         }
     }
 
-    /// For how long a connection stays where it is in the queue of its class, if this segment is all that comes.
+    /// For how long a connection stays where it is in the queue of its class, if this segment is
+    /// all that comes.
     pub(in crate::lifecycle) fn stays(
         self,
         segment: &SegmentInput,
         unexpected: Option<Unexpected>,
     ) -> Duration {
-        // A FIN sent again begins TIME_WAIT again (RFC 9293, section 3.10.7.4, eighth).
+        // A retransmitted FIN begins TIME_WAIT again (RFC 9293, section 3.10.7.4, eighth).
         let restarts = segment.header.flags.contains(Flags::FIN) && unexpected.is_none();
         match self {
             Self::Open => ORDERED_TO,
@@ -79,7 +81,8 @@ impl Class {
         }
     }
 
-    /// How long a connection without segments stays in the class; of the half-open, how long until that is looked at.
+    /// How long a connection without segments stays in the class; of the half-open, how long until
+    /// that is checked.
     pub(in crate::lifecycle) const fn timeout(self, sees_all_segments: bool) -> Duration {
         match self {
             Self::Closed => STRAGGLERS,
@@ -93,8 +96,8 @@ impl Class {
 }
 
 impl Inference {
-    /// Ends the story of each end of which something was told.
-    pub(in crate::lifecycle) fn give_way(&mut self, time: Time, tuple: &Tuple, out: &mut Vec<Event>) {
+    /// Closes each end of which something was reported: another connection takes its place.
+    pub(in crate::lifecycle) fn replace_ends(&mut self, time: Time, tuple: &Tuple, out: &mut Vec<Event>) {
         for end in 0..self.ends.len() {
             if self.ends[end].has_reports {
                 self.change(end, TcpState::Close, Cause::Replaced, time, tuple, out);
@@ -105,11 +108,11 @@ impl Inference {
     /// When an end that awaits the answer to its SYN or SYN-ACK has given up.
     pub(in crate::lifecycle) fn is_half_open_until(&self) -> Time {
         let is_answered = self.ends.iter().any(InferredEnd::is_answered);
-        let gives_up = self.ends.iter().filter_map(|end| end.gives_up_after(self.heard)).min();
-        self.heard + gives_up.filter(|_| !is_answered).unwrap_or(UNANSWERED_SYN)
+        let gives_up = self.ends.iter().filter_map(|end| end.gives_up_after(self.last_seen)).min();
+        self.last_seen + gives_up.filter(|_| !is_answered).unwrap_or(UNANSWERED_SYN)
     }
 
-    /// Nothing was heard for as long as the class allows.
+    /// No segment was seen for as long as the class allows.
     pub(in crate::lifecycle) fn time_out(
         &mut self,
         class: Class,
@@ -127,7 +130,7 @@ impl Inference {
                 Class::Closing | Class::Open => class != Class::HalfOpen,
             };
             if is_over {
-                // What is not asked for again was taken.
+                // What is not retransmitted was accepted.
                 let is_answered = is_handshake(self.ends[end].life.state()) && self.ends[end].is_answered();
                 let state = if is_answered { TcpState::Established } else { TcpState::Close };
                 self.visibility.is_given_up = true;
@@ -142,15 +145,19 @@ impl Inference {
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Longer than the longest pause between two SYNs or SYN-ACKs that Linux sends by default, 64 s.
 const UNANSWERED_SYN: Duration = Duration::from_secs(70);
-/// Of this, both [`UNANSWERED_SYN`] and whatever [`InferredEnd::gives_up_after`] says are multiples.
+/// Of this, both [`UNANSWERED_SYN`] and whatever [`InferredEnd::gives_up_after`] says are
+/// multiples.
 const HALF_OPEN_CHECKED: Duration = Duration::from_millis(2500);
-/// Longer than the longest pause between two retransmissions (Linux: `TCP_RTO_MAX`, 120 s): the sender has given up.
+/// Longer than the longest pause between two retransmissions (Linux: `TCP_RTO_MAX`, 120 s): the
+/// sender has given up.
 const UNANSWERED_FIN: Duration = Duration::from_secs(130);
-/// With keep-alives a peer that lives is heard each two hours, and one that does not is given up 11 min 15 s later (Linux:
-/// `tcp_keepalive_time`, `_intvl`, `_probes`). RFC 5382 lets a NAT forget a connection after 2 h 4 min.
+/// With keep-alives a peer that lives answers every two hours, and one that does not is given up 11
+/// min 15 s later (Linux: `tcp_keepalive_time`, `_intvl`, `_probes`). RFC 5382 lets a NAT discard a
+/// connection after 2 h 4 min.
 const IDLE: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
-/// Where data is not seen, an open connection may be in use however long nothing is heard of it. It is forgotten, without a
-/// word, when a firewall forgets it too (Linux: `nf_conntrack_tcp_timeout_established`).
+/// Where data is not seen, an open connection may be in use however long no segment of it is seen.
+/// It is evicted, without an event, when a firewall discards it too (Linux:
+/// `nf_conntrack_tcp_timeout_established`).
 const UNSEEN: Duration = Duration::from_secs(5 * 24 * 3600);
 /// How long what comes after the end is known to be of the connection that ended.
 const STRAGGLERS: Duration = Duration::from_secs(5);

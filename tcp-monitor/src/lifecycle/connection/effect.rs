@@ -1,15 +1,16 @@
-//! What a segment proves of the state of the end that sent it and of the end it went to: RFC 9293, section 3.10.7, as seen
-//! from outside, in one table over all states.
+//! What a segment proves of the state of the end that sent it and of the end it went to: RFC 9293,
+//! section 3.10.7, as seen from outside, in one table over all states.
 //!
-//! A state is entered when a segment proves it. What an end must answer, a SYN or a FIN, counts as received once it is
-//! answered, for it may be lost behind the point where it was seen, and is then sent again. What nobody answers, an
-//! acknowledgment or a RST, counts as received when it is seen.
+//! A state is entered when a segment proves it. What an end must answer, a SYN or a FIN, counts as
+//! received once it is answered, for it may be lost behind the point where it was seen, and is then
+//! retransmitted. What is not answered, an acknowledgment or a RST, counts as received when it is
+//! seen.
 
 use tcp_monitor_common::TcpState;
 
 use crate::lifecycle::segment::Flags;
 
-/// Which of its two ends a segment is looked at from.
+/// From which of its two ends a segment is considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// From the end that sent it.
@@ -35,8 +36,9 @@ pub(super) enum Effect {
     Rst,
 }
 
-/// What a segment with these flags says, in the order in which it counts. Of contradictory flags RST counts before SYN before
-/// FIN. But for SYN and RST, a segment without ACK says nothing (RFC 9293, section 3.10.7.4, fifth).
+/// What a segment with these flags says, in the order in which it counts. Of contradictory flags
+/// RST counts before SYN before FIN. But for SYN and RST, a segment without ACK says nothing (RFC
+/// 9293, section 3.10.7.4, fifth).
 pub(super) fn effects(flags: Flags, acks_syn: bool, acks_fin: bool) -> impl Iterator<Item = Effect> {
     let [rst, syn, fin, ack] =
         [Flags::RST, Flags::SYN, Flags::FIN, Flags::ACK].map(|flag| flags.contains(flag));
@@ -92,7 +94,8 @@ const fn after_sending(state: TcpState, effect: Effect) -> TcpState {
             | S::LastAck
             | S::TimeWait => state,
         },
-        // Proves that the peer's SYN-ACK was received. With fast open a server sends data in SYN_RECV.
+        // Proves that the peer's SYN-ACK was received. With fast open a server sends data in
+        // SYN_RECV.
         Effect::AckOfSyn => match state {
             S::SynSent => S::Established,
             S::Close

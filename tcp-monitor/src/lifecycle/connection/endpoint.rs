@@ -1,4 +1,5 @@
-//! One end of a connection: what its segments show of its numbers, and its socket, if the kernel reports one.
+//! One end of a connection: what its segments show of its numbers, and its socket, if the kernel
+//! reports one.
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::transition::is_synchronized;
@@ -22,14 +23,14 @@ pub(in crate::lifecycle) struct Endpoint {
     pub(in crate::lifecycle) is_closed: bool,
     /// Its socket, as the kernel reports it.
     pub(in crate::lifecycle) socket: Option<Box<Socket>>,
-    /// The timewait socket in FIN_WAIT2 or TIME_WAIT that stands in for a socket. It outlives the addresses' next SYN, and may be
-    /// of the connection before.
+    /// The timewait socket in FIN_WAIT2 or TIME_WAIT that stands in for a socket. It outlives the
+    /// addresses' next SYN, and may be of the connection before.
     pub(in crate::lifecycle) time_wait: Option<Box<Socket>>,
 }
 
 impl Endpoint {
-    /// Forgets what its segments showed.
-    pub(super) fn forget_segments(&mut self) {
+    /// Discards what its segments showed.
+    pub(super) fn discard_segments(&mut self) {
         (self.isn, self.syn_at, self.sent_rst) = (None, None, false);
         self.sent = Sent::default();
     }

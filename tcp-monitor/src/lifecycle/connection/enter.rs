@@ -1,4 +1,5 @@
-//! What is told when an end changes its state: the transition, the end of its handshake, the end of its connection.
+//! What is reported when an inferred end changes its state: the transition, the end of its
+//! handshake, the end of its connection.
 
 use std::mem;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub(super) enum Cause {
     Segment(Way, Effect),
     /// A segment begins a new connection from its address.
     Replaced,
-    /// Nothing was heard for long.
+    /// No segment was seen for long.
     Timer,
 }
 
@@ -34,7 +35,7 @@ impl Inference {
         self.change(end, to, cause, passage.segment.time, &passage.tuple, passage.out);
     }
 
-    /// Changes the state of an end and tells what that means.
+    /// Changes the state of an end and reports what that means.
     pub(super) fn change(
         &mut self,
         end: usize,
@@ -50,7 +51,7 @@ impl Inference {
         }
         self.emit_deferred(end, time, tuple, out);
         let mine = &mut self.ends[end];
-        let spent = mine.life.enter(from, to, time);
+        let state_duration = mine.life.enter(from, to, time);
         if to == TcpState::Established {
             // The answer may have been processed before that showed.
             mine.life.established = mine.answered.or(Some(time));
@@ -62,9 +63,9 @@ impl Inference {
             Cause::Segment(..) | Cause::Replaced => Evidence::Segment,
             Cause::Timer => Evidence::Timer,
         };
-        let spent = spent.filter(|_| self.ends[end].reported == from);
+        let state_duration = state_duration.filter(|_| self.ends[end].reported == from);
         let outcome = self.outcome(end, from, to, cause, tuple);
-        self.emit(end, evidence, spent, outcome, time, tuple, out);
+        self.emit(end, evidence, state_duration, outcome, time, tuple, out);
     }
 
     /// What the transition of an end means.
@@ -82,7 +83,8 @@ impl Inference {
         }
     }
 
-    /// Tells the state of an end of which it was not known until now whether it is to be told.
+    /// Reports the state of an end of which it was not known until now whether it is to be
+    /// reported.
     pub(in crate::lifecycle) fn emit_deferred(
         &mut self,
         end: usize,
@@ -97,7 +99,7 @@ impl Inference {
         if mine.has_reports {
             self.emit(end, Evidence::Segment, None, Outcome::Continues, time, tuple, out);
         } else if matches!(mine.life.state(), TcpState::TimeWait | TcpState::Close) {
-            // It is too late to tell how this life ended.
+            // It is too late to report how this life ended.
             mine.reported = TcpState::Close;
         } else if is_synchronized(mine.life.state()) && !is_one_step(mine.reported, mine.life.state()) {
             // And here, how it began: it is met in its course.
@@ -117,7 +119,7 @@ impl Inference {
         &mut self,
         end: usize,
         evidence: Evidence,
-        spent: Option<Duration>,
+        state_duration: Option<Duration>,
         outcome: Outcome,
         time: Time,
         tuple: &Tuple,
@@ -137,7 +139,7 @@ impl Inference {
             ack: mine.expects.filter(|_| sees_all_segments),
             evidence,
             process: None,
-            spent,
+            state_duration,
         };
         report(&EndOf { inference: self, end, tuple }, change, outcome, time, out);
     }
@@ -247,7 +249,8 @@ const fn failure(mine: &InferredEnd, cause: Cause) -> HandshakeFailure {
     }
 }
 
-/// Who ended a connection. Of two FINs the second is the one that acknowledges the other; if none does, they crossed.
+/// Who ended a connection. Of two FINs the second is the one that acknowledges the other; if none
+/// does, they crossed.
 fn closed_by(mine: &InferredEnd, peer: &InferredEnd, cause: Cause) -> ClosedBy {
     match cause {
         Cause::Segment(Way::Sent, Effect::Rst) => ClosedBy::LocalReset,

@@ -1,4 +1,4 @@
-//! A connection as its segments show it: what each of them does to its two ends.
+//! What is inferred of a connection: what each of its segments does to its two ends.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -33,10 +33,10 @@ pub(in crate::lifecycle) struct Inference {
     /// Where it queues for its time, and to be evicted.
     pub(in crate::lifecycle) queued: Place,
     /// When its last segment was seen.
-    pub(super) heard: Time,
+    pub(super) last_seen: Time,
 }
 
-/// A segment on its way from one end to the other, and where to tell what follows from it.
+/// A segment on its way from one end to the other, and where to report what follows from it.
 pub(in crate::lifecycle) struct Passage<'a> {
     pub(in crate::lifecycle) tuple: Tuple,
     /// The connection, and the index of the end that opened it.
@@ -44,7 +44,8 @@ pub(in crate::lifecycle) struct Passage<'a> {
     pub(in crate::lifecycle) ids: &'a mut Ids,
     /// Its ends, whose `sent` is kept here where all segments are seen.
     pub(in crate::lifecycle) ends: Option<&'a mut [Endpoint; 2]>,
-    /// The index of the end that sent it, and of that it goes to: the same if a socket connects to itself.
+    /// The index of the end that sent it, and of that it goes to: the same if a socket connects to
+    /// itself.
     pub(in crate::lifecycle) from: usize,
     pub(in crate::lifecycle) to: usize,
     pub(in crate::lifecycle) segment: &'a SegmentInput,
@@ -86,14 +87,14 @@ impl Passage<'_> {
     }
 
     /// An end begins a new life.
-    pub(super) fn forget_sent(&mut self, end: usize) {
+    pub(super) fn discard_sent(&mut self, end: usize) {
         if let Some(sent) = self.sent(end) {
             *sent = Sent::default();
         }
     }
 
-    /// Another connection begins, which the end `first` opens, unless it is known already that `last` is not the one that this
-    /// segment is of.
+    /// Another connection begins, which the end `first` opens, unless it is known already that
+    /// `last` is not the one that this segment is of.
     pub(super) fn renew(&mut self, last: Identity, first: usize) {
         if last.connection == self.connection.0 {
             self.connection = (Some(self.ids.next()), first);
@@ -106,10 +107,11 @@ impl Inference {
     pub(in crate::lifecycle) fn new(sees_all_segments: bool, of: [Identity; 2], queued: Place) -> Self {
         let ends = of.map(InferredEnd::listening);
         let visibility = Visibility::new(sees_all_segments);
-        Self { ends, visibility, queued, heard: Time::default() }
+        Self { ends, visibility, queued, last_seen: Time::default() }
     }
 
-    /// From now on the kernel reports the socket of an end. Returns since when it is reported to be in SYN_RECV, if it is.
+    /// From now on the kernel reports the socket of an end. Returns since when it is reported to be
+    /// in SYN_RECV, if it is.
     pub(in crate::lifecycle) fn hand_over(&mut self, end: usize) -> Option<Time> {
         let is_reported_here = self.is_reported_here(end);
         let mine = &mut self.ends[end];
@@ -125,10 +127,10 @@ impl Inference {
         self.ends.iter().any(is_open)
     }
 
-    /// Takes a segment in. Returns what is unexpected of it, if anything is.
-    pub(in crate::lifecycle) fn take(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
+    /// Processes a segment. Returns what is unexpected of it, if anything is.
+    pub(in crate::lifecycle) fn process(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         self.note_reported(passage);
-        self.heard = self.heard.max(passage.segment.time);
+        self.last_seen = self.last_seen.max(passage.segment.time);
         let flags = passage.segment.header.flags;
         let unexpected = match flags.kind() {
             Some(SegmentKind::Rst) => self.reset(passage),
@@ -149,7 +151,8 @@ impl Inference {
         unexpected
     }
 
-    /// What `segment` from the end `from` acknowledges first, and only it or one that answers the same segment sent again.
+    /// What `segment` from the end `from` acknowledges first, and only it or one that answers a
+    /// retransmission of the same segment.
     pub(in crate::lifecycle) fn acks(&self, from: usize, to: usize, segment: &SegmentInput) -> Acks {
         let flags = segment.header.flags;
         let (sender, receiver) = (&self.ends[from], &self.ends[to]);
@@ -208,8 +211,8 @@ impl Inference {
         unexpected
     }
 
-    /// A segment with ACK, and without SYN and RST, between which and the last there may have been any number of others: nothing
-    /// of it is unexpected.
+    /// A segment with ACK, and without SYN and RST, between which and the last there may have been
+    /// any number of others: nothing of it is unexpected.
     fn skip(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         let Passage { from, to, segment, .. } = *passage;
         let header = &segment.header;
@@ -247,13 +250,13 @@ impl Inference {
         for (end, role) in [from, to].into_iter().zip(roles) {
             if let Some(role) = role {
                 self.ends[end] = InferredEnd::met_midway(passage.identity(end), role);
-                passage.forget_sent(end);
+                passage.discard_sent(end);
             }
         }
         self.note_reported(passage);
     }
 
-    /// Counts what a segment carries, and tells if it was sent before.
+    /// Counts what a segment carries, and reports a retransmission.
     pub(super) fn count(&mut self, passage: &mut Passage<'_>, position: i64) {
         let segment = passage.segment;
         let flags = segment.header.flags;
@@ -296,7 +299,7 @@ impl Inference {
         }
     }
 
-    /// Takes in the acknowledgment of a segment, and its window.
+    /// Processes the acknowledgment of a segment, and its window.
     pub(super) fn acknowledge(&mut self, passage: &mut Passage<'_>, acked: i64) {
         let Passage { from, to, segment, .. } = *passage;
         if let Some(sent) = passage.sent(to) {
@@ -319,7 +322,8 @@ impl Inference {
         }
     }
 
-    /// How the windows that the end `from` announces are scaled, if that is known (RFC 7323, section 2.2).
+    /// How the windows that the end `from` announces are scaled, if that is known (RFC 7323,
+    /// section 2.2).
     fn window_shift(&self, from: usize, to: usize, is_syn: bool) -> Option<u8> {
         let (sender, receiver) = (&self.ends[from], &self.ends[to]);
         if is_syn {

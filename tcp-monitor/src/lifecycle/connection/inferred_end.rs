@@ -30,17 +30,17 @@ pub(in crate::lifecycle) struct InferredEnd {
     pub(in crate::lifecycle) has_reports: bool,
     /// When the answer to its SYN-ACK came in, if that does not show whether it was taken.
     pub(super) answered: Option<Time>,
-    /// It sent its SYN-ACK again after that.
+    /// It retransmitted its SYN-ACK after that.
     pub(super) ignored_answer: bool,
-    /// Segments it sent again.
+    /// Segments it retransmitted.
     pub(super) retransmits: u32,
-    /// Its SYN-ACK, or its FIN, awaits the acknowledgment that is told.
+    /// Its SYN-ACK, or its FIN, awaits the acknowledgment that is reported.
     pub(super) awaits_ack_of_syn_ack: bool,
     pub(super) awaits_ack_of_fin: bool,
     /// Its FIN acknowledges the peer's.
     pub(super) fin_answers: bool,
-    /// A SYN it sent in the middle of a connection, with its initial sequence number: a stray, or a new beginning after an
-    /// end that was not seen.
+    /// A SYN it sent in the middle of a connection, with its initial sequence number: a stray, or a
+    /// new beginning after an end that was not seen.
     pub(super) stray_syn: Option<Box<(u32, Time)>>,
 }
 
@@ -67,7 +67,8 @@ impl InferredEnd {
         }
     }
 
-    /// An end that opens with this initial sequence number. `seen` is when its SYN was seen, if it was.
+    /// An end that opens with this initial sequence number. `seen` is when its SYN was seen, if it
+    /// was.
     pub(super) fn opening(of: Identity, isn: u32, seen: Option<Time>) -> Self {
         let state = if seen.is_some() { TcpState::Close } else { TcpState::SynSent };
         let mut stream = Stream::begin(isn);
@@ -89,12 +90,12 @@ impl InferredEnd {
         self.answered.is_some() && !self.ignored_answer
     }
 
-    /// How long after the last segment, at `heard`, it gives up, if its SYN-ACKs show that. Linux sends a SYN-ACK again after 1, 2,
-    /// 4 … s: each pause is as long as all before it together, and a second longer. Without another at the end of the
-    /// pause it has given up.
-    pub(super) fn gives_up_after(&self, heard: Time) -> Option<Duration> {
-        let sends_again = self.retransmits > 0 && self.life.role == Role::Server;
-        let pause = heard.since(self.life.since().filter(|_| sends_again)?) + FIRST_PAUSE;
+    /// How long after the last segment, at `last_seen`, it gives up, if its SYN-ACKs show that.
+    /// Linux retransmits a SYN-ACK after 1, 2, 4 … s: each pause is as long as all before it
+    /// together, and a second longer. Without another at the end of the pause it has given up.
+    pub(super) fn gives_up_after(&self, last_seen: Time) -> Option<Duration> {
+        let retransmits = self.retransmits > 0 && self.life.role == Role::Server;
+        let pause = last_seen.since(self.life.since().filter(|_| retransmits)?) + FIRST_PAUSE;
         match self.life.state() {
             TcpState::SynRecv | TcpState::NewSynRecv => {
                 let doubling = (1..).map(|times| FIRST_PAUSE * (1 << times));
@@ -115,8 +116,8 @@ impl InferredEnd {
         }
     }
 
-    /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent. After the handshake some of
-    /// that may have been missed.
+    /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent.
+    /// After the handshake some of that may have been missed.
     pub(super) fn accepts_ack(&self, acked: i64) -> bool {
         match self.life.state() {
             TcpState::SynSent => acked >= 1 && self.stream.can_be_acked(acked, 0),

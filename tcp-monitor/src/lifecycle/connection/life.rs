@@ -1,4 +1,5 @@
-//! One life of an end: the states that it enters, from whatever source they are known, and what is reported of them.
+//! One life of an end: the states that it enters, from whatever source they are known, and what is
+//! reported of them.
 
 use std::time::Duration;
 
@@ -64,19 +65,21 @@ impl Life {
         self.since
     }
 
-    /// Enters a state: the one place where that happens. Returns how long it was in the one that it leaves, if that is known.
+    /// Enters a state: the one place where that happens. Returns how long it was in the one that it
+    /// leaves, if that is known.
     pub(super) fn enter(&mut self, from: TcpState, to: TcpState, time: Time) -> Option<Duration> {
-        // Where a record was lost, `from` is not the state known here, and the time spent in it neither.
-        let spent = self.since.filter(|_| self.state == from).map(|since| time.since(since));
-        if let Some(spent) = spent {
-            self.time_in_states.add(from, spent);
+        // Where a record was lost, `from` is not the state known here, and how long that lasted
+        // neither.
+        let state_duration = self.since.filter(|_| self.state == from).map(|since| time.since(since));
+        if let Some(state_duration) = state_duration {
+            self.time_in_states.add(from, state_duration);
         }
         self.state = to;
         self.since = Some(time);
         if to == TcpState::Established {
             self.established = Some(time);
         }
-        spent
+        state_duration
     }
 
     /// It turns out to be in a state: how it got there was lost.

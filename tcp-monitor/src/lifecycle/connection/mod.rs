@@ -1,10 +1,13 @@
-//! One connection: its number and its two ends. Of each end three things can be known, each from its own source:
+//! One connection: its number and its two ends. Of each end three things can be known, each from
+//! its own source:
 //!
 //! - its numbers, from the segments that it sends;
 //! - [`Socket`](socket::Socket): its states and what it moved, reported by the kernel;
-//! - [`InferredEnd`](inferred_end::InferredEnd): its states, inferred from segments where the kernel reports nothing.
+//! - [`InferredEnd`](inferred_end::InferredEnd): its states, inferred from segments where the
+//!   kernel reports nothing.
 //!
-//! Whatever the source, an end enters a state in [`Life::enter`], and [`report`](life::report) makes events of that.
+//! Whatever the source, an end enters a state in [`Life::enter`], and [`report`](life::report)
+//! makes events of that.
 
 use std::time::Duration;
 
@@ -107,7 +110,8 @@ impl Connection {
         }
     }
 
-    /// Another connection begins on the same addresses. What is known of the ends' sockets and states stays theirs.
+    /// Another connection begins on the same addresses. What is known of the ends' sockets and
+    /// states stays theirs.
     pub(super) fn renew(&mut self, id: Option<ConnectionId>, first: usize) {
         (self.id, self.first) = (id, u8::from(first != 0));
         self.ends.iter_mut().for_each(|end| end.is_closed = false);
@@ -140,7 +144,8 @@ impl Connection {
         self.ends.iter().any(|end| end.reported_state().is_some())
     }
 
-    /// The kernel reports an end that is established, or both: what segments show adds nothing to that.
+    /// The kernel reports an end that is established, or both: what segments show adds nothing to
+    /// that.
     pub(super) fn leaves_nothing_to_infer(&self) -> bool {
         let reported = self.ends.each_ref().map(Endpoint::reported_state);
         self.ends.iter().any(Endpoint::is_living) || reported.iter().all(Option::is_some)
@@ -151,9 +156,9 @@ impl Connection {
         !self.is_seen && self.inference.is_none() && !self.ends.iter().any(Endpoint::is_reported)
     }
 
-    /// Forgets what its segments showed.
-    pub(super) fn forget_segments(&mut self) {
-        self.ends.iter_mut().for_each(Endpoint::forget_segments);
+    /// Discards what its segments showed.
+    pub(super) fn discard_segments(&mut self) {
+        self.ends.iter_mut().for_each(Endpoint::discard_segments);
         (self.acknowledged, self.is_seen) = (false, false);
     }
 }

@@ -1,5 +1,5 @@
-//! What the segments of a handshake or a teardown show of a connection's numbers: where they begin, and whether each is the one
-//! that follows.
+//! What the segments of a handshake or a teardown show of a connection's numbers: where they begin,
+//! and whether each is the one that follows.
 
 use super::Connection;
 use super::check::check;
@@ -66,8 +66,8 @@ impl Connection {
         (is_other || is_over && !is_known) && !is_open
     }
 
-    /// A SYN or SYN-ACK sets where the sender's sequence numbers begin, unless it intrudes on a living connection
-    /// (RFC 5961, section 4).
+    /// A SYN or SYN-ACK sets where the sender's sequence numbers begin, unless it intrudes on a
+    /// living connection (RFC 5961, section 4).
     fn begin(
         &mut self,
         segment: &SegmentInput,
@@ -86,7 +86,7 @@ impl Connection {
                 // The addresses are used again: a new connection.
                 for end in &mut self.ends {
                     let sent = end.sent;
-                    end.forget_segments();
+                    end.discard_segments();
                     if sees_all_segments {
                         end.sent = sent;
                     }

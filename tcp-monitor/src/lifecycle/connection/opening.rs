@@ -47,10 +47,10 @@ impl Inference {
             passage.renew(last.of(), from);
         }
         self.ends[from] = InferredEnd::opening(passage.identity(from), isn, Some(segment.time));
-        passage.forget_sent(from);
+        passage.discard_sent(from);
         if self.ends[to].life.state() == S::Close && from != to {
             self.ends[to] = InferredEnd::listening(passage.identity(to));
-            passage.forget_sent(to);
+            passage.discard_sent(to);
         }
         self.note_reported(passage);
         self.begin_stream(passage);
@@ -77,7 +77,8 @@ impl Inference {
         None
     }
 
-    /// Makes sure that the end which a SYN-ACK goes to is one that has sent the SYN it acknowledges.
+    /// Makes sure that the end which a SYN-ACK goes to is one that has sent the SYN it
+    /// acknowledges.
     fn find_opener(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         use TcpState as S;
         let Passage { to, segment, .. } = *passage;
@@ -94,13 +95,13 @@ impl Inference {
                     passage.renew(opener.life.of(), to);
                 }
                 self.ends[to] = InferredEnd::opening(passage.identity(to), isn, None);
-                passage.forget_sent(to);
+                passage.discard_sent(to);
             }
             S::TimeWait if opener.stream.isn() != Some(isn) => {
                 self.enter(to, S::Close, Cause::Replaced, passage);
                 passage.renew(self.ends[to].life.of(), to);
                 self.ends[to] = InferredEnd::opening(passage.identity(to), isn, None);
-                passage.forget_sent(to);
+                passage.discard_sent(to);
             }
             S::TimeWait
             | S::Established
@@ -121,7 +122,7 @@ impl Inference {
                 passage.renew(self.ends[to].life.of(), to);
                 let opener = InferredEnd::opening(passage.identity(to), isn, None);
                 self.ends[to] = InferredEnd { opened: Some(opened), ..opener };
-                passage.forget_sent(to);
+                passage.discard_sent(to);
             }
         }
         None
@@ -146,7 +147,7 @@ impl Inference {
             }
             S::Close => {
                 self.ends[from] = InferredEnd::listening(passage.identity(from));
-                passage.forget_sent(from);
+                passage.discard_sent(from);
             }
             S::TimeWait
             | S::Established
@@ -163,13 +164,13 @@ impl Inference {
                 }
                 self.enter(from, S::Close, Cause::Replaced, passage);
                 self.ends[from] = InferredEnd::listening(passage.identity(from));
-                passage.forget_sent(from);
+                passage.discard_sent(from);
             }
         }
         None
     }
 
-    /// Takes in the SYN that a segment carries.
+    /// Processes the SYN that a segment carries.
     fn begin_stream(&mut self, passage: &mut Passage<'_>) {
         let Passage { from, segment, .. } = *passage;
         let header = &segment.header;

@@ -14,8 +14,8 @@ use crate::lifecycle::input::{ResetDirection, SegmentInput};
 use crate::lifecycle::segment::Flags;
 
 impl Inference {
-    /// A RST counts with the one end if it is what that expects next (RFC 9293, section 3.10.7.4, first), and with the other if
-    /// that can have sent it.
+    /// A RST counts with the one end if it is what that expects next (RFC 9293, section 3.10.7.4,
+    /// first), and with the other if that can have sent it.
     pub(super) fn reset(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
         let Passage { from, to, segment, .. } = *passage;
         let (sender, receiver) = (&self.ends[from], &self.ends[to]);
@@ -34,7 +34,8 @@ impl Inference {
             | TcpState::Closing
             | TcpState::LastAck
             | TcpState::TimeWait => {
-                // Ahead of what was seen but within the window, as a FIN may be: the segments before it were missed.
+                // Ahead of what was seen but within the window, as a FIN may be: the segments
+                // before it were missed.
                 let follows_gap = position.is_some_and(|position| sender.stream.can_follow_gap(position));
                 is_of_sender
                     || follows_gap
@@ -45,10 +46,10 @@ impl Inference {
         if !counts {
             return Some(Unexpected::OutOfWindow);
         }
-        let may_be_told = self.visibility.sees_all_segments || self.visibility.is_here(from);
+        let may_be_reported = self.visibility.sees_all_segments || self.visibility.is_here(from);
         if receiver.life.state() == TcpState::SynSent
             && sender.life.state() == TcpState::Listen
-            && may_be_told
+            && may_be_reported
         {
             self.emit_no_listener(passage);
         }
@@ -101,7 +102,7 @@ fn answers_syn(opener: &InferredEnd, segment: &SegmentInput) -> bool {
     segment.header.flags.contains(Flags::ACK) && acked.is_some_and(|acked| opener.accepts_ack(acked))
 }
 
-/// Where in the life of an end in `state` a RST falls. `None` if it reaches nobody.
+/// Where in the life of an end in `state` a RST falls. `None` if it reaches no socket.
 const fn phase(state: TcpState, direction: ResetDirection) -> Option<ResetPhase> {
     match (state, direction) {
         (TcpState::Close | TcpState::Listen, ResetDirection::Sent) => Some(ResetPhase::NoSocket),

@@ -1,4 +1,4 @@
-//! One socket as the tracker knows it: its state, how long it spent in each, and what it moved.
+//! A socket as the kernel reports it: its states, how long each lasted, and what it moved.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -16,14 +16,16 @@ use crate::lifecycle::input::{PresentSocket, Process, SocketInput, TcpSock};
 use crate::lifecycle::queues::Place;
 use crate::lifecycle::time::Time;
 
-/// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new one.
+/// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new
+/// one.
 #[derive(Clone, Debug)]
 pub(in crate::lifecycle) struct Socket {
     pub(in crate::lifecycle) key: SocketKey,
     pub(in crate::lifecycle) life: Life,
     /// Where it queues for its time, and to be evicted.
     pub(in crate::lifecycle) queued: Option<Place>,
-    /// When it entered SYN_SENT, while that is not reported because its local port is not known yet.
+    /// When it entered SYN_SENT, while that is not reported because its local port is not known
+    /// yet.
     pub(in crate::lifecycle) deferred_syn_sent: Option<Time>,
     /// When it entered SYN_SENT.
     syn_sent: Option<Time>,
@@ -32,7 +34,8 @@ pub(in crate::lifecycle) struct Socket {
     is_caller: bool,
     /// As the kernel last reported.
     tcp: Option<TcpSock>,
-    /// Of a timewait socket, the next sequence number expected: the only one with which the peer's FIN or RST counts.
+    /// Of a timewait socket, the next sequence number expected: the only one with which the peer's
+    /// FIN or RST counts.
     rcv_nxt: Option<u32>,
     peer_closed: bool,
     /// Our FIN was acknowledged.
@@ -41,8 +44,8 @@ pub(in crate::lifecycle) struct Socket {
     is_from_dump: bool,
 }
 
-/// Which socket of a network namespace. A timewait socket has none: it shares the cookie of the socket it stands in for, which
-/// may connect again.
+/// Which socket of a network namespace. A timewait socket has none: it shares the cookie of the
+/// socket it stands in for, which may connect again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(in crate::lifecycle) struct SocketKey {
     pub(in crate::lifecycle) netns: u32,
@@ -114,7 +117,8 @@ impl Socket {
 
     /// Takes over what an input has besides the event itself.
     pub(in crate::lifecycle) fn learn(&mut self, input: &SocketInput) {
-        // The kernel is never wrong in this, but behind `listen(fd, 0)` it takes a server's socket for a client's.
+        // The kernel is never wrong in this, but behind `listen(fd, 0)` it takes a server's socket
+        // for a client's.
         if mem::take(&mut self.is_from_dump) && input.role == Role::Server {
             self.life.role = Role::Server;
         }
@@ -147,7 +151,7 @@ impl Socket {
             ack,
             evidence,
             process: self.process.filter(|_| mem::take(&mut self.is_caller)),
-            spent: state_duration,
+            state_duration,
         }
     }
 
@@ -176,7 +180,8 @@ impl Socket {
         self.rcv_nxt = self.rcv_nxt.map(|next| next.wrapping_add(1));
     }
 
-    /// Of a timewait socket: whether a segment of the peer that begins at `seq` continues what was received.
+    /// Of a timewait socket: whether a segment of the peer that begins at `seq` continues what was
+    /// received.
     pub(in crate::lifecycle) fn accepts(&self, seq: u32) -> bool {
         self.rcv_nxt.is_none_or(|next| next == seq)
     }
@@ -186,8 +191,8 @@ impl Socket {
         self.life.state() == TcpState::FinWait2 && self.accepts(seq)
     }
 
-    /// FIN_WAIT2 and TIME_WAIT begin with the acknowledgment of our FIN (RFC 9293, section 3.6), and
-    /// LAST_ACK ends with it if nothing went wrong.
+    /// FIN_WAIT2 and TIME_WAIT begin with the acknowledgment of our FIN (RFC 9293, section 3.6),
+    /// and LAST_ACK ends with it if nothing went wrong.
     fn proves_fin_acked(&self, from: TcpState, to: TcpState) -> bool {
         let all_acked = self.tcp.is_some_and(|tcp| tcp.snd_una == tcp.snd_nxt);
         let sk_err = self.tcp.map_or(0, |tcp| tcp.sk_err);
@@ -346,7 +351,8 @@ pub(in crate::lifecycle) fn numbers_set_in(
         | TcpState::LastAck
         | TcpState::Closing
         | TcpState::NewSynRecv
-        // Those of the connection that has just ended: an abort enters CLOSE and then sends its RST.
+        // Those of the connection that has just ended: an abort enters CLOSE and then sends its
+        // RST.
         | TcpState::Close => (seq, ack),
     }
 }

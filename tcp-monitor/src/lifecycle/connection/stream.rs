@@ -1,5 +1,5 @@
-//! The bytes that one end sends, known by their positions: sequence numbers counted on past 32 bits. What was sent, what was
-//! acknowledged, and what was sent again.
+//! The bytes that one end sends, known by their positions: sequence numbers counted on past 32
+//! bits. What was sent, what was acknowledged, and what was retransmitted.
 
 use crate::lifecycle::dedup::ObservationPoint;
 use crate::lifecycle::segment::Flags;
@@ -7,7 +7,8 @@ use crate::lifecycle::segment::Flags;
 /// One direction of a connection. Position 0 is the SYN, 1 the first byte.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stream {
-    /// Sequence number at position 0. If the SYN was not seen, as if it had come right before the first byte that was.
+    /// Sequence number at position 0. If the SYN was not seen, as if it had come right before the
+    /// first byte that was.
     base: Option<u32>,
     /// `base` is the initial sequence number.
     start_seen: bool,
@@ -49,7 +50,7 @@ impl Default for Position {
 pub(super) enum Novelty {
     /// It has something that was not seen before.
     New,
-    /// All of it was seen before: it is sent again.
+    /// All of it was seen before: it is a retransmission.
     Retransmitted,
     /// It takes no sequence space, or is a keep-alive, or was seen elsewhere first.
     Nothing,
@@ -70,8 +71,8 @@ impl Stream {
         self.base.map(|base| base.wrapping_add(low_bits(self.next)))
     }
 
-    /// The position of a sequence number: of all that have it, the one nearest to what was sent last. In a stream met midway,
-    /// the first is position 1.
+    /// The position of a sequence number: of all that have it, the one nearest to what was sent
+    /// last. In a stream met midway, the first is position 1.
     pub(super) fn position(&mut self, seq: u32) -> i64 {
         if self.base.is_none() {
             self.base = Some(seq.wrapping_sub(1));
@@ -86,8 +87,8 @@ impl Stream {
         Some(self.next.saturating_add(distance.into()))
     }
 
-    /// As [`Self::position`], where segments before this one were not seen: it is behind what was, unless it is the FIN again.
-    /// `space` is its length in sequence numbers.
+    /// As [`Self::position`], where segments before this one were not seen: it is behind what was,
+    /// unless it is the FIN again. `space` is its length in sequence numbers.
     pub(super) fn skip_to(&mut self, seq: u32, space: u32, is_fin: bool) -> i64 {
         let position = self.position(seq);
         let before_fin = self.fin.known().map(|fin| fin.saturating_add(1).saturating_sub(space.into()));
@@ -109,7 +110,7 @@ impl Stream {
         }
     }
 
-    /// Takes in what a segment carries: `space` is its length in sequence numbers.
+    /// Processes what a segment carries: `space` is its length in sequence numbers.
     pub(super) fn send(
         &mut self,
         position: i64,
@@ -141,7 +142,8 @@ impl Stream {
         if is_new { Novelty::New } else { Novelty::Retransmitted }
     }
 
-    /// Takes in that the receiver has everything before `position`. Segments that carried it may have been missed.
+    /// The receiver has everything before `position`. Segments that carried it may have been
+    /// missed.
     pub(super) fn acknowledge(&mut self, position: i64) {
         let unacked = self.unacked.known().map_or(position, |unacked| unacked.max(position));
         self.unacked = Position(unacked);
@@ -151,12 +153,13 @@ impl Stream {
         }
     }
 
-    /// Takes in that the receiver accepts what is before `edge`.
+    /// The receiver accepts what is before `edge`.
     pub(super) fn open_window(&mut self, edge: i64) {
         self.edge = Position(self.edge.known().map_or(edge, |known| known.max(edge)));
     }
 
-    /// Whether an acknowledgment up to `position` can be of something that was sent, `ahead` of which may have been missed.
+    /// Whether an acknowledgment up to `position` can be of something that was sent, `ahead` of
+    /// which may have been missed.
     pub(super) fn can_be_acked(&self, position: i64, ahead: i64) -> bool {
         position <= self.next.saturating_add(ahead)
     }
@@ -171,12 +174,14 @@ impl Stream {
         self.unacked.known().is_some_and(|unacked| position < unacked)
     }
 
-    /// Whether `position` can be the next that the receiver expects: between what it acknowledged and what was sent.
+    /// Whether `position` can be the next that the receiver expects: between what it acknowledged
+    /// and what was sent.
     pub(super) fn can_be_expected(&self, position: i64) -> bool {
         (self.unacked.known().unwrap_or(0)..=self.next).contains(&position)
     }
 
-    /// Whether a segment at `position` is ahead of all that was sent, as far as it was seen, and the receiver accepts it.
+    /// Whether a segment at `position` is ahead of all that was sent, as far as it was seen, and
+    /// the receiver accepts it.
     pub(super) fn can_follow_gap(&self, position: i64) -> bool {
         self.fin.known().is_none()
             && position > self.next
@@ -227,7 +232,7 @@ const fn low_bits(position: i64) -> u32 {
     (position & 0xffff_ffff) as u32
 }
 
-/// Losses within one window that are told from retransmissions.
+/// Losses within one window that are distinguished from retransmissions.
 const MAX_HOLES: usize = 8;
 
 #[cfg(test)]
@@ -259,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fills_a_hole_is_not_sent_again() {
+    fn what_fills_a_hole_is_not_retransmitted() {
         let mut wire = Wire::new(u32::MAX - 150);
         let sent =
             [(1, 100), (201, 100), (401, 100), (201, 100), (101, 50), (151, 50), (101, 100), (301, 100)];
@@ -293,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_sent_again_after_its_acknowledgment_is_no_keep_alive() {
+    fn a_syn_retransmitted_after_its_acknowledgment_is_no_keep_alive() {
         let mut wire = Wire::new(0);
         wire.ack(1);
         assert_eq!(wire.0.send(0, 1, Flags::SYN, HERE), Novelty::Retransmitted);
@@ -307,7 +312,7 @@ mod tests {
         let fin = wire.0.skip_to(seq(3_000_000_000), 1, true);
         assert_eq!(fin, 3_000_000_000);
         assert_eq!(wire.0.send(fin, 1, Flags::FIN, HERE), Novelty::New);
-        // Sent again with the byte before it.
+        // Retransmitted with the byte before it.
         let again = wire.0.skip_to(seq(2_999_999_999), 2, true);
         assert_eq!((again, wire.0.send(again, 2, Flags::FIN, HERE)), (fin - 1, Novelty::Retransmitted));
         let acked = [seq(3_000_000_001), seq(3_000_000_000), seq(7)].map(|ack| wire.0.skip_to_ack(ack) > fin);

@@ -1,10 +1,11 @@
-//! How long an end of a connection spent in each state.
+//! How long an end of a connection was in each state.
 
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 
-/// For how long each of the first states lasted in which any time was spent: nanoseconds, and in the highest eight bits the state.
+/// For how long each of the first states lasted in which any time passed: nanoseconds, and in the
+/// highest eight bits the state.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TimeInStates([u64; MAX_STATES]);
 
@@ -19,7 +20,7 @@ impl TimeInStates {
         }
     }
 
-    /// The states in which any time was spent, in the order of [`TcpState::ALL`].
+    /// The states in which any time passed, in the order of [`TcpState::ALL`].
     pub(super) fn states(&self) -> Vec<(TcpState, Duration)> {
         let time_in = |state| self.0.iter().find(|known| **known >> NANOS_BITS == state as u64);
         let states = TcpState::ALL.into_iter().filter_map(|state| Some((state, *time_in(state)?)));
@@ -30,8 +31,9 @@ impl TimeInStates {
 /// Two years and three months.
 const NANOS_BITS: u32 = 56;
 const MAX_NANOS: u64 = (1 << NANOS_BITS) - 1;
-/// No end passes through more until it is over: SYN_SENT, SYN_RECV, ESTABLISHED, then FIN_WAIT1 and FIN_WAIT2 or CLOSING, or
-/// CLOSE_WAIT and LAST_ACK. What it spends in TIME_WAIT follows on its summary.
+/// No end passes through more until it is over: SYN_SENT, SYN_RECV, ESTABLISHED, then FIN_WAIT1 and
+/// FIN_WAIT2 or CLOSING, or CLOSE_WAIT and LAST_ACK. What it spends in TIME_WAIT follows on its
+/// summary.
 const MAX_STATES: usize = 5;
 
 #[cfg(test)]
@@ -40,24 +42,24 @@ mod tests {
 
     #[test]
     fn times_add_up_and_states_are_in_order() {
-        let mut spent = TimeInStates::default();
+        let mut durations = TimeInStates::default();
         let [short, long] = [3, 5].map(Duration::from_nanos);
         for state in [TcpState::SynSent, TcpState::Established, TcpState::SynSent] {
-            spent.add(state, short);
+            durations.add(state, short);
         }
-        spent.add(TcpState::FinWait1, Duration::ZERO);
-        spent.add(TcpState::SynRecv, long);
+        durations.add(TcpState::FinWait1, Duration::ZERO);
+        durations.add(TcpState::SynRecv, long);
         let expected =
             [(TcpState::Established, short), (TcpState::SynSent, 2 * short), (TcpState::SynRecv, long)];
-        assert_eq!(spent.states(), expected);
+        assert_eq!(durations.states(), expected);
     }
 
     #[test]
     fn nonsense_does_not_overflow() {
-        let mut spent = TimeInStates::default();
+        let mut durations = TimeInStates::default();
         for state in TcpState::ALL {
-            spent.add(state, Duration::MAX);
+            durations.add(state, Duration::MAX);
         }
-        assert_eq!(spent.states().len(), MAX_STATES);
+        assert_eq!(durations.states().len(), MAX_STATES);
     }
 }

@@ -1,8 +1,10 @@
-//! Where the ends of a connection are, as the sightings of their segments show, and whose story that makes worth telling where
-//! plain data and acknowledgments are not seen: on a running agent.
+//! Where the ends of a connection are, as the observations of their segments show, and which ends
+//! are reported from segments where plain data and acknowledgments are not seen: on a running
+//! agent.
 //!
-//! There the kernel tells of every socket. What it leaves out is a request that is half open, and what has no socket here: a
-//! connection that passes through. The peer of a socket here is left out too: its story is the socket's, mirrored.
+//! There the kernel reports every socket. What it leaves out is a half-open request, and what has
+//! no socket here: a connection that passes through. The peer of a socket here is not reported: its
+//! states mirror those of the socket.
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{Direction, Role};
@@ -11,17 +13,17 @@ use super::inference::Inference;
 use crate::lifecycle::dedup::{Observation, Transmission};
 use crate::lifecycle::input::SegmentInput;
 
-/// What the sightings of a connection's segments show.
+/// What the observations of a connection's segments show.
 #[derive(Debug)]
 pub(in crate::lifecycle) struct Visibility {
     /// Data and all acknowledgments are seen, wherever the ends are.
     pub(in crate::lifecycle) sees_all_segments: bool,
-    /// Where each end is, in the order of [`Tuple`](crate::lifecycle::flow::Tuple), and the network namespace that sees
-    /// its segments first.
+    /// Where each end is, in the order of [`Tuple`](crate::lifecycle::flow::Tuple), and the network
+    /// namespace that sees its segments first.
     ends: [Option<(Location, u32)>; 2],
     /// Segments come into a network namespace and leave it again.
     is_forwarded: bool,
-    /// Nobody answered; it does not matter any more where the other end is.
+    /// No end answered; it does not matter any more where the other end is.
     pub(in crate::lifecycle) is_given_up: bool,
 }
 
@@ -39,7 +41,7 @@ impl Visibility {
         Self { sees_all_segments, ends: [None; 2], is_forwarded: false, is_given_up: false }
     }
 
-    /// Takes in that a segment of the end `from` was seen.
+    /// A segment of the end `from` was seen.
     pub(in crate::lifecycle) fn note(&mut self, from: usize, segment: &SegmentInput, seen: &Observation) {
         self.is_forwarded |= seen.is_forwarded;
         let location = match segment.direction {
@@ -52,8 +54,8 @@ impl Visibility {
         }
     }
 
-    /// Takes in that the end `end` was found elsewhere, though its segments leave this namespace with the addresses of this
-    /// connection: they are translated.
+    /// The end `end` was found elsewhere, though its segments leave this namespace with the
+    /// addresses of this connection: they are translated.
     pub(in crate::lifecycle) fn find_translated(&mut self, end: usize, netns: u32) {
         self.ends[end] = Some((Location::Elsewhere, netns));
         self.is_forwarded = true;
@@ -84,23 +86,24 @@ impl Visibility {
 }
 
 impl Inference {
-    /// Whether what happens to an end is told.
+    /// Whether what happens to an end is reported from segments.
     pub(in crate::lifecycle) fn is_reported_here(&self, end: usize) -> bool {
         let mine = &self.ends[end];
         let is_half_open = self.visibility.is_here(end)
             && mine.life.role == Role::Server
             && matches!(mine.life.state(), TcpState::SynRecv | TcpState::NewSynRecv);
-        // A story that was begun is told to its end.
+        // What was begun is reported to its end.
         !mine.reported_by_kernel && (mine.has_reports || self.is_all_seen_or_passes() || is_half_open)
     }
 
-    /// Whether the kernel tells nothing at all of an end: neither of its RSTs nor of what it sends again.
+    /// Whether the kernel reports nothing at all of an end: neither its RSTs nor its
+    /// retransmissions.
     pub(in crate::lifecycle) fn is_reported_here_alone(&self, end: usize) -> bool {
         !self.ends[end].reported_by_kernel && self.is_all_seen_or_passes()
     }
 
-    /// Whether an answer to the SYN-ACK of an end proves nothing yet. A server here may drop it, for want of room in its accept
-    /// queue; if it does not, the kernel tells of the new socket.
+    /// Whether an answer to the SYN-ACK of an end proves nothing yet. A server here may drop it,
+    /// for want of room in its accept queue; if it does not, the kernel reports the new socket.
     pub(in crate::lifecycle) fn awaits_kernel(&self, end: usize) -> bool {
         let mine = &self.ends[end];
         self.visibility.is_here(end)
@@ -109,7 +112,7 @@ impl Inference {
             && matches!(mine.life.state(), TcpState::SynRecv | TcpState::NewSynRecv)
     }
 
-    /// Whether there is anything to tell of the connection, now or later.
+    /// Whether there is anything to report of the connection, now or later.
     pub(in crate::lifecycle) fn matters(&self) -> bool {
         let is_begun = self.ends.iter().any(|end| end.has_reports && !end.reported_by_kernel);
         let is_opening = self.ends.iter().any(|end| {
@@ -121,8 +124,8 @@ impl Inference {
         self.visibility.sees_all_segments || is_begun || may_pass
     }
 
-    /// Whether nothing is to report of this connection any more: the kernel reports one end, and the other is reported too, or on
-    /// another host.
+    /// Whether nothing is to report of this connection any more: the kernel reports one end, and
+    /// the other is reported too, or on another host.
     pub(in crate::lifecycle) fn is_settled(&self) -> bool {
         let is_reported = |end: usize| self.ends[end].reported_by_kernel;
         let is_settled = |end: usize| is_reported(end) || self.visibility.is_elsewhere(end);

@@ -1,4 +1,4 @@
-//! What the check on the numbers of a step tells.
+//! The result of the check on the numbers of a step.
 
 /// The numbers of a step against those that follow from the segments before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,8 +73,8 @@ impl Acknowledged {
 /// A sequence number against the one that is next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeqCheck {
-    /// The one that the peer acknowledged last, or what follows on what the sender sent last. Of a segment sent again, the one
-    /// it had; of a RST that answers a SYN, 0 (RFC 9293, section 3.10.7.1).
+    /// The one that the peer acknowledged last, or what follows on what the sender sent last. Of a
+    /// retransmission, the one it had; of a RST that answers a SYN, 0 (RFC 9293, section 3.10.7.1).
     pub expected: u32,
     /// It is that one.
     pub holds: bool,

@@ -1,4 +1,5 @@
-//! What each step acknowledges, and whether its numbers are right. The server's initial sequence number is the last before 0.
+//! What each step acknowledges, and whether its numbers are right. The server's initial sequence
+//! number is the last before 0.
 
 use super::inference::wire::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Wire};
 use super::script::{CLIENT_ISN, SERVER_ISN, Script, from_client, from_server, handshake_ack, syn, syn_ack};

@@ -1,5 +1,5 @@
-//! Every transition that a kernel could report, of a client and of a server, with each error and with the peer's FIN or
-//! without it: what is told of it, at once and when a minute has passed.
+//! Every transition that a kernel could report, of a client and of a server, with each error and
+//! with the peer's FIN or without it: what is told of it, at once and when a minute has passed.
 
 use tcp_monitor_common::TcpState::{
     self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, NewSynRecv, SynRecv,
@@ -10,8 +10,9 @@ use tcp_monitor_common::record::Role;
 use super::script::{Script, client, server};
 use crate::lifecycle::{Event, EventKind, SocketInput};
 
-/// What each transition is: nothing (`-`), a change of `state`, a handshake that is `done` or `failed`, a connection that
-/// is `closed`, or in its first or second half of closing, according to the error (`ends`).
+/// What each transition is: nothing (`-`), a change of `state`, a handshake that is `done` or
+/// `failed`, a connection that is `closed`, or in its first or second half of closing, according to
+/// the error (`ends`).
 const MEANINGS: &str = "
     from \\ to     ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE  CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV
     ESTABLISHED   -           state    state    state     state     state     ends   state      state    state  state   state
@@ -28,7 +29,8 @@ const MEANINGS: &str = "
     NEW_SYN_RECV  done        state    state    state     state     state     failed state      state    state  state   -
 ";
 
-/// What each `sk_err` means, when a handshake fails for a client and for a server, and when a connection ends.
+/// What each `sk_err` means, when a handshake fails for a client and for a server, and when a
+/// connection ends.
 const ERRORS: [(u32, &str, &str, &str); 9] = [
     (0, "aborted", "aborted", "local_reset"),
     (13, "other", "other", "timed_out"),            // EACCES: an ICMP error
@@ -41,7 +43,8 @@ const ERRORS: [(u32, &str, &str, &str); 9] = [
     (113, "host_unreachable", "other", "timed_out"), // EHOSTUNREACH
 ];
 
-/// What is told at once, and of a TIME_WAIT socket, which the kernel reports as closed, when a minute has passed.
+/// What is told at once, and of a TIME_WAIT socket, which the kernel reports as closed, when a
+/// minute has passed.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Told {
     now: Vec<String>,
@@ -68,7 +71,8 @@ fn expected(from: TcpState, to: TcpState, role: Role, error: usize, peer_closed:
         "closed" => at_once(vec![enters(to), closed("local")]),
         "ends" if errno != 0 => at_once(vec![enters(to), closed(of_connection)]),
         "ends" if from == LastAck => at_once(vec![enters(to), closed("remote")]),
-        // Not CLOSE but TIME_WAIT, in which the kernel reports nothing, or waits for the peer's FIN, of which neither.
+        // Not CLOSE but TIME_WAIT, in which the kernel reports nothing, or waits for the peer's
+        // FIN, of which neither.
         "ends" if from == Closing || from == FinWait2 && peer_closed => {
             let by = if from == Closing { "both" } else { "local" };
             let later = format!("{} time_wait>close timer", role.label());
@@ -115,8 +119,8 @@ fn told(script: &mut Script) -> Vec<String> {
     script.events().into_iter().map(tell).collect()
 }
 
-/// The role that is told. To connect or to listen shows more of it than the kernel programs know otherwise. What a socket was
-/// first met as, it remains.
+/// The role that is told. To connect or to listen shows more of it than the kernel programs know
+/// otherwise. What a socket was first met as, it remains.
 fn role(known: bool, from: TcpState, to: TcpState, guess: Role) -> Role {
     let shown = |state| match state {
         SynSent => Some(Role::Client),
@@ -128,7 +132,8 @@ fn role(known: bool, from: TcpState, to: TcpState, guess: Role) -> Role {
     shown(to).filter(|_| !remains).or(shown(from)).unwrap_or(guess)
 }
 
-/// One transition, and what is told of it. `known` says whether the socket was seen to enter the state that it leaves.
+/// One transition, and what is told of it. `known` says whether the socket was seen to enter the
+/// state that it leaves.
 fn check(known: bool, from: TcpState, to: TcpState, guess: Role, error: usize, peer_closed: bool) {
     let socket = |ms, from, to| match guess {
         Role::Client => client(ms, from, to),

@@ -37,7 +37,8 @@ fn a_child_born_with_its_listeners_identity_is_told_with_its_own() {
     let mut script = Script::new();
     let listener = || SocketInput { cookie: 70, sk: 0xa0, remote: no_addr(), ..server(0, Close, Listen) };
     script.socket(listener());
-    // Before 6.18 the child's birth has the cookie and addresses of the listener, and only the `sk` of the child.
+    // Before 6.18 the child's birth has the cookie and addresses of the listener, and only the `sk`
+    // of the child.
     script.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(3, Listen, SynRecv) });
     script.socket(server(5, SynRecv, Established));
     script.socket(SocketInput {

@@ -13,7 +13,7 @@ use super::live::host::{FIN, Host, IN, OUT, RST_ACK, SYN, SYN_ACK};
 use super::script::{
     Script, at, client, client_addr, from_client, from_server, no_addr, server, server_addr, syn, syn_ack,
 };
-use crate::lifecycle::event::{Neglect, Stuck};
+use crate::lifecycle::event::{Stuck, StuckReason};
 use crate::lifecycle::input::{Presence, PresentSocket, StuckSocket};
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::{End, Event, EventKind, Input, SegmentInput, SocketInput};
@@ -192,7 +192,7 @@ fn a_socket_that_was_found_is_of_a_connection_and_so_is_what_is_stuck() {
         age: Duration::from_secs(60),
         unread_bytes: 0,
         process: None,
-        neglect: Neglect::Close,
+        reason: StuckReason::Close,
     };
     script.handle(Input::Stuck(StuckSocket { time: at(1), netns: 1, cookie: 71, stuck }));
     script.socket(server(2, CloseWait, LastAck));

@@ -1,4 +1,5 @@
-//! What the tracker forgets when there is too much: TIME_WAIT first, then what is half-open, then what was idle for longest.
+//! What the tracker forgets when there is too much: TIME_WAIT first, then what is half-open, then
+//! what was idle for longest.
 
 use tcp_monitor_common::TcpState::{self, Close, Established, FinWait1, FinWait2, SynSent};
 

@@ -8,7 +8,7 @@ use tcp_monitor_common::TcpState::{
 use tcp_monitor_common::record::Role;
 
 use super::script::{Script, at, client_addr, from_client, from_server, server, server_addr};
-use crate::lifecycle::event::{Closed, Event, EventKind, Neglect, Stuck};
+use crate::lifecycle::event::{Closed, Event, EventKind, Stuck, StuckReason};
 use crate::lifecycle::input::{Input, Presence, PresentSocket};
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::{InferFrom, Options, SocketInput, StuckSocket};
@@ -37,7 +37,8 @@ fn a_connection_found_open_is_followed_to_its_end_and_partial() {
 
 #[test]
 fn the_listener_tells_the_role_where_the_kernel_cannot() {
-    // Behind `listen(fd, 0)` an accepted socket passes for a client's, whose SYN would count as a byte less.
+    // Behind `listen(fd, 0)` an accepted socket passes for a client's, whose SYN would count as a
+    // byte less.
     for (found, told, expected) in [
         (Role::Server, Role::Client, "5 server closed by local_reset after ?, 100 out 50 in"),
         (Role::Client, Role::Server, "5 server closed by local_reset after ?, 100 out 50 in"),
@@ -83,7 +84,8 @@ fn what_was_told_of_a_socket_wins_over_what_was_found() {
 fn told_without_a_cookie_and_found_with_one_it_is_one_socket() {
     let without = |input: SocketInput| SocketInput { cookie: 0, ..input };
     let mut script = Script::new();
-    // No segment was seen, so nothing but the socket's address and its peer's tell that it is the same.
+    // No segment was seen, so nothing but the socket's address and its peer's tell that it is the
+    // same.
     script.socket(without(server(1, SynRecv, Established)));
     script.find(in_state(2, Established));
     script.events();
@@ -250,7 +252,7 @@ fn a_stuck_socket_is_told_as_it_was_found() {
         age: Duration::from_secs(60),
         unread_bytes: 5,
         process: None,
-        neglect: Neglect::Read,
+        reason: StuckReason::Read,
     };
     let mut script = Script::new();
     script.handle(Input::Stuck(StuckSocket { time: at(7), netns: 1, cookie: 71, stuck }));

@@ -68,7 +68,8 @@ impl Script {
         events.iter().filter(|event| matches!(event.kind, EventKind::Segment(_))).map(describe).collect()
     }
 
-    /// The server's side of a handshake that begins at `ms`, with its segments and 1 ms between steps.
+    /// The server's side of a handshake that begins at `ms`, with its segments and 1 ms between
+    /// steps.
     pub(super) fn server_handshake(&mut self, ms: u64) {
         self.segment(syn(ms));
         self.segment(syn_ack(ms + 1));
@@ -128,7 +129,8 @@ pub(super) fn server(ms: u64, from: TcpState, to: TcpState) -> SocketInput {
     }
 }
 
-/// A transition of the connecting socket, with the numbers that mirror the server's; our SYN is acknowledged too.
+/// A transition of the connecting socket, with the numbers that mirror the server's; our SYN is
+/// acknowledged too.
 pub(super) fn client(ms: u64, from: TcpState, to: TcpState) -> SocketInput {
     SocketInput {
         cookie: 72,
@@ -240,7 +242,8 @@ pub(super) fn describe(event: &Event) -> String {
             format!("{ms} {} {} {seq} {ack}{again}", segment.src, segment.step.label())
         }
         EventKind::State(change) => {
-            let spent = change.spent.map_or(String::new(), |spent| format!(" after {}", millis(spent)));
+            let spent =
+                change.state_duration.map_or(String::new(), |spent| format!(" after {}", millis(spent)));
             let (from, to) = (change.from.label(), change.to.label());
             let remote = change.remote.map_or("*".into(), |remote| remote.to_string());
             format!("{ms} {} {remote} {from}>{to} {}{spent}", change.local, change.evidence.label())

@@ -18,8 +18,8 @@ fn established() -> Script {
     script
 }
 
-/// As [`established`], and the server's application is gone: at 30 ms the kernel handed over to a minisocket that awaits
-/// the client's FIN.
+/// As [`established`], and the server's application is gone: at 30 ms the kernel handed over to a
+/// minisocket that awaits the client's FIN.
 fn awaiting_fin() -> Script {
     let mut script = established();
     script.socket(server(10, Established, FinWait1).by(812));

@@ -1,7 +1,9 @@
-//! Sockets in SYN_SENT whose local port is not known yet: the kernel enters SYN_SENT before it chooses the port.
+//! Sockets in SYN_SENT whose local port is not known yet: the kernel enters SYN_SENT before it
+//! chooses the port.
 //!
-//! Their SYN, which follows at once, tells the port, if only one of them connects to its destination just now. If not,
-//! the socket's next input does. Where neither comes soon, their SYN_SENT is told without the port.
+//! Their SYN, which follows at once, shows the port, if only one of them connects to its
+//! destination just now. If not, the socket's next input does. Where neither comes soon, their
+//! SYN_SENT is reported without the port.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -62,7 +64,7 @@ impl Connecting {
     }
 
     /// A connection that was taken is reported now.
-    pub(super) fn forget_deferred(&mut self, connection: Place, since: Time) {
+    pub(super) fn remove_deferred(&mut self, connection: Place, since: Time) {
         self.deferred.remove(&(since, connection));
     }
 
@@ -76,7 +78,8 @@ impl Connecting {
         self.first_deferred().map(|since| since + PORT_KNOWN_WITHIN)
     }
 
-    /// Takes the first that is to be reported without its port. It stays among those whose SYN may come.
+    /// Takes the first that is to be reported without its port. It stays among those whose SYN may
+    /// come.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<Place> {
         if self.next_deadline()? > now {
             return None;
@@ -105,7 +108,8 @@ impl Route {
     }
 }
 
-/// Many times what lies between SYN_SENT and the SYN, unless the SYN waits for the answer to ARP or ND. Lines must not wait
-/// that long: they come within 100 ms, half of which may pass until the records are read.
+/// Many times what lies between SYN_SENT and the SYN, unless the SYN waits for the answer to ARP or
+/// ND. Lines must not wait that long: they come within 100 ms, half of which may pass until the
+/// records are read.
 const PORT_KNOWN_WITHIN: Duration = Duration::from_millis(20);
 const MAX_AT_ONCE: usize = 64;

@@ -1,4 +1,5 @@
-//! What the tracker does with sockets from a dump, which existed before anything was reported of them.
+//! What the tracker does with sockets from a dump, which existed before anything was reported of
+//! them.
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
@@ -10,7 +11,8 @@ use crate::lifecycle::input::{Presence, PresentSocket};
 use crate::lifecycle::tuple::Tuple;
 
 impl Tracker {
-    /// Follows a socket from the state it was found in. Nothing is reported: how it got there was not seen.
+    /// Follows a socket from the state it was found in. Nothing is reported: how it got there was
+    /// not seen.
     ///
     /// If anything was reported of the socket, that is of later, and wins.
     pub(super) fn merge_dump(&mut self, present: &PresentSocket) {

@@ -7,27 +7,27 @@ use crate::lifecycle::queues::Place;
 use crate::lifecycle::time::Time;
 
 impl Tracker {
-    /// How often something had to be forgotten because there was too much of it.
+    /// How often something had to be evicted because there was too much of it.
     #[must_use]
     pub fn evicted(&self) -> u64 {
         self.table.evicted + self.unaddressed.evicted() + self.connecting.evicted()
     }
 
-    /// Makes sure that one more socket can be remembered. Timewait sockets go first: of most of them all is reported but their
-    /// end.
+    /// Makes sure that one more socket can be remembered. Timewait sockets go first: of most of
+    /// them all is reported but their end.
     pub(super) fn make_room(&mut self, now: Time) {
         while self.sockets() >= self.max_connections {
             self.table.evicted += 1;
             if let Some(at) = self.time_waits.lowest() {
                 self.drop_time_wait(at, now);
-                self.forget_without_socket(at.place, now);
+                self.discard_without_socket(at.place, now);
             } else if let Some(at) =
                 self.table.sockets.lowest().and_then(|place| self.table.sockets.get(place))
             {
                 let at = *at;
                 self.stop_connecting(at);
                 self.end_socket(at, SocketEnd::Evicted, now);
-                self.forget_without_socket(at.place, now);
+                self.discard_without_socket(at.place, now);
             } else {
                 return;
             }
@@ -66,10 +66,11 @@ impl Tracker {
         }
     }
 
-    /// Without another socket, what the segments of a connection showed goes with the socket that was evicted.
-    fn forget_without_socket(&mut self, place: Place, now: Time) {
+    /// Without another socket, what the segments of a connection showed goes with the socket that
+    /// was evicted.
+    fn discard_without_socket(&mut self, place: Place, now: Time) {
         if self.table.get(place).is_some_and(|connection| !connection.has_socket()) {
-            self.table.forget_segments(place, now);
+            self.table.discard_segments(place, now);
         }
     }
 

@@ -1,4 +1,5 @@
-//! States that are inferred from segments: from all of them, or from those of handshakes and teardowns.
+//! States that are inferred from segments: from all of them, or from those of handshakes and
+//! teardowns.
 
 use std::time::Duration;
 
@@ -40,8 +41,9 @@ impl Tracker {
         }
     }
 
-    /// Processes a segment, which is that `step` if it is one, where all are seen. Reports what follows from it of each end whose
-    /// socket the kernel does not report: the sender's and the receiver's, in this order.
+    /// Processes a segment, which is that `step` if it is one, where all are seen. Reports what
+    /// follows from it of each end whose socket the kernel does not report: the sender's and the
+    /// receiver's, in this order.
     pub(super) fn infer(
         &mut self,
         passing: &Passing<'_>,
@@ -87,7 +89,7 @@ impl Tracker {
             reported_by_kernel,
             out,
         };
-        let unexpected = inference.take(&mut passage);
+        let unexpected = inference.process(&mut passage);
         let of_now = passage.connection;
         let check = match unexpected {
             Some(Unexpected::Ack) => before.of_nothing_sent(&connection.ends[to].sent),
@@ -104,8 +106,8 @@ impl Tracker {
         Reading { numbers, unexpected, sender }
     }
 
-    /// Processes a segment of a handshake or a teardown that was seen at one of the observation points that it passes. Returns
-    /// which connection and end it is of.
+    /// Processes a segment of a handshake or a teardown that was seen at one of the observation
+    /// points that it passes. Returns which connection and end it is of.
     pub(super) fn infer_from_control(
         &mut self,
         passing: &Passing<'_>,
@@ -119,9 +121,10 @@ impl Tracker {
         let is_duplicate = observation.transmission == Transmission::Duplicate;
         let connection = self.table.get_mut(place)?;
         if segment.syn_cookie {
-            // There is no request, and nothing to time out. If the cookie comes back, the kernel reports a socket.
+            // There is no request, and nothing to time out. If the cookie comes back, the kernel
+            // reports a socket.
             if let Some(inference) = &mut connection.inference {
-                inference.give_way(segment.time, &connection.tuple, out);
+                inference.replace_ends(segment.time, &connection.tuple, out);
                 self.table.drop_inference(place);
             }
             return None;
@@ -157,7 +160,7 @@ impl Tracker {
             inference.emit_deferred(end, segment.time, &passage.tuple, passage.out);
         }
         if !is_duplicate {
-            inference.take(&mut passage);
+            inference.process(&mut passage);
         }
         let of_now = passage.connection;
         let (class, queued) = (Class::of(&inference), inference.queued);
@@ -179,8 +182,8 @@ impl Tracker {
         Some(identity)
     }
 
-    /// Finds out which connections are one before and behind a translation of addresses: a SYN with the same initial sequence
-    /// number came into the namespace right before, with other addresses.
+    /// Finds out which connections are one before and behind a translation of addresses: a SYN with
+    /// the same initial sequence number came into the namespace right before, with other addresses.
     fn follow_translation(
         &mut self,
         segment: &SegmentInput,
@@ -203,7 +206,8 @@ impl Tracker {
                 let connection = self.table.get_mut(place);
                 let Some(inference) = connection.and_then(|it| it.inference.as_mut()) else { return };
                 if is_here {
-                    // Its socket has the other addresses. What is reported already goes on to its end.
+                    // Its socket has the other addresses. What is reported already goes on to its
+                    // end.
                     let silent = inference.ends.iter_mut().filter(|end| !end.has_reports);
                     silent.for_each(|end| end.reported_by_kernel = true);
                 } else {
@@ -213,8 +217,8 @@ impl Tracker {
         }
     }
 
-    /// A listener's child takes over from the half-open request. Returns whether that is reported to be in SYN_RECV: then the
-    /// child is, since as long.
+    /// A listener's child takes over from the half-open request. Returns whether that is reported
+    /// to be in SYN_RECV: then the child is, since as long.
     pub(super) fn resume_half_open(&mut self, at: EndRef, now: Time) -> bool {
         if self.infer_from != InferFrom::ControlSegments {
             return false;
@@ -278,7 +282,8 @@ impl Tracker {
     }
 }
 
-/// Whether a segment of no known connection is of one. A bare ACK may be the last of one that is over; a RST is.
+/// Whether a segment of no known connection is of one. A bare ACK may be the last of one that is
+/// over; a RST is.
 fn is_of_connection(segment: &SegmentInput) -> bool {
     let [rst, syn, fin, ack] =
         [Flags::RST, Flags::SYN, Flags::FIN, Flags::ACK].map(|flag| segment.header.flags.contains(flag));

@@ -1,4 +1,5 @@
-//! The tracker: processes inputs, one at a time, and yields events. It does no I/O and has no clock.
+//! The tracker: processes inputs, one at a time, and yields events. It does no I/O and has no
+//! clock.
 //!
 //! - [`Table`]: all connections, found by their addresses or by a socket;
 //! - `sockets`: what the kernel reports of sockets; `time_wait`: what follows of timewait sockets;
@@ -39,12 +40,14 @@ pub use options::{InferFrom, Options};
 /// Follows every connection from its first state to its last.
 ///
 /// Feed it with [`handle`](Self::handle) in order of time, and call [`expire`](Self::expire) at
-/// [`next_deadline`](Self::next_deadline) if nothing is handled before. Events come out in order of time, but for a
-/// deferred one: the SYN_SENT or SYN_RECV of a socket whose addresses were not known then. To put those in
-/// their place, hold back what is later than [`earliest_deferred`](Self::earliest_deferred).
+/// [`next_deadline`](Self::next_deadline) if nothing is handled before. Events come out in order of
+/// time, but for a deferred one: the SYN_SENT or SYN_RECV of a socket whose addresses were not
+/// known then. To put those in their place, hold back what is later than
+/// [`earliest_deferred`](Self::earliest_deferred).
 #[derive(Debug)]
 pub struct Tracker {
-    /// As many as this are remembered of sockets, of connections by their segments and of connections that are inferred.
+    /// As many as this are remembered of sockets, of connections by their segments and of
+    /// connections that are inferred.
     max_connections: usize,
     /// So many of the connections that are inferred may be half-open, and as many closed.
     max_unproven: usize,
@@ -90,7 +93,8 @@ impl Tracker {
         }
     }
 
-    /// Processes one input and appends to `out` the events that follow from it, after what was due before it.
+    /// Processes one input and appends to `out` the events that follow from it, after what was due
+    /// before it.
     pub fn handle(&mut self, input: Input, out: &mut Vec<Event>) {
         self.expire(input.time(), out);
         match input {
@@ -131,16 +135,17 @@ impl Tracker {
         deadlines.into_iter().flatten().min()
     }
 
-    /// The time of the first event that is known but not reported yet. `now` is the time of the latest input: what is
-    /// unusually late is not waited for.
+    /// The time of the first event that is known but not reported yet. `now` is the time of the
+    /// latest input: what is unusually late is not waited for.
     #[must_use]
     pub fn earliest_deferred(&self, now: Time) -> Option<Time> {
         let unaddressed = self.unaddressed.first_expected(now);
         [self.connecting.first_deferred(), unaddressed].into_iter().flatten().min()
     }
 
-    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that ended, SYN_SENT of sockets
-    /// whose local port did not become known, and where states are inferred, whatever was not answered.
+    /// Appends to `out` what time alone brought about until `now`: TIME_WAIT and FIN_WAIT2 that
+    /// ended, SYN_SENT of sockets whose local port did not become known, and where states are
+    /// inferred, whatever was not answered.
     pub fn expire(&mut self, now: Time, out: &mut Vec<Event>) {
         while let Some(place) = self.connecting.pop_due(now) {
             self.report_without_port(place, now, out);
@@ -212,7 +217,7 @@ impl Event {
     }
 }
 
-/// Children between birth and handshake: moments.
+/// Children between SYN_RECV and the end of their handshake: moments.
 const MAX_UNADDRESSED: usize = 1 << 12;
 /// Destinations to which sockets connect whose port is not known: moments.
 const MAX_CONNECTING: usize = 1 << 12;

@@ -1,5 +1,5 @@
-//! Connections whose addresses are translated on their way through this host: the same initial sequence number comes in with some
-//! addresses and leaves with others.
+//! Connections whose addresses are translated on their way through this host: the same initial
+//! sequence number comes in with some addresses and leaves with others.
 
 use std::time::Duration;
 
@@ -40,7 +40,8 @@ impl Nat {
         self.came_in.insert((netns, isn), (opener, now), 0, now);
     }
 
-    /// Notes the SYN that `opener` sent, as it left the namespace and was not seen under these addresses before.
+    /// Notes the SYN that `opener` sent, as it left the namespace and was not seen under these
+    /// addresses before.
     pub(super) fn go_out(&mut self, netns: u32, isn: u32, opener: Opener, now: Time) {
         let came_in = self.came_in.find(&(netns, isn)).and_then(|place| self.came_in.get(place));
         if let Some((before, time)) = came_in.copied()
@@ -51,7 +52,8 @@ impl Nat {
         }
     }
 
-    /// The other end sent the first answer to a translated SYN. Returns who opened the connection, before the translation.
+    /// The other end sent the first answer to a translated SYN. Returns who opened the connection,
+    /// before the translation.
     pub(super) fn answer(&mut self, tuple: &Tuple, from: usize) -> Option<Opener> {
         if self.translations.is_empty() {
             return None;

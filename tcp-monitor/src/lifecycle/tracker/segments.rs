@@ -19,7 +19,8 @@ use crate::lifecycle::tuple::Tuple;
 pub(super) struct Passing<'a> {
     pub(super) segment: &'a SegmentInput,
     pub(super) tuple: Tuple,
-    /// The index of the end that sent it, and of that it goes to: the same if a socket connects to itself.
+    /// The index of the end that sent it, and of that it goes to: the same if a socket connects to
+    /// itself.
     pub(super) from: usize,
     pub(super) to: usize,
 }
@@ -136,7 +137,7 @@ impl Tracker {
                 .find(|at| self.route_of(*at).is_some());
             if let Some(socket) = socket {
                 if let Some((_, Some(since))) = self.route_of(socket) {
-                    self.connecting.forget_deferred(sender, since);
+                    self.connecting.remove_deferred(sender, since);
                 }
                 self.learn_port(socket, EndRef::new(place, from), segment.time, out);
             }
@@ -153,7 +154,8 @@ impl Tracker {
         Some(place)
     }
 
-    /// Whether a SYN may be that of a socket whose port is not known: none that is known has sent it.
+    /// Whether a SYN may be that of a socket whose port is not known: none that is known has sent
+    /// it.
     fn may_be_of_connecting(&self, place: Place, passing: &Passing<'_>) -> bool {
         self.table.get(place).is_some_and(|connection| {
             let sender = &connection.ends[passing.from];

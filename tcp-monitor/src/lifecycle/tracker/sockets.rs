@@ -80,14 +80,14 @@ impl Tracker {
     }
 
     fn change_state(&mut self, input: &SocketInput, from: TcpState, to: TcpState, out: &mut Vec<Event>) {
-        let is_birth = (from, to) == (TcpState::Listen, TcpState::SynRecv);
-        if is_birth && input.remote.port() == 0 {
+        let is_child = (from, to) == (TcpState::Listen, TcpState::SynRecv);
+        if is_child && input.remote.port() == 0 {
             self.unaddressed.insert(input.netns, input.sk, input.time);
             return;
         }
         let time = input.time;
         // Out of CLOSE begins a new life, even if the end of the last was lost.
-        let begins = from == TcpState::Close || is_birth;
+        let begins = from == TcpState::Close || is_child;
         let known = self.locate(input, out);
         let at = match known.filter(|_| !begins) {
             Some(at) => Some(self.readdress(at, input)),
@@ -120,7 +120,7 @@ impl Tracker {
             peer_closed: input.peer_closed,
         };
         match outcome(from, to, context) {
-            Outcome::Continues if is_birth && self.resume_half_open(at, time) => {
+            Outcome::Continues if is_child && self.resume_half_open(at, time) => {
                 self.table.touch_socket(at, SocketKey::of(input), time);
             }
             meaning @ (Outcome::Continues | Outcome::Established) => {
@@ -157,8 +157,9 @@ impl Tracker {
         let Some(connection) = self.table.get_mut(at.place) else { return };
         let begins = !is_synchronized(to) && to != TcpState::Close;
         if begins && connection.ends[at.end()].is_living() {
-            // The end of the last connection was lost, and what was seen since was taken to be of that one.
-            connection.forget_segments();
+            // The end of the last connection was lost, and what was seen since was taken to be of
+            // that one.
+            connection.discard_segments();
         }
         // The SYN follows.
         connection.is_seen |= to == TcpState::SynSent && connection.is_indexed;
@@ -166,7 +167,8 @@ impl Tracker {
         connection.enter(at.end(), transition, meaning, out);
     }
 
-    /// A socket not known before, or at the beginning of a new life. If it is a listener's child, its birth is reported first.
+    /// A socket not known before, or at the beginning of a new life. If it is a listener's child,
+    /// its SYN_RECV is reported first.
     fn meet(
         &mut self,
         last: Option<EndRef>,
@@ -205,7 +207,7 @@ impl Tracker {
             && (socket.life.role == Role::Server || mine.isn.is_none());
         let begins = matches!(from, TcpState::Close | TcpState::Listen);
         if begins && was_living {
-            connection.forget_segments();
+            connection.discard_segments();
         }
         if begins && !is_fresh {
             connection.renew(Some(ids.next()), first);
@@ -213,22 +215,30 @@ impl Tracker {
         socket.life.set_identity(connection.identity(end));
         self.table.add_socket(at, Box::new(socket), time);
         if from == TcpState::SynRecv {
-            let born = self.unaddressed.remove(input.netns, input.sk);
+            let entered_syn_recv = self.unaddressed.remove(input.netns, input.sk);
             let is_reported = self.resume_half_open(at, time);
-            if (is_reported || born.is_some())
+            if (is_reported || entered_syn_recv.is_some())
                 && let Some(socket) = self.table.socket_mut(at)
             {
                 socket.life.role = Role::Server;
             }
-            if let Some(born) = born.filter(|_| !is_reported) {
-                self.reuse_time_wait(at, born, Evidence::Kernel, out);
-                self.enter(at, TcpState::Listen, TcpState::SynRecv, born, Outcome::Continues, out);
+            if let Some(entered_syn_recv) = entered_syn_recv.filter(|_| !is_reported) {
+                self.reuse_time_wait(at, entered_syn_recv, Evidence::Kernel, out);
+                self.enter(
+                    at,
+                    TcpState::Listen,
+                    TcpState::SynRecv,
+                    entered_syn_recv,
+                    Outcome::Continues,
+                    out,
+                );
             }
         }
         Some(at)
     }
 
-    /// The end that has the socket of an input. Reports its SYN_SENT if its port was not known until now.
+    /// The end that has the socket of an input. Reports its SYN_SENT if its port was not known
+    /// until now.
     fn locate(&mut self, input: &SocketInput, out: &mut Vec<Event>) -> Option<EndRef> {
         let mut known = self.table.find_socket(&SocketKey::of(input));
         // What was reported of it wins over what was found in a dump.
@@ -255,8 +265,8 @@ impl Tracker {
         if opens_again { Some(at) } else { self.set_port(at, input.local, input.time, out) }
     }
 
-    /// The route of a socket that connects and whose local port is not known yet, and when it entered SYN_SENT if that is not
-    /// reported yet.
+    /// The route of a socket that connects and whose local port is not known yet, and when it
+    /// entered SYN_SENT if that is not reported yet.
     pub(super) fn route_of(&self, at: EndRef) -> Option<(Route, Option<Time>)> {
         let socket = self.table.socket(at)?;
         let connects = socket.deferred_syn_sent.is_some() || socket.life.state() == TcpState::SynSent;
@@ -288,7 +298,8 @@ impl Tracker {
         }
     }
 
-    /// The local port of a socket in SYN_SENT is known, if it is not 0. Reports its SYN_SENT, unless that was reported without.
+    /// The local port of a socket in SYN_SENT is known, if it is not 0. Reports its SYN_SENT,
+    /// unless that was reported without.
     fn set_port(&mut self, at: EndRef, local: SocketAddr, now: Time, out: &mut Vec<Event>) -> Option<EndRef> {
         let connection = self.table.get(at.place)?;
         let (netns, id) = (connection.tuple.netns, connection.id);
@@ -321,7 +332,8 @@ impl Tracker {
         self.table.note_socket(at.place, now);
     }
 
-    /// The SYN of a socket was seen, which shows its local port: it is of the connection with this end.
+    /// The SYN of a socket was seen, which shows its local port: it is of the connection with this
+    /// end.
     pub(super) fn learn_port(&mut self, socket: EndRef, at: EndRef, now: Time, out: &mut Vec<Event>) {
         let at = self.take_over(socket, at);
         self.report_syn_sent(at, now, out);
@@ -371,8 +383,9 @@ impl Tracker {
         self.table.note_socket(at.place, now);
     }
 
-    /// Data that comes after the application closed makes the kernel set ECONNRESET, as for a RST of the peer, though it
-    /// is this end that sends one (kernel: `TCPABORTONDATA`). If segments are seen, but no RST of the peer, it was that.
+    /// Data that comes after the application closed makes the kernel set ECONNRESET, as for a RST
+    /// of the peer, though it is this end that sends one (kernel: `TCPABORTONDATA`). If segments
+    /// are seen, but no RST of the peer, it was that.
     fn blame(&self, at: EndRef, from: TcpState, closed_by: ClosedBy) -> ClosedBy {
         let Some(connection) = self.table.get(at.place) else { return closed_by };
         let peer = &connection.ends[connection.tuple.peer_of(at.end())];

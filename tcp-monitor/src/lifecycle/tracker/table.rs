@@ -1,7 +1,9 @@
-//! All connections, and how they are found: by their addresses in a network namespace, and by their sockets.
+//! All connections, and how they are found: by their addresses in a network namespace, and by their
+//! sockets.
 //!
-//! Each is in one slab, in a queue of its class. What times out of a connection by itself, its timewait sockets and what is inferred
-//! of it, has an entry in a queue of its own, and so have its sockets, which are evicted when they are too many.
+//! Each is in one slab, in a queue of its class. What times out of a connection by itself, its
+//! timewait sockets and what is inferred of it, has an entry in a queue of its own, and so have its
+//! sockets, which are evicted when they are too many.
 
 use std::hash::BuildHasher;
 use std::time::Duration;
@@ -24,11 +26,13 @@ use crate::lifecycle::tuple::Tuple;
 #[derive(Debug)]
 pub(super) struct Table {
     connections: Slab,
-    /// By the addresses in a network namespace. A connection whose packets several namespaces see is there as often.
+    /// By the addresses in a network namespace. A connection whose packets several namespaces see
+    /// is there as often.
     by_tuple: HashTable<Known>,
     /// By the key of a socket.
     by_socket: HashTable<EndRef>,
-    /// Keys come from the network. With a seed of its own in each process nobody knows which of them collide.
+    /// Keys come from the network. With a seed of its own in each process it is unknown which of
+    /// them collide.
     hasher: RandomState,
     /// Sockets, by the class of their state.
     pub(super) sockets: Queues<EndRef, { Class::ALL.len() }>,
@@ -51,7 +55,8 @@ struct Known {
     netns: u32,
 }
 
-/// For how long what its segments show of a connection is remembered. The lower, the less is lost with it.
+/// For how long what its segments show of a connection is remembered. The lower, the less is lost
+/// with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
     /// Its sockets here are closed: only stragglers are to come.
@@ -88,7 +93,8 @@ impl Table {
         [connection + socket, connection + size_of::<Inference>() + Queues::<Place, 5>::ENTRY]
     };
 
-    /// Of at most `limit` connections it is remembered what their segments show, and of those that are opening of `max_opening`.
+    /// Of at most `limit` connections it is remembered what their segments show, and of those that
+    /// are opening of `max_opening`.
     pub(super) fn new(limit: usize, max_opening: usize) -> Self {
         Self {
             connections: Queues::new(limit),
@@ -129,7 +135,8 @@ impl Table {
         self.by_tuple.find(self.hasher.hash_one(tuple), is_it).map(|known| known.place)
     }
 
-    /// The connection with these addresses. If there is none, `missing` says which it is from now on.
+    /// The connection with these addresses. If there is none, `missing` says which it is from now
+    /// on.
     pub(super) fn find_or(
         &mut self,
         tuple: &Tuple,
@@ -157,7 +164,8 @@ impl Table {
         Some(place)
     }
 
-    /// The connection with these addresses; if there is none, a new one, which the end `first` opened.
+    /// The connection with these addresses; if there is none, a new one, which the end `first`
+    /// opened.
     pub(super) fn find_or_add(&mut self, tuple: &Tuple, first: usize, now: Time) -> Option<Place> {
         self.find_or(tuple, |connections, ids| {
             let connection = Connection::new(Some(ids.next()), *tuple, first);
@@ -285,7 +293,7 @@ impl Table {
         connection.inference = Some(Box::new(Inference::new(sees_all_segments, of, queued)));
     }
 
-    /// Forgets what is inferred of a connection.
+    /// Discards what is inferred of a connection.
     pub(super) fn drop_inference(&mut self, place: Place) {
         let Some(connection) = self.connections.get_mut(place) else { return };
         if let Some(inference) = connection.inference.take() {
@@ -294,7 +302,8 @@ impl Table {
         self.drop_if_empty(place);
     }
 
-    /// A segment of the connection was seen: it is remembered for as long as one without a socket, or with one.
+    /// A segment of the connection was seen: it is remembered for as long as one without a socket,
+    /// or with one.
     pub(super) fn note_segment(&mut self, place: Place, now: Time) {
         let Some(connection) = self.connections.get(place) else { return };
         let lifetime = if connection.has_socket() {
@@ -319,10 +328,11 @@ impl Table {
         self.drop_if_empty(place);
     }
 
-    /// Forgets what its segments showed of a connection without sockets, and the connection, if that was all.
-    pub(super) fn forget_segments(&mut self, place: Place, now: Time) {
+    /// Discards what its segments showed of a connection without sockets, and the connection, if
+    /// that was all.
+    pub(super) fn discard_segments(&mut self, place: Place, now: Time) {
         let Some(connection) = self.connections.get_mut(place) else { return };
-        connection.forget_segments();
+        connection.discard_segments();
         self.connections.queue(place, Lifetime::Unseen as usize, now, Duration::ZERO);
         self.drop_if_empty(place);
     }
@@ -332,13 +342,14 @@ impl Table {
         Lifetime::ALL.into_iter().filter_map(|lifetime| self.first_of(lifetime)).map(|(due, _)| due).min()
     }
 
-    /// Forgets what the segments of connections showed that have no socket here and were silent for long.
+    /// Discards what the segments of connections showed that have no socket here and were silent for
+    /// long.
     pub(super) fn expire(&mut self, now: Time) {
         for lifetime in Lifetime::ALL {
             while let Some((deadline, place)) = self.first_of(lifetime)
                 && deadline <= now
             {
-                self.forget_segments(place, now);
+                self.discard_segments(place, now);
             }
         }
     }
@@ -372,11 +383,12 @@ impl Table {
         }
     }
 
-    /// Forgets what segments showed of the connection that is the first of this lifetime, and counts it.
+    /// Discards what segments showed of the connection that is the first of this lifetime, and
+    /// counts it.
     fn evict_segments(&mut self, lifetime: Lifetime, now: Time) {
         if let Some((_, place)) = self.connections.front(lifetime as usize) {
             self.evicted += 1;
-            self.forget_segments(place, now);
+            self.discard_segments(place, now);
         }
     }
 
@@ -404,8 +416,8 @@ impl Known {
     }
 }
 
-/// How long a connection without a socket here is remembered: longer than the longest pause between two SYNs that a kernel
-/// retransmits by default (64 s).
+/// How long a connection without a socket here is remembered: longer than the longest pause between
+/// two SYNs that a kernel retransmits by default (64 s).
 const IDLE: Duration = Duration::from_secs(70);
 /// How long it is remembered after its sockets here are closed.
 const CLOSED: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! Timewait sockets, of which the kernel reports nothing: when they begin, and what ends them (kernel: `tcp_timewait_state_process`).
+//! Timewait sockets, of which the kernel reports nothing: when they begin, and what ends them
+//! (kernel: `tcp_timewait_state_process`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -104,8 +105,8 @@ impl Tracker {
         self.put_time_wait(at, socket, class, now);
     }
 
-    /// Adds a timewait socket from a dump that lasts for so long, but no longer than if it had begun then: of one that is late in
-    /// going, the time left has wrapped around.
+    /// Adds a timewait socket from a dump that lasts for so long, but no longer than if it had
+    /// begun then: of one that is late in going, the time left has wrapped around.
     pub(super) fn find_time_wait(&mut self, at: EndRef, socket: Box<Socket>, left: Duration, now: Time) {
         let class = Class::of(&socket);
         self.time_waits.from_dump.insert((now + left.min(class.timeout()), at));
@@ -185,7 +186,7 @@ impl Tracker {
         self.drop_time_wait(at, time);
     }
 
-    /// Forgets a timewait socket.
+    /// Discards a timewait socket.
     pub(super) fn drop_time_wait(&mut self, at: EndRef, now: Time) {
         let Some(connection) = self.table.get_mut(at.place) else { return };
         let Some(socket) = connection.ends[at.end()].time_wait.take() else { return };

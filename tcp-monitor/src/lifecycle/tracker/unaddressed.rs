@@ -1,11 +1,12 @@
-//! Listeners' children whose own addresses the kernel had not filled in when they were born (before 6.18).
+//! Unaddressed children: accepted sockets that entered SYN_RECV before the kernel had filled in
+//! their own addresses (Linux before 6.18).
 
 use std::time::Duration;
 
 use crate::lifecycle::map::Map;
 use crate::lifecycle::time::Time;
 
-/// When they were born, by network namespace and `sk`.
+/// When they entered SYN_RECV, by network namespace and `sk`.
 #[derive(Debug)]
 pub(super) struct Unaddressed {
     children: Map<(u32, u64), Time, { Class::ALL.len() }>,
@@ -13,9 +14,9 @@ pub(super) struct Unaddressed {
 
 #[derive(Clone, Copy, Debug)]
 enum Class {
-    /// Not heard of in time: what comes meanwhile is told.
+    /// Its next input did not come in time: later events are not held back for it.
     Late,
-    /// Its next input comes at once, and tells the addresses.
+    /// Its next input comes at once, and has the addresses.
     Expected,
 }
 
@@ -28,26 +29,26 @@ impl Unaddressed {
         Self { children: Map::new(limit) }
     }
 
-    /// Adds a child that was born at `now`.
+    /// Adds a child that entered SYN_RECV at `now`.
     pub(super) fn insert(&mut self, netns: u32, sk: u64, now: Time) {
         self.children.insert((netns, sk), now, Class::Expected as usize, now);
     }
 
-    /// Takes a child out, and says when it was born.
+    /// Removes a child. Returns when it entered SYN_RECV.
     pub(super) fn remove(&mut self, netns: u32, sk: u64) -> Option<Time> {
         self.children.remove(&(netns, sk))
     }
 
-    /// When the first was born of those that are not late at `now`.
+    /// When the first entered SYN_RECV of those that are not late at `now`.
     pub(super) fn first_expected(&self, now: Time) -> Option<Time> {
-        let (born, _) = self.children.front(Class::Expected as usize)?;
-        Some(born).filter(|born| !is_late(*born, now))
+        let (created, _) = self.children.front(Class::Expected as usize)?;
+        Some(created).filter(|created| !is_late(*created, now))
     }
 
     /// Waits no longer for those that are late at `now`.
     pub(super) fn expire(&mut self, now: Time) {
-        while let Some((born, place)) = self.children.front(Class::Expected as usize)
-            && is_late(born, now)
+        while let Some((created, place)) = self.children.front(Class::Expected as usize)
+            && is_late(created, now)
         {
             self.children.queue(place, Class::Late as usize, now, Duration::ZERO);
         }
@@ -58,10 +59,10 @@ impl Unaddressed {
     }
 }
 
-fn is_late(born: Time, now: Time) -> bool {
-    now.since(born) > ADDRESSES_KNOWN_WITHIN
+fn is_late(created: Time, now: Time) -> bool {
+    now.since(created) > ADDRESSES_KNOWN_WITHIN
 }
 
-/// Many times what lies between the birth and the transition that follows it. Lines must not wait that long: they come within
-/// 100 ms, half of which may pass until the records are read.
+/// Many times what lies between SYN_RECV and the transition that follows it. Lines must not wait
+/// that long: they come within 100 ms, half of which may pass until the records are read.
 const ADDRESSES_KNOWN_WITHIN: Duration = Duration::from_millis(20);

@@ -1,7 +1,8 @@
-//! One rendering of the metrics at a time, in a thread of its own, and a few at most in memory, whoever asks.
+//! One rendering of the metrics at a time, in a thread of its own, and a few at most in memory,
+//! however many clients ask.
 //!
-//! At 4,096 ports an exposition is 100 MB and takes half a second. Requests that wait share the next one; readers that do not
-//! read lose theirs to those who wait.
+//! At 4,096 ports an exposition is 100 MB and takes a tenth of a second. Requests that wait share
+//! the next one; readers that do not read lose theirs to those who wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -34,22 +35,23 @@ pub(super) struct Scrapes {
 
 struct Request {
     answer: oneshot::Sender<Result<Bytes, String>>,
-    /// Tells the reader that it has to give way. It is gone when the reader is.
-    give_way: Weak<Notify>,
+    /// Notifies the reader that it is replaced. It is dropped with the reader.
+    replaced: Weak<Notify>,
 }
 
 impl Scrapes {
-    /// Renders from now on, in the running tokio runtime, as long as there is somebody who can ask.
+    /// Renders from now on, in the running tokio runtime, as long as a client can ask.
     pub(super) fn start(limits: Limits, render: Render) -> Self {
         let (sender, requests) = mpsc::channel(limits.requests);
         tokio::spawn(render_all(limits, render, requests));
         Self { requests: sender }
     }
 
-    /// An exposition whose numbers were read after this call. Whoever gets it must drop it, and its own `give_way`, when told so.
-    pub(super) async fn exposition(&self, give_way: &Arc<Notify>) -> Result<Bytes, String> {
+    /// An exposition whose numbers were read after this call. The reader must drop it, and its own
+    /// `replaced`, when notified.
+    pub(super) async fn exposition(&self, replaced: &Arc<Notify>) -> Result<Bytes, String> {
         let (answer, answered) = oneshot::channel();
-        let request = Request { answer, give_way: Arc::downgrade(give_way) };
+        let request = Request { answer, replaced: Arc::downgrade(replaced) };
         // It ends only with the runtime.
         let gone = || "the agent is stopping".to_owned();
         self.requests.send(request).await.map_err(|_| gone())?;
@@ -64,7 +66,7 @@ async fn render_all(limits: Limits, render: Render, mut requests: mpsc::Receiver
         let place = loop {
             match timeout(limits.patience, Arc::clone(&places).acquire_owned()).await {
                 Ok(Ok(place)) => break place,
-                // Nobody closes it.
+                // It is never closed.
                 Ok(Err(_)) => return,
                 Err(_) => {
                     readers_oldest_first.retain(|readers| readers.iter().any(|it| it.strong_count() > 0));
@@ -89,15 +91,15 @@ async fn render_all(limits: Limits, render: Render, mut requests: mpsc::Receiver
         let rendered = rendered.await.unwrap_or_else(|error| Err(error.to_string()));
         readers_oldest_first.retain(|readers| readers.iter().any(|it| it.strong_count() > 0));
         readers_oldest_first
-            .push_back(together.iter().map(|request| Weak::clone(&request.give_way)).collect());
+            .push_back(together.iter().map(|request| Weak::clone(&request.replaced)).collect());
         for request in together {
-            // Whoever has gone meanwhile gets none.
+            // A client that has closed its connection meanwhile gets none.
             let _ = request.answer.send(rendered.clone());
         }
     }
 }
 
-/// Has its place until the last reader has let go of it.
+/// Keeps its place until the last reader drops it.
 struct Exposition {
     text: Box<str>,
     _place: OwnedSemaphorePermit,
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn expositions_that_nobody_lets_go_of_are_as_many_as_allowed_and_no_more() -> Result<(), Box<dyn Error>> {
+    fn no_more_expositions_are_in_memory_than_allowed() -> Result<(), Box<dyn Error>> {
         runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
             let scrapes = Scrapes::start(LIMITS, Arc::new(|| Ok("numbers".to_owned())));
             let readers = [(); LIMITS.expositions].map(|()| Arc::new(Notify::new()));

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{Endpoint, HttpError, LIMITS, Limits, bind, serve_within};
 use crate::counts::Snapshot;
-use crate::metrics::{BuildInfo, Collector};
+use crate::metrics::{BuildInfo, Exporter};
 
 /// An endpoint on a free port of loopback, in a thread of its own, until it is dropped.
 struct Server {
@@ -37,8 +37,8 @@ impl Server {
         };
         let (readable, healthy) = (state(&broken), state(&broken));
         let build = BuildInfo { version: "1.2.3".to_owned(), kernel: kernel.to_owned() };
-        let collector = Collector::new(Box::new(move || readable().map(|()| Snapshot::default())), build);
-        let endpoint = Endpoint { collector, health: Box::new(healthy) };
+        let exporter = Exporter::new(Box::new(move || readable().map(|()| Snapshot::default())), build);
+        let endpoint = Endpoint { exporter, health: Box::new(healthy) };
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -189,7 +189,7 @@ fn clients_that_take_every_place_lose_the_oldest_first() -> Result<(), Box<dyn s
 }
 
 #[test]
-fn a_request_that_never_ends_is_cut_off() -> Result<(), Box<dyn std::error::Error>> {
+fn a_request_that_never_ends_loses_its_connection() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(Limits { request: SHORT, ..PATIENT })?;
     let mut stream = server.connect()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\n")?;
@@ -231,7 +231,8 @@ fn of_clients_that_do_not_read_only_a_few_can_hold_a_response_and_others_are_ser
 fn what_is_no_http_or_too_long_is_refused() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(LIMITS)?;
     assert!(server.exchange("\u{16}\u{3}\u{1} hello\r\n\r\n")?.starts_with("HTTP/1.1 400 Bad Request\r\n"));
-    // Just what fills the buffer: a byte unread at the close would turn it into a RST, which may overtake the answer.
+    // Just what fills the buffer: a byte unread at the close would turn it into a RST, which may
+    // overtake the answer.
     let start = "GET / HTTP/1.1\r\nX: ";
     let endless = format!("{start}{}", "x".repeat(super::MAX_REQUEST - start.len()));
     let response = server.exchange(&endless)?;

@@ -42,7 +42,7 @@ impl<'a> StateBody<'a> {
             ack: change.ack,
             evidence: change.evidence.label(),
             process: change.process.as_ref().map(ProcessBody::of),
-            state_duration_us: change.spent.map(micros),
+            state_duration_us: change.state_duration.map(micros),
         }
     }
 }
@@ -197,7 +197,7 @@ impl<'a> StuckBody<'a> {
             age_s: stuck.age.as_secs(),
             unread_bytes: stuck.unread_bytes,
             process: stuck.process.as_ref().map(ProcessBody::of),
-            hint: stuck.neglect.hint(),
+            hint: stuck.reason.hint(),
         }
     }
 }

@@ -109,7 +109,8 @@ fn state(role: Role, from: TcpState, to: TcpState, evidence: Evidence) -> impl F
     let (local, remote) = ends(role);
     let (seq, ack, process, spent) = (None, None, None, None);
     let remote = Some(remote);
-    let change = StateChange { local, remote, role, from, to, seq, ack, evidence, process, spent };
+    let change =
+        StateChange { local, remote, role, from, to, seq, ack, evidence, process, state_duration: spent };
     move |time| at_end(role, time, EventKind::State(change))
 }
 

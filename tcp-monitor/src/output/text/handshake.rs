@@ -49,7 +49,7 @@ fn syn_delay(handshake: &Handshake, end: Option<StateChange>) -> Option<Duration
     if handshake.role != Role::Client || handshake.syn_retransmits != Some(0) {
         return None;
     }
-    let delay = end?.spent?.checked_sub(handshake.duration?)?;
+    let delay = end?.state_duration?.checked_sub(handshake.duration?)?;
     (delay >= LONG_DELAY).then_some(delay)
 }
 

@@ -144,7 +144,7 @@ impl Text {
         let mut details = Details::new(self.style);
         details.phrase(format_args!("{from} → {to}"));
         details.gap();
-        if let Some(spent) = change.spent {
+        if let Some(spent) = change.state_duration {
             details.phrase(format_args!("after {}", Human(spent)));
         }
         match change.evidence {
@@ -216,7 +216,7 @@ impl Text {
         if let Some(process) = stuck.process {
             details.phrase(Name(process));
         }
-        details.phrase(stuck.neglect.hint());
+        details.phrase(stuck.reason.hint());
         TextLine::new(Label::Stuck, self.connection(stuck.local, stuck.remote, stuck.role), details)
     }
 

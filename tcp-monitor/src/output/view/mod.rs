@@ -126,7 +126,7 @@ fn stuck_socket(stuck: &Stuck, event: &Event, context: &Context<'_>) -> String {
     if let Some(netns) = context.netns(event.netns) {
         line += &format!(", {}", NetnsLabel(&netns));
     }
-    line + &format!(". {}.", stuck.neglect.hint())
+    line + &format!(". {}.", stuck.reason.hint())
 }
 
 const MAX_CONNECTIONS: usize = 1 << 14;

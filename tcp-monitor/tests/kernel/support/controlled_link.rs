@@ -84,8 +84,8 @@ impl ControlledLink {
         SocketAddr::new(IpAddr::V4(SERVER), port)
     }
 
-    /// From now on, connections over the link retransmit nothing for 20 s, so that packets may be held
-    /// for long. SYNs and SYN-ACKs are retransmitted after 1 s all the same.
+    /// From now on, connections over the link retransmit nothing for 20 s, so that packets may be
+    /// held for long. SYNs and SYN-ACKs are retransmitted after 1 s all the same.
     pub(crate) fn postpone_retransmissions(&self) -> Result<()> {
         for (namespace, local, remote) in [(&self.client, CLIENT, SERVER), (&self.server, SERVER, CLIENT)] {
             // Tail loss probes have a timer of their own.

@@ -22,7 +22,7 @@ pub(crate) struct Namespace {
 impl Namespace {
     pub(crate) fn new() -> Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tcpmon-{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         output(Command::new("ip").args(["netns", "add", &name]))?;
         let namespace = Self { name };
         namespace.ip("link set lo up")?;
@@ -135,6 +135,17 @@ impl Namespace {
     }
 }
 
+/// Removes the namespaces of runs of the suite that were killed.
+pub(crate) fn remove_abandoned() {
+    let Ok(entries) = fs::read_dir(DIRECTORY) else { return };
+    for name in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let run = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if run.is_some_and(|pid| fs::exists(format!("/proc/{pid}")).is_ok_and(|runs| !runs)) {
+            let _ = output(Command::new("ip").args(["netns", "del", &name]));
+        }
+    }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = output(Command::new("ip").args(["netns", "del", &self.name]));
@@ -150,5 +161,10 @@ pub(crate) fn move_into(name: &str) -> Result<()> {
 }
 
 fn path(name: &str) -> String {
-    format!("/run/netns/{name}")
+    format!("{DIRECTORY}/{name}")
 }
+
+/// Where `ip netns` keeps namespaces.
+const DIRECTORY: &str = "/run/netns";
+/// Begins their names; the process id of the run and a number follow.
+const PREFIX: &str = "tcpmon-";

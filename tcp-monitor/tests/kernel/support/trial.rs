@@ -62,9 +62,15 @@ pub(crate) fn trial(
 #[error("the traffic is not as intended: {0}")]
 pub(crate) struct UnintendedTraffic(pub(crate) String);
 
+/// On a busy machine the agent did not finish in time what it does only for a limited time, as
+/// documented.
+#[derive(Debug, thiserror::Error)]
+#[error("out of time: {0}")]
+pub(crate) struct OutOfTime(pub(crate) String);
+
 /// Runs `body`, and again if it fails while this machine may have skipped runs of the kernel
-/// programs (see [`skipped_runs`]), or with [`UnintendedTraffic`]. One of the attempts must
-/// succeed.
+/// programs (see [`skipped_runs`]), or with [`UnintendedTraffic`] or [`OutOfTime`]. One of the
+/// attempts must succeed.
 pub(crate) fn attempt(body: impl Fn() -> Result<()>) -> Result<()> {
     for _ in 1..ATTEMPTS {
         let before = skipped_runs::count();
@@ -72,7 +78,7 @@ pub(crate) fn attempt(body: impl Fn() -> Result<()>) -> Result<()> {
         let skipped = skipped_runs::count() - before;
         if skipped > 0 {
             eprintln!("another attempt: the machine skipped {skipped} program runs at most: {error:#}");
-        } else if error.chain().any(|cause| cause.is::<UnintendedTraffic>()) {
+        } else if error.chain().any(|cause| cause.is::<UnintendedTraffic>() || cause.is::<OutOfTime>()) {
             eprintln!("another attempt: {error:#}");
         } else {
             return Err(error);

@@ -20,7 +20,7 @@ use crate::support::{
     peer::Peer,
     scrape::samples,
     topology::{Network, Topology},
-    trial::{self, trial},
+    trial::{self, OutOfTime, trial},
 };
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -151,10 +151,13 @@ fn stuck_unaccepted() -> Result<()> {
     Ok(())
 }
 
+/// Waits for a stuck socket with its process, for which the agent searches for at most 100 ms.
 fn await_stuck(agent: &Agent) -> Result<Value> {
-    agent
-        .events
-        .wait_for("a stuck socket", |events| events.iter().find(|event| event["event"] == "stuck").cloned())
+    let stuck = agent.events.wait_for("a stuck socket", |events| {
+        events.iter().find(|event| event["event"] == "stuck").cloned()
+    })?;
+    ensure!(!stuck["process"].is_null(), OutOfTime(format!("no process of {stuck}")));
+    Ok(stuck)
 }
 
 fn expect(value: &Value, fields: &[(&str, Value)]) -> Result<()> {

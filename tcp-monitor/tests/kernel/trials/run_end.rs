@@ -26,10 +26,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("SIGINT ends a run with a summary", &[trial::AGENT], || ends_with_summary(Signal::INT)),
         trial("SIGTERM ends a run with a summary", &[trial::AGENT], || ends_with_summary(Signal::TERM)),
         trial("a reader that closes the pipe ends the run without an error", &[trial::AGENT], broken_pipe),
-        trial("--count ends the run after so many events", &[trial::AGENT], count),
-        trial("--duration ends the run after so many seconds", &[trial::AGENT], duration),
+        trial("the option --count ends the run after so many events", &[trial::AGENT], count),
+        trial("the option --duration ends the run after so many seconds", &[trial::AGENT], duration),
         trial("an event is printed at once when no other follows", &[trial::AGENT], latency),
-        trial("--output none prints nothing and still counts", &[trial::AGENT], no_output),
+        trial("the option --output none prints nothing and still counts", &[trial::AGENT], no_output),
     ]
 }
 

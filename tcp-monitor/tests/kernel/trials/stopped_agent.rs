@@ -24,7 +24,11 @@ pub(crate) fn trials() -> Vec<Trial> {
             &[trial::AGENT],
             suppressed_records,
         ),
-        trial("--bpf-stats counts the runs of the kernel programs", &[trial::AGENT], program_costs),
+        trial(
+            "the option --bpf-stats counts the runs of the kernel programs",
+            &[trial::AGENT],
+            program_costs,
+        ),
     ]
 }
 

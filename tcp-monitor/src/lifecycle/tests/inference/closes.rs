@@ -81,7 +81,8 @@ fn crossing_fins_close_both_at_once() {
     wire.client(FIN, 1, 1, 0);
     wire.server(FIN, 1, 1, 0);
     wire.told();
-    // The client has the server's FIN; the server has the acknowledgment before it answers the client's.
+    // The client has the server's FIN; the server has the acknowledgment before it answers the
+    // client's.
     wire.client(ACK, 2, 2, 0);
     wire.server(ACK, 2, 2, 0);
     assert_eq!(

@@ -1,4 +1,5 @@
-//! A client and a server that keep their books themselves: which sequence numbers they used, and which state was told of them.
+//! A client and a server that keep their books themselves: which sequence numbers they used, and
+//! which state was told of them.
 
 use std::net::SocketAddr;
 
@@ -15,8 +16,9 @@ use crate::lifecycle::segment::Flags;
 use crate::lifecycle::tests::script::{client_addr, from_client, server_addr};
 use crate::lifecycle::{EventKind, SegmentInput};
 
-/// An end in a state, and its peer in another, and the segments that brought them there: `>` what the end sent, `<` what
-/// its peer did, with the initials of the flags; `~` is sent before the other's FIN has come.
+/// An end in a state, and its peer in another, and the segments that brought them there: `>` what
+/// the end sent, `<` what its peer did, with the initials of the flags; `~` is sent before the
+/// other's FIN has come.
 pub(super) type Way = (TcpState, Role, TcpState, &'static str);
 
 /// How a segment fits in with what was sent before.
@@ -178,7 +180,8 @@ impl Ends {
         verdict
     }
 
-    /// Whether an end is in a state. From outside, a closed port and a listener look the same until they answer.
+    /// Whether an end is in a state. From outside, a closed port and a listener look the same until
+    /// they answer.
     pub(super) fn is_in(&self, end: usize, state: TcpState) -> bool {
         let or_close = |state| if state == Listen { Close } else { state };
         or_close(self.told[end].unwrap_or(Close)) == or_close(state)

@@ -1,5 +1,5 @@
-//! Every state, with every set of flags, sent and received, by a client and by a server, with numbers that fit and numbers
-//! that do not: what the tracker tells is what RFC 9293 says.
+//! Every state, with every set of flags, sent and received, by a client and by a server, with
+//! numbers that fit and numbers that do not: what the tracker tells is what RFC 9293 says.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,8 @@ use super::rfc9293::{Answer, Effect, after_sending, name, on_receiving};
 use crate::lifecycle::event::Unexpected;
 use crate::lifecycle::segment::Flags;
 
-/// How each end comes into each state it can be in. The kernel's NEW_SYN_RECV cannot be told from SYN_RECV by segments.
+/// How each end comes into each state it can be in. The kernel's NEW_SYN_RECV cannot be told from
+/// SYN_RECV by segments.
 const WAYS: [Way; 38] = [
     (Close, Client, Close, ""),
     (Close, Client, Close, ">S <RA"),
@@ -88,7 +89,8 @@ impl Trial<'_> {
         if self.from == 0 { self.way.2 } else { self.way.0 }
     }
 
-    /// Whether there is such a segment: a SYN that opens a connection chooses its number, no other is wrong.
+    /// Whether there is such a segment: a SYN that opens a connection chooses its number, no other
+    /// is wrong.
     fn is_possible(&self, fin_waits: bool) -> bool {
         let chooses = matches!(self.sender(), Close | Listen | SynSent | SynRecv | TimeWait)
             || self.receiver() == SynSent;
@@ -99,7 +101,8 @@ impl Trial<'_> {
         }
     }
 
-    /// Whether the receiver takes it for one of its connection: RFC 9293, section 3.10.7, and of a RST RFC 5961, section 3.2.
+    /// Whether the receiver takes it for one of its connection: RFC 9293, section 3.10.7, and of a
+    /// RST RFC 5961, section 3.2.
     fn is_acceptable(&self) -> bool {
         let [rst, ack] = [Flags::RST, Flags::ACK].map(|flag| self.has(flag));
         match self.receiver() {
@@ -123,7 +126,8 @@ impl Trial<'_> {
             Numbers::Ahead => is_plain,
             // What is sent again acknowledges too.
             Numbers::Old => is_plain && !fin,
-            // A SYN-ACK of another SYN than that of the connection that waits: the new one was missed.
+            // A SYN-ACK of another SYN than that of the connection that waits: the new one was
+            // missed.
             Numbers::AckOfUnsent => self.opens() && ack && self.receiver() == TimeWait,
             Numbers::Fit | Numbers::FitButFin => false,
         }
@@ -221,7 +225,8 @@ fn what_a_segment_does_is_what_rfc_9293_says() {
     for way in &WAYS {
         for from in [0, 1] {
             for numbers in NUMBERS {
-                // Of FIN, SYN, RST, PSH, ACK and URG, all that can be; PSH and URG make no difference.
+                // Of FIN, SYN, RST, PSH, ACK and URG, all that can be; PSH and URG make no
+                // difference.
                 for flags in (0..64).map(Flags::from_low_byte) {
                     match (Trial { way, from, flags, numbers }).run() {
                         Ok(is_possible) => done += u32::from(is_possible),

@@ -9,7 +9,8 @@ use crate::lifecycle::input::ResetDirection;
 
 type Steps = fn(&mut Wire);
 
-/// A way into each state of the client, and what the server's RST must have for a sequence number then.
+/// A way into each state of the client, and what the server's RST must have for a sequence number
+/// then.
 const STATES: [(TcpState, u32, Steps); 8] = [
     (TcpState::Established, 1, |_| {}),
     (TcpState::FinWait1, 1, |wire| wire.client(FIN, 1, 1, 0)),

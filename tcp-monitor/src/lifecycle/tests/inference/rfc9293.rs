@@ -1,5 +1,6 @@
-//! What RFC 9293 lets each segment do in each state, as tables to read: sections 3.10.1 to 3.10.5 of a segment that is
-//! sent, 3.10.7 of one that arrives. Written from the RFC and not from the tracker, which is judged by them.
+//! What RFC 9293 lets each segment do in each state, as tables to read: sections 3.10.1 to 3.10.5
+//! of a segment that is sent, 3.10.7 of one that arrives. Written from the RFC and not from the
+//! tracker, which is judged by them.
 
 use tcp_monitor_common::TcpState;
 
@@ -9,8 +10,8 @@ use crate::lifecycle::segment::Flags;
 const STATES: &str =
     "CLOSE LISTEN SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE_WAIT CLOSING LAST_ACK TIME_WAIT";
 
-/// The state of an end that has sent a segment with these flags, its numbers being those that are due; a dot where it
-/// does not change. What no end sends in a state proves nothing of it.
+/// The state of an end that has sent a segment with these flags, its numbers being those that are
+/// due; a dot where it does not change. What no end sends in a state proves nothing of it.
 ///
 /// - A SYN begins a new connection where there is none, also in place of one in TIME_WAIT.
 /// - To acknowledge a SYN-ACK is to have it: SYN_SENT is over.
@@ -36,25 +37,30 @@ const SENT: &str = "
     RSFA      .        .        CLOSE       CLOSE     CLOSE       CLOSE     CLOSE     CLOSE      CLOSE   CLOSE    .
 ";
 
-/// The same where the peer's FIN waits for its acknowledgment, and the segment is that. Flags that are not here: as above.
+/// The same where the peer's FIN waits for its acknowledgment, and the segment is that. Flags that
+/// are not here: as above.
 const SENT_ANSWERING_FIN: &str = "
               CLOSE    LISTEN   SYN_SENT    SYN_RECV  ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE_WAIT CLOSING LAST_ACK TIME_WAIT
     A         .        .        CLOSE_WAIT  .         CLOSE_WAIT  CLOSING   TIME_WAIT .          .       .        .
     FA        .        .        LAST_ACK    .         LAST_ACK    CLOSING   TIME_WAIT .          .       .        .
 ";
 
-/// The state of an end to which a segment with these flags has come, its numbers being acceptable, and what it answers:
-/// `ack`, `syn-ack` or `rst`; nothing where it says nothing. `drop` and `challenge` (an ACK as answer, RFC 5961) are of
-/// segments that have no place in the state.
+/// The state of an end to which a segment with these flags has come, its numbers being acceptable,
+/// and what it answers: `ack`, `syn-ack` or `rst`; nothing where it says nothing. `drop` and
+/// `challenge` (an ACK as answer, RFC 5961) are of segments that have no place in the state.
 ///
 /// Of RFC 9293 and the kernel, where they differ, this is the kernel:
 /// - SYN with FIN: discarded by a listener (`tcp_rcv_state_process`). The RFC lets the SYN count.
-/// - SYN-ACK with FIN, in SYN_SENT: the FIN does not count (`tcp_rcv_synsent_state_process`). The RFC goes on to CLOSE_WAIT.
-/// - SYN in SYN_RECV: the same SYN again has the SYN-ACK sent again (`tcp_check_req`). By the RFC, an ACK.
-/// - SYN-ACK in SYN_RECV of a simultaneous open: completes it, as figure 8 of the RFC has it and its section 3.10.7.4 does not,
-///   for the sequence number is an old one (`tcp_validate_incoming`).
+/// - SYN-ACK with FIN, in SYN_SENT: the FIN does not count (`tcp_rcv_synsent_state_process`). The
+///   RFC goes on to CLOSE_WAIT.
+/// - SYN in SYN_RECV: the same SYN again has the SYN-ACK sent again (`tcp_check_req`). By the RFC,
+///   an ACK.
+/// - SYN-ACK in SYN_RECV of a simultaneous open: completes it, as figure 8 of the RFC has it and
+///   its section 3.10.7.4 does not, for the sequence number is an old one
+///   (`tcp_validate_incoming`).
 /// - SYN in TIME_WAIT: a new connection (`TCP_TW_SYN`), which the RFC allows (3.6.1).
-/// - FIN in LAST_ACK, sent again: its acknowledgment counts, since it ends where the window begins (`tcp_sequence`).
+/// - FIN in LAST_ACK, sent again: its acknowledgment counts, since it ends where the window begins
+///   (`tcp_sequence`).
 const RECEIVED: &str = "
               CLOSE    LISTEN           SYN_SENT         SYN_RECV       ESTABLISHED    FIN_WAIT1   FIN_WAIT2     CLOSE_WAIT CLOSING   LAST_ACK  TIME_WAIT
     -         rst      drop             drop             drop           drop           drop        drop          drop       drop      drop      drop
@@ -75,7 +81,8 @@ const RECEIVED: &str = "
     RSFA      .        .                CLOSE            CLOSE          CLOSE          CLOSE       CLOSE         CLOSE      CLOSE     CLOSE     CLOSE
 ";
 
-/// The same where the FIN of the end waits for its acknowledgment, and the segment is that. Flags that are not here: as above.
+/// The same where the FIN of the end waits for its acknowledgment, and the segment is that. Flags
+/// that are not here: as above.
 const RECEIVED_ACKING_FIN: &str = "
               CLOSE    LISTEN   SYN_SENT    SYN_RECV  ESTABLISHED FIN_WAIT1     FIN_WAIT2 CLOSE_WAIT CLOSING       LAST_ACK TIME_WAIT
     A         .        .        .           .         .           FIN_WAIT2     .         .          TIME_WAIT     CLOSE    .

@@ -1,4 +1,5 @@
-//! Requests that await the last ACK of the handshake, of which the kernel tells nothing but how they end well.
+//! Requests that await the last ACK of the handshake, of which the kernel tells nothing but how
+//! they end well.
 
 use tcp_monitor_common::TcpState::{Close, Closing, Established, FinWait1, Listen, SynRecv, SynSent};
 
@@ -156,7 +157,8 @@ fn an_answer_that_is_not_asked_for_again_was_taken_by_someone() {
     host.wait_until(1000);
     host.server(SYN_ACK, 0, 1);
     host.client_acks_syn_ack();
-    // The kernel may tell of that late: an application can have it wait for data (TCP_DEFER_ACCEPT).
+    // The kernel may tell of that late: an application can have it wait for data
+    // (TCP_DEFER_ACCEPT).
     host.wait_until(71_000);
     assert_eq!(host.told(), [""; 0]);
     host.wait_until(72_000);

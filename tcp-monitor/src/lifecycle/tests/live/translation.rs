@@ -7,7 +7,8 @@ use crate::lifecycle::segment::Flags;
 use crate::lifecycle::tests::script::{from_client, from_server, server, server_addr};
 use crate::lifecycle::{SegmentInput, SocketInput};
 
-/// A router that hides clients behind its own address: the client is inside, on interface 2, the server outside, on 3.
+/// A router that hides clients behind its own address: the client is inside, on interface 2, the
+/// server outside, on 3.
 struct Masquerade(Host);
 
 impl Masquerade {
@@ -70,7 +71,8 @@ fn behind_a_masquerade_a_refusal_is_the_servers() {
     assert!(told.iter().all(|line| !line.contains("no_listener")), "{told:#?}");
 }
 
-/// A port of the host that is published for a container: outside on interface 2, the container on 7.
+/// A port of the host that is published for a container: outside on interface 2, the container on
+/// 7.
 const OUTSIDE: &[Hop] = &[(1, 2, IN)];
 const INSIDE: &[Hop] = &[(1, 7, OUT), (2, 2, IN)];
 

@@ -170,7 +170,7 @@ impl Script {
                 ack: None,
                 evidence: self.evidence,
                 process: process(end),
-                spent: None,
+                state_duration: None,
             }),
         );
         self

@@ -1,4 +1,4 @@
-//! One look at the sockets of every watched network namespace.
+//! A census of the sockets: a dump of every watched network namespace, counted by service port.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,49 +11,49 @@ use super::close_wait::CloseWait;
 use super::request::Wanted;
 use super::row::{Kind, Row};
 use super::service::{Listeners, Service, ServicePorts};
-use super::socket::{Sight, SockDiag};
+use super::socket::{SockDiag, TimedRow};
 use crate::counts::{AcceptQueue, PortSockets};
 use crate::lifecycle::Time;
 use crate::lifecycle::input::{Presence, PresentSocket};
 use crate::netlink::DUMP_ATTEMPTS;
-use crate::netns::{Netns, NetnsSelection, Traveller, discover};
+use crate::netns::{NamespaceSwitcher, Netns, NetnsSelection, discover};
 
-/// Looks at sockets. It lives on a thread that does nothing else.
-pub(super) struct Surveyor {
-    traveller: Traveller,
+/// Dumps the sockets of network namespaces. It lives on a thread that does nothing else.
+pub(super) struct SocketLister {
+    switcher: NamespaceSwitcher,
     selection: NetnsSelection,
     ports: ServicePorts,
 }
 
-/// What was seen.
+/// The sockets of all namespaces, or of one.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
+pub(super) struct SocketCensus {
     /// By service port.
     pub(super) ports: HashMap<u16, PortSockets>,
     pub(super) close_waits: Vec<CloseWait>,
-    /// Connections that are established or in the making, but for half-open requests; empty if they were not asked for.
-    pub(super) found: Vec<PresentSocket>,
+    /// Connections, but for half-open ones; empty if they were not asked for.
+    pub(super) existing: Vec<PresentSocket>,
 }
 
-impl Surveyor {
+impl SocketLister {
     pub(super) fn new(selection: NetnsSelection, ports: ServicePorts) -> io::Result<Self> {
-        Ok(Self { traveller: Traveller::new()?, selection, ports })
+        Ok(Self { switcher: NamespaceSwitcher::new()?, selection, ports })
     }
 
-    /// Looks at all sockets now. Namespaces that cannot be looked into are left out.
+    /// Dumps all sockets now. Namespaces whose sockets cannot be listed are left out.
     ///
     /// # Errors
-    /// If there is not one that can.
-    pub(super) fn look(&self, want_found: bool) -> io::Result<Survey> {
-        let mut survey = Survey::default();
+    /// If those of none can.
+    pub(super) fn list(&self, want_existing: bool) -> io::Result<SocketCensus> {
+        let mut census = SocketCensus::default();
         let mut seen = HashSet::new();
         let mut outcome = Err(io::Error::from(io::ErrorKind::NotFound));
         for path in self.namespaces() {
-            let looked = Netns::open(&path).and_then(|netns| {
+            let listed = Netns::open(&path).and_then(|netns| {
                 let is_new = seen.insert(netns.inum);
-                if is_new { self.look_into(&netns, want_found, &mut survey).map(Some) } else { Ok(None) }
+                if is_new { self.list_one(&netns, want_existing, &mut census).map(Some) } else { Ok(None) }
             });
-            match looked {
+            match listed {
                 Ok(Some(())) => outcome = Ok(()),
                 Ok(None) => {}
                 Err(error) => {
@@ -64,10 +64,11 @@ impl Surveyor {
                 }
             }
         }
-        outcome.map(|()| survey)
+        outcome.map(|()| census)
     }
 
-    /// Where to find the namespaces. They are not kept open: that would keep those of containers that have ended.
+    /// Where to find the namespaces. They are not kept open: that would keep those of containers
+    /// that have ended.
     fn namespaces(&self) -> Vec<PathBuf> {
         match &self.selection {
             NetnsSelection::All => match discover() {
@@ -82,20 +83,22 @@ impl Surveyor {
         }
     }
 
-    fn look_into(&self, netns: &Netns, want_found: bool, survey: &mut Survey) -> io::Result<()> {
-        // Each listing costs a walk over the sockets of all namespaces.
+    fn list_one(&self, netns: &Netns, want_existing: bool, census: &mut SocketCensus) -> io::Result<()> {
+        // Each dump costs a walk over the sockets of all namespaces.
         let open = || if has_sockets() { SockDiag::open().map(Some) } else { Ok(None) };
-        let Some(diag) = self.traveller.visit(netns, open)?? else { return Ok(()) };
+        let Some(diag) = self.switcher.run_in(netns, open)?? else { return Ok(()) };
         let watched = &self.ports.watched;
         for _ in 0..DUMP_ATTEMPTS {
-            let mut view = View::new(netns.inum, &self.ports, want_found);
-            let mut whole = diag.dump(Wanted::LISTENERS, watched, |sight| view.add_listener(&sight.row))?;
-            whole &= diag.dump(Wanted::OTHERS, watched, |sight| view.add(&sight))?;
+            let mut view = NetnsCensus::new(netns.inum, &self.ports, want_existing);
+            let mut consistent =
+                diag.dump(Wanted::LISTENERS, watched, |timed| view.add_listener(&timed.row))?;
+            consistent &= diag.dump(Wanted::OTHERS, watched, |timed| view.add(&timed))?;
             if view.has_close_wait {
-                whole &= diag.dump(Wanted::CLOSE_WAIT, watched, |sight| view.add_close_wait(&sight.row))?;
+                consistent &=
+                    diag.dump(Wanted::CLOSE_WAIT, watched, |timed| view.add_close_wait(&timed.row))?;
             }
-            if whole {
-                survey.add(view.survey);
+            if consistent {
+                census.add(view.census);
                 return Ok(());
             }
         }
@@ -103,65 +106,65 @@ impl Surveyor {
     }
 }
 
-impl Survey {
+impl SocketCensus {
     fn add(&mut self, more: Self) {
         for (port, sockets) in more.ports {
             self.ports.entry(port).or_default().add(&sockets);
         }
         self.close_waits.extend(more.close_waits);
         self.close_waits.truncate(MAX_CLOSE_WAITS);
-        self.found.extend(more.found);
-        self.found.truncate(MAX_FOUND);
+        self.existing.extend(more.existing);
+        self.existing.truncate(MAX_EXISTING);
     }
 }
 
-/// The sockets of one namespace. Listeners come first: by them it is known which sockets were accepted.
-struct View<'a> {
+/// The sockets of one namespace. Listeners are added first: they show which sockets were accepted.
+struct NetnsCensus<'a> {
     netns: u32,
     ports: &'a ServicePorts,
-    want_found: bool,
+    want_existing: bool,
     listeners: Listeners,
     has_close_wait: bool,
-    survey: Survey,
+    census: SocketCensus,
 }
 
-impl<'a> View<'a> {
-    fn new(netns: u32, ports: &'a ServicePorts, want_found: bool) -> Self {
-        let (listeners, survey) = (Listeners::new(), Survey::default());
-        Self { netns, ports, want_found, listeners, has_close_wait: false, survey }
+impl<'a> NetnsCensus<'a> {
+    fn new(netns: u32, ports: &'a ServicePorts, want_existing: bool) -> Self {
+        let (listeners, census) = (Listeners::new(), SocketCensus::default());
+        Self { netns, ports, want_existing, listeners, has_close_wait: false, census }
     }
 
     fn add_listener(&mut self, row: &Row) {
         let Some(service) = self.ports.of(row, &self.listeners) else { return };
         self.listeners.insert(service.port, row.inode);
-        let sockets = self.survey.ports.entry(service.port).or_default();
+        let sockets = self.census.ports.entry(service.port).or_default();
         sockets.count(TcpState::Listen);
         sockets.add_listener(AcceptQueue { length: row.receive_queue.into(), limit: row.send_queue.into() });
     }
 
-    fn add(&mut self, Sight { not_before, row }: &Sight) {
+    fn add(&mut self, TimedRow { not_before, row }: &TimedRow) {
         let Some(service) = self.ports.of(row, &self.listeners) else { return };
-        let sockets = self.survey.ports.entry(service.port).or_default();
+        let sockets = self.census.ports.entry(service.port).or_default();
         match row.kind {
             Kind::Request => {
                 sockets.count(TcpState::SynRecv);
                 sockets.half_open += 1;
             }
-            Kind::Listener | Kind::Full | Kind::Waiting => sockets.count(row.state),
+            Kind::Listener | Kind::Full | Kind::TimeWait => sockets.count(row.state),
         }
         self.has_close_wait |= row.state == TcpState::CloseWait;
-        if self.want_found && self.survey.found.len() < MAX_FOUND {
-            self.survey.found.extend(self.found(*not_before, row, service));
+        if self.want_existing && self.census.existing.len() < MAX_EXISTING {
+            self.census.existing.extend(self.existing(*not_before, row, service));
         }
     }
 
-    fn found(&self, not_before: Time, row: &Row, service: Service) -> Option<PresentSocket> {
+    fn existing(&self, not_before: Time, row: &Row, service: Service) -> Option<PresentSocket> {
         let presence = match row.kind {
             Kind::Full => Presence::Socket(row.state),
-            Kind::Waiting => {
+            Kind::TimeWait => {
                 Presence::Waiting { peer_closed: row.state == TcpState::TimeWait, left: row.expires }
             }
-            // Nothing in the kernel's reports refers to a request.
+            // No record of the kernel programs refers to a request socket.
             Kind::Listener | Kind::Request => return None,
         };
         Some(PresentSocket {
@@ -177,12 +180,12 @@ impl<'a> View<'a> {
 
     fn add_close_wait(&mut self, row: &Row) {
         let Some(service) = self.ports.of(row, &self.listeners) else { return };
-        if self.survey.close_waits.len() >= MAX_CLOSE_WAITS {
+        if self.census.close_waits.len() >= MAX_CLOSE_WAITS {
             return;
         }
         let accepted = row.inode != 0;
         let listener = self.listeners.get(&row.local.port()).copied().unwrap_or(0);
-        self.survey.close_waits.push(CloseWait {
+        self.census.close_waits.push(CloseWait {
             id: (self.netns, row.cookie),
             service,
             local: row.local,
@@ -195,8 +198,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// Whether there are TCP sockets in the namespace that the calling thread is in; half-open requests have a listener. `true` if the kernel
-/// does not say.
+/// Whether there are TCP sockets in the namespace that the calling thread is in; request sockets
+/// have a listener. `true` if the kernel does not say.
 fn has_sockets() -> bool {
     let counted = |table, protocol| {
         let text = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;
@@ -220,7 +223,7 @@ fn sockets_in(table: &str, protocol: &str) -> Option<u64> {
 /// Sockets in CLOSE_WAIT whose age is known; more are only counted.
 const MAX_CLOSE_WAITS: usize = 1 << 16;
 /// Sockets handed to the tracker; it follows no more.
-const MAX_FOUND: usize = 1 << 18;
+const MAX_EXISTING: usize = 1 << 18;
 
 #[cfg(test)]
 mod tests {
