@@ -53,7 +53,7 @@ mod tests {
         let mut total = one;
         total.add(&one);
         total.add(&one);
-        assert_eq!(size_of::<C>(), total.words().len() * size_of::<u64>());
+        assert_eq!(size_of::<C>(), size_of_val(total.words()));
         for (place, word) in (1..).zip(total.words()) {
             assert_eq!(*word, 3 * place);
         }
