@@ -1,5 +1,4 @@
-//! Counters as words: the agent adds them up without naming their fields, so that no counter can be
-//! forgotten.
+//! Counters as words: the agent adds them up without naming their fields, so that none is left out.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -53,12 +53,14 @@ const LOOPBACK: u32 = 1;
 #[classifier]
 pub(crate) fn tcp_monitor_ingress(ctx: TcContext) -> i32 {
     classify(&ctx, Direction::Ingress);
+    log::report();
     TC_ACT_UNSPEC
 }
 
 #[classifier]
 pub(crate) fn tcp_monitor_egress(ctx: TcContext) -> i32 {
     classify(&ctx, Direction::Egress);
+    log::report();
     TC_ACT_UNSPEC
 }
 

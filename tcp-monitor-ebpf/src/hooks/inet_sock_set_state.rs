@@ -17,6 +17,7 @@ use crate::{
         socket::{FullSocket, Socket, is_tcp, is_wanted_netns, name_process},
     },
     output::{
+        log,
         ports::{self, counters_of},
         ring::{self, FillLimit},
     },
@@ -34,11 +35,14 @@ tracepoint!(inet_sock_set_state, set_state);
 fn set_state(ctx: &BtfTracePointContext, nesting: Nesting<'_>) {
     let sock = Socket(KernelPtr::new(ctx.arg::<*const u8>(0)));
     let (old, new) = (ctx.arg::<i32>(1), ctx.arg::<i32>(2));
-    if old != new
-        && let (Some(old), Some(new)) = (state(old), state(new))
-    {
-        transition(nesting, sock, old, new);
+    if old == new {
+        return;
     }
+    let (Some(old_state), Some(new_state)) = (state(old), state(new)) else {
+        log::unknown_state(old, new);
+        return;
+    };
+    transition(nesting, sock, old_state, new_state);
 }
 
 #[inline(always)]

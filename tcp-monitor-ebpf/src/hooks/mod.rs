@@ -10,6 +10,7 @@ macro_rules! tracepoint {
         fn first(ctx: *mut core::ffi::c_void) -> i32 {
             let ctx = aya_ebpf::programs::BtfTracePointContext::new(ctx);
             $handle(&ctx, $crate::kernel::nesting::Nesting::first(&ctx, TRACEPOINT));
+            $crate::output::log::report();
             0
         }
 
@@ -18,6 +19,7 @@ macro_rules! tracepoint {
         fn second(ctx: *mut core::ffi::c_void) -> i32 {
             let ctx = aya_ebpf::programs::BtfTracePointContext::new(ctx);
             $handle(&ctx, $crate::kernel::nesting::Nesting::second(&ctx, TRACEPOINT));
+            $crate::output::log::report();
             0
         }
 

@@ -9,10 +9,16 @@ use crate::kernel::asm::add;
 #[map]
 static TABLE_COUNTERS: PerCpuArray<TableCounters> = PerCpuArray::with_max_entries(1, 0);
 
+/// This CPU's counters.
+#[inline(always)]
+pub(super) fn counters() -> Option<*mut TableCounters> {
+    TABLE_COUNTERS.get_ptr_mut(0)
+}
+
 /// Counts that an entry was evicted, or not stored, because a table was full.
 #[inline(always)]
 pub(crate) fn count_eviction(table: Table) {
-    if let Some(counters) = TABLE_COUNTERS.get_ptr_mut(0) {
+    if let Some(counters) = counters() {
         // SAFETY: the map's own value; the table is within the array.
         unsafe { add(&raw mut (*counters).evictions[table as usize], 1) };
     }

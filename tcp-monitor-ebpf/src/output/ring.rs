@@ -21,6 +21,12 @@ static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 static RECORD_COUNTERS: PerCpuArray<RecordCounters> = PerCpuArray::with_max_entries(1, 0);
 
+/// This CPU's counters.
+#[inline(always)]
+pub(super) fn counters() -> Option<*mut RecordCounters> {
+    RECORD_COUNTERS.get_ptr_mut(0)
+}
+
 /// Whether records are read; with counters alone they are not made.
 #[inline(always)]
 pub(crate) fn wanted() -> bool {
@@ -51,7 +57,7 @@ pub(crate) struct Reserved<T: Record> {
 /// suppressed if what is left of it is for others.
 #[inline(always)]
 pub(crate) fn reserve<T: Record>(kind: Kind, limit: FillLimit) -> Option<Reserved<T>> {
-    let counters = RECORD_COUNTERS.get_ptr_mut(0)?;
+    let counters = counters()?;
     let unread = RECORDS.query(u64::from(BPF_RB_AVAIL_DATA));
     let size = u64::from(setting!(ring_size));
     let limit = match limit {
