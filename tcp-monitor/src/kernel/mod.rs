@@ -45,7 +45,6 @@ use tcp_monitor_common::{
     counters::RecordCounters,
 };
 
-pub(crate) use self::slots::ephemeral_ports;
 pub use self::{
     btf::BtfError,
     counters::{CounterError, Counters},
@@ -68,7 +67,7 @@ use self::{
 };
 use crate::{
     netns::{Netns, NetnsSelection},
-    ports::PortSet,
+    ports::{PortSet, ephemeral_ports},
 };
 
 /// What the kernel programs are to watch.
