@@ -1,19 +1,22 @@
-//! What the tracker takes: inputs a second on one core, and memory a connection, with a thousand, a hundred thousand and a
-//! million connections open. Run by `cargo xtask bench tracker`.
+//! What the tracker takes: inputs a second on one core, and memory a connection, with a thousand, a
+//! hundred thousand and a million connections open. Run by `cargo xtask bench tracker`.
 //!
 //! The rows, each with all those connections open throughout:
-//! - *sockets, churn*: other connections live their whole life, as the kernel tells it to the log: what their sockets do,
-//!   and their SYN, FIN and the acknowledgments of those. One half are opened from here, one half are accepted.
-//! - *segments, churn*: the same with states inferred from segments: handshake and teardown, three segments each.
-//! - *segments, bursts*: data on the open connections, their states inferred. One after the other, in no order, each carries
-//!   a burst of data with an acknowledgment for every second segment.
-//! - *segments, scattered*: the same, but each segment is of another connection. No traffic is like that; it is the
-//!   worst that memory can be asked for.
+//! - *sockets, churn*: other connections live their whole life, as the kernel tells it to the log:
+//!   what their sockets do, and their SYN, FIN and the acknowledgments of those. One half are
+//!   opened from here, one half are accepted.
+//! - *segments, churn*: the same with states inferred from segments: handshake and teardown, three
+//!   segments each.
+//! - *segments, bursts*: data on the open connections, their states inferred. One after the other,
+//!   in no order, each carries a burst of data with an acknowledgment for every second segment.
+//! - *segments, scattered*: the same, but each segment is of another connection. No traffic is like
+//!   that; it is the worst that memory can be asked for.
 //!
-//! A churn closes a quarter as many connections a minute as are open, so that there are as many in TIME_WAIT. The time of the
-//! processor counts, with what it takes to make the inputs; of several rounds, the best. Memory is what the allocator was asked
-//! for when all are open, within a minute, and nothing else was seen. Tables of a fixed size are part of it: with a thousand
-//! connections, half of it is the segments seen lately. The rows to run can be chosen by a part of their name:
+//! A churn closes a quarter as many connections a minute as are open, so that there are as many in
+//! TIME_WAIT. The time of the processor counts, with what it takes to make the inputs; of several
+//! rounds, the best. Memory is what the allocator was asked for when all are open, within a minute,
+//! and nothing else was seen. Tables of a fixed size are part of it: with a thousand connections,
+//! half of it is the segments seen lately. The rows to run can be chosen by a part of their name:
 //! `cargo bench --bench tracker -- churn`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -141,7 +144,8 @@ fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Lets other connections open and close, a quarter as many each minute as are open, from this number on.
+/// Lets other connections open and close, a quarter as many each minute as are open, from this
+/// number on.
 fn churn(load: &mut Load, row: &Row, open: u32, ids: Range<u32>) {
     let a_minute = open / 4 * (row.life)(0).len();
     load.tick = Duration::from_secs(60) / a_minute;
@@ -162,8 +166,8 @@ fn churn(load: &mut Load, row: &Row, open: u32, ids: Range<u32>) {
     }
 }
 
-/// Sends data on all open connections in turn, in no order: `burst` segments at a time, of which every second is an
-/// acknowledgment of the one before.
+/// Sends data on all open connections in turn, in no order: `burst` segments at a time, of which
+/// every second is an acknowledgment of the one before.
 fn send(load: &mut Load, open: u32, burst: u32) {
     load.tick = Duration::from_nanos(500);
     let mask = open.next_power_of_two() - 1;
@@ -219,7 +223,8 @@ impl Life {
 /// One input in the life of a connection.
 #[derive(Clone, Copy)]
 enum Step {
-    /// Sequence and acknowledgment number count from the initial ones; the last is the payload, bytes.
+    /// Sequence and acknowledgment number count from the initial ones; the last is the payload,
+    /// bytes.
     Segment(Way, Flags, u32, u32, u32),
     /// A transition of the client's or the server's socket.
     Socket(Role, TcpState, TcpState),

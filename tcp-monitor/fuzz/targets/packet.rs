@@ -1,4 +1,5 @@
-//! The bytes are a link type, how much of the packet was not captured, and the packet; and then a TCP header.
+//! The bytes are a link type, how much of the packet was not captured, and the packet; and then a
+//! TCP header.
 
 use std::io::Cursor;
 
@@ -38,6 +39,6 @@ fn file(link: u32, missing: u32, packet: &[u8]) -> Vec<u8> {
     header.chain(packet.iter().copied()).collect()
 }
 
-/// Of tcpdump.org/linktypes.html: null, Ethernet, raw (as OpenBSD and others number it), loop, cooked, raw IPv4 and IPv6,
-/// cooked version 2, and one that is not read.
+/// Of tcpdump.org/linktypes.html: null, Ethernet, raw (as OpenBSD and others number it), loop,
+/// cooked, raw IPv4 and IPv6, cooked version 2, and one that is not read.
 const LINK_TYPES: [u32; 10] = [0, 1, 12, 101, 108, 113, 228, 229, 276, 9];

@@ -35,8 +35,8 @@ impl Judge {
         Self { rules, lives: HashMap::new(), last: Time::default() }
     }
 
-    /// Judges what was told of one input. `untold` is what [`Tracker::earliest_deferred`] said before, `span` from the time of the
-    /// last input to that of this one.
+    /// Judges what was told of one input. `untold` is what [`Tracker::earliest_deferred`] said
+    /// before, `span` from the time of the last input to that of this one.
     pub(crate) fn hear(
         &mut self,
         events: &[Event],
@@ -104,12 +104,14 @@ impl Judge {
         }
     }
 
-    /// A connection of which only control segments are seen may be silent as long as it likes, and is forgotten without a word.
+    /// A connection of which only control segments are seen may be silent as long as it likes, and
+    /// is forgotten without a word.
     fn may_be_forgotten(&self, scene: &Scene) -> bool {
         self.rules.infer_from == InferFrom::ControlSegments && scene.elapsed() >= FORGOTTEN
     }
 
-    /// Time does not go back, but for the birth of a socket that is told late, when all is known of it.
+    /// Time does not go back, but for the birth of a socket that is told late, when all is known of
+    /// it.
     fn judge_time(&mut self, event: &Event, untold: Option<Time>, span: &Range<Time>) {
         if self.rules.time_goes_back {
             return;
@@ -158,7 +160,8 @@ impl Judge {
             assert_eq!(life.state, change.from, "{change:?}");
         }
         let opens = matches!(change.from, TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv);
-        // The kernel lets a socket of fast open close before its handshake is complete, and tells no more of that.
+        // The kernel lets a socket of fast open close before its handshake is complete, and tells
+        // no more of that.
         let ends = matches!(change.to, TcpState::Established | TcpState::Close);
         let is_inferred = change.evidence == Evidence::Segment && change.to != TcpState::SynRecv;
         life.awaits_handshake = opens && (ends || is_inferred);

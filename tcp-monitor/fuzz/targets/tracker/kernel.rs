@@ -1,4 +1,5 @@
-//! Sockets as the kernel tells of them: what follows what, after `inet_sock_set_state` and those who call it.
+//! Sockets as the kernel tells of them: what follows what, after `inet_sock_set_state` and those
+//! who call it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -125,7 +126,8 @@ impl Connection {
         })
     }
 
-    /// The socket of an end as sock_diag finds it; a TIME_WAIT minisocket, if that is all there is and anything goes.
+    /// The socket of an end as sock_diag finds it; a TIME_WAIT minisocket, if that is all there is
+    /// and anything goes.
     pub(crate) fn find(
         &self,
         end: usize,

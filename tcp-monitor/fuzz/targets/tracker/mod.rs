@@ -1,4 +1,5 @@
-//! The bytes are a script: segments, socket events and pauses, sane ones and nonsense. What the tracker tells of them is judged.
+//! The bytes are a script: segments, socket events and pauses, sane ones and nonsense. What the
+//! tracker tells of them is judged.
 
 use tcp_monitor::lifecycle::{Event, Options, Tracker};
 

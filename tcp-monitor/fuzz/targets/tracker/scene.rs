@@ -1,4 +1,5 @@
-//! Who takes part in a script: a few connections, each with two ends, some of which have a socket that the kernel tells of.
+//! Who takes part in a script: a few connections, each with two ends, some of which have a socket
+//! that the kernel tells of.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
