@@ -41,7 +41,8 @@ fn sink(report: &Report, text: impl FnOnce(Style) -> Text) -> Option<Box<dyn Eve
         (cli::OutputFormat::None, _) => return None,
         (cli::OutputFormat::Json, _) => Box::new(Json::default()),
         (cli::OutputFormat::Text, cli::TextView::Log) => {
-            Box::new(text(style(report)).wrapped(terminal_width))
+            let text = text(style(report));
+            Box::new(if io::stdout().is_terminal() { text.wrapped(terminal_width) } else { text })
         }
         (cli::OutputFormat::Text, cli::TextView::Ladder) => {
             let asked = || env::var("COLUMNS").ok()?.parse().ok();

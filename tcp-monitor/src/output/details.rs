@@ -18,7 +18,8 @@ pub(super) struct Details {
 
 impl Details {
     pub(super) fn new(style: Style) -> Self {
-        Self { style, ..Self::default() }
+        // Room for most lines.
+        Self { text: String::with_capacity(128), breaks: Vec::with_capacity(12), style, gap: false }
     }
 
     /// Adds a phrase, with a dot before it.

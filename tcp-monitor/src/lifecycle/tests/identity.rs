@@ -16,7 +16,7 @@ use super::script::{
 use crate::lifecycle::event::{Stuck, StuckReason};
 use crate::lifecycle::input::{Presence, PresentSocket, StuckSocket};
 use crate::lifecycle::segment::Flags;
-use crate::lifecycle::{End, Event, EventKind, Input, SegmentInput, SocketInput};
+use crate::lifecycle::{End, Event, EventKind, InferFrom, Input, Options, SegmentInput, SocketInput};
 
 /// The numbers of the connections of these events, each once.
 fn ids(events: &[Event]) -> Vec<u64> {
@@ -199,6 +199,32 @@ fn a_socket_from_a_dump_and_its_stuck_event_belong_to_a_connection() {
     let events = script.events();
     assert_eq!((ids(&events), ends(&events)), (vec![1], "22".into()));
     assert_eq!(events[0].cookie, 71);
+}
+
+#[test]
+fn connections_of_two_dumps_become_one_when_a_packet_passes_both_namespaces() {
+    let mut script = Script::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() });
+    let present = |netns: u32, cookie, role, local, remote| PresentSocket {
+        time: at(0),
+        netns,
+        cookie,
+        role,
+        local,
+        remote,
+        presence: Presence::Socket(Established),
+    };
+    script.handle(Input::Present(present(1, 72, Role::Client, client_addr(), server_addr())));
+    script.handle(Input::Present(present(2, 71, Role::Server, server_addr(), client_addr())));
+    script.socket(client(1, Established, FinWait1));
+    for (netns, direction) in [(1, OUT), (2, IN)] {
+        let fin = from_client(2, FIN, 51, 101);
+        script.segment(SegmentInput { netns, ifindex: netns + 2, direction: Some(direction), ..fin });
+    }
+    script.socket(SocketInput { netns: 2, ..server(3, Established, CloseWait) });
+    script.socket(client(4, FinWait1, FinWait2));
+    let events = script.events();
+    assert_eq!((ids(&events), ends(&events)), (vec![1], "1121".into()), "{events:#?}");
+    assert_eq!(script.tracker().sockets(), 2);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::lifecycle::dedup::{Observation, Transmission, occupies_sequence_space
 use crate::lifecycle::event::{Event, EventKind, Segment, Step, Unexpected};
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::queues::Place;
+use crate::lifecycle::time::Time;
 use crate::lifecycle::tuple::Tuple;
 
 /// A segment on its way from one end to the other.
@@ -127,6 +128,10 @@ impl Tracker {
             let id = of_socket.or_else(|| Some(ids.next()));
             Some(super::table::insert(connections, id, *tuple, opener(passing, step), segment.time))
         })?;
+        let place = match observation.connection.filter(|_| is_duplicate) {
+            Some(first) => self.join(first, place, tuple, segment.time),
+            None => place,
+        };
         if step == Step::Syn && !is_new && self.may_be_of_connecting(place, passing) {
             connecting = self.connecting.take_sender_of(segment);
         }
@@ -152,6 +157,35 @@ impl Tracker {
             }
         }
         Some(place)
+    }
+
+    /// A packet that the connection `first` sent is seen in the network namespace of another one. They are
+    /// one connection, unless both have a socket at the same end. Returns which is the connection now.
+    fn join(&mut self, first: Place, other: Place, tuple: &Tuple, now: Time) -> Place {
+        let (Some(known), Some(joined)) = (self.table.get(first), self.table.get(other)) else {
+            return other;
+        };
+        let is_free = |end: usize| {
+            let (mine, theirs) = (&known.ends[end], &joined.ends[end]);
+            theirs.time_wait.is_none() && (theirs.socket.is_none() || !mine.is_reported())
+        };
+        let has_one_namespace = joined.other_netns.is_none() && known.has_room_for_namespace();
+        let is_same = first != other && known.tuple.has_addresses_of(tuple);
+        let can_join = is_same && has_one_namespace && joined.inference.is_none();
+        if !can_join || !is_free(0) || !is_free(1) {
+            return other;
+        }
+        let identities = [0, 1].map(|end| known.identity(end));
+        let sockets = [0, 1].map(|end| joined.ends[end].socket.is_some());
+        for end in [0, 1].into_iter().filter(|end| sockets[*end]) {
+            let at = self.table.move_socket(EndRef::new(other, end), EndRef::new(first, end));
+            if let Some(socket) = self.table.socket_mut(at) {
+                socket.life.set_identity(identities[end]);
+            }
+        }
+        self.table.discard_segments(other, now);
+        self.table.find_or(tuple, |_, _| Some(first));
+        first
     }
 
     /// Whether a SYN may be that of a socket whose port is not known: none that is known has sent

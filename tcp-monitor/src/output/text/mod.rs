@@ -297,17 +297,16 @@ impl LineLayout {
         }
         let time = style.paint(Color::Dim, TimeOfDay { time, time_zone });
         let name = style.paint(*color, format!("{:<LABEL$}", label.name()));
-        // Of a narrow terminal, addresses that are the exception do not take the columns of the
-        // others.
-        let column = terminal.map_or(*widest, |terminal| (*widest).min(widest_in(terminal)));
-        let padding = column.saturating_sub(width) + 2;
-        let start = ADDRESSES + width + padding;
-        let (room, indent) = match terminal {
-            None => (usize::MAX, 0),
-            Some(terminal) if terminal >= start + MIN_DETAILS => (terminal - start, start),
-            Some(terminal) => (terminal.saturating_sub(start), ADDRESSES),
+        let Some(terminal) = terminal else {
+            let padding = if details.is_empty() { 0 } else { widest.saturating_sub(width) + 2 };
+            return format!("{time}  {name}  {addresses}{:padding$}{}\n", "", details.as_str());
         };
-        let rest = terminal.map_or(usize::MAX, |terminal| terminal.saturating_sub(indent).max(1));
+        // In a narrow terminal, addresses of exceptional width do not take the columns of the others.
+        let padding = (*widest).min(widest_in(terminal)).saturating_sub(width) + 2;
+        let start = ADDRESSES + width + padding;
+        let has_room = terminal >= start + MIN_DETAILS;
+        let (room, indent) = (terminal.saturating_sub(start), if has_room { start } else { ADDRESSES });
+        let rest = terminal.saturating_sub(indent).max(1);
         let mut text = format!("{time}  {name}  {addresses}");
         for (number, part) in details.lines(room, rest).into_iter().enumerate() {
             if number > 0 {
