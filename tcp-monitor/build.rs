@@ -1,4 +1,5 @@
-//! Hands the eBPF object to the crate; warns of one that is older than the sources beside it, and refuses it in CI.
+//! Hands the eBPF object to the crate; warns of one that is older than the sources beside it, and
+//! refuses it in CI.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ mod manifest;
 
 use manifest::Freshness;
 
-/// Embeds the object at this path instead of the committed one, as it is: to try one that another toolchain built.
+/// Embeds the object at this path instead of the committed one, as it is: to try one that another
+/// toolchain built.
 const OVERRIDE: &str = "TCP_MONITOR_BPF_OBJECT";
 /// Set by continuous integration (GitHub, GitLab and others).
 const CI: &str = "CI";
@@ -51,7 +53,8 @@ fn committed_object() -> Result<PathBuf, String> {
     let package =
         env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).ok_or("CARGO_MANIFEST_DIR is not set")?;
     let object = package.join(manifest::OBJECT);
-    // Without the sources beside it, as in the package from crates.io, there is nothing to compare with.
+    // Without the sources beside it, as in the package from crates.io, there is nothing to compare
+    // with.
     if let Some(workspace) = package.parent().filter(|dir| dir.join("tcp-monitor-ebpf/Cargo.toml").is_file())
     {
         for path in manifest::SOURCES.iter().chain([&manifest::LOCK_FILE]) {

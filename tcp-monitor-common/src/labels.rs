@@ -154,15 +154,15 @@ impl Table {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Acks => "acks",
-            Self::Lifetimes => "lifetimes",
+            Self::SocketTimes => "socket_times",
             Self::Requests => "requests",
-            Self::Orphans => "orphans",
+            Self::FinWait2Timewait => "fin_wait2_timewait",
         }
     }
 }
 
-/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`) in snake case, or
-/// `unknown`.
+/// The `reason` label of `resets_total`: the kernel's `sk_rst_reason` (`include/net/rstreason.h`)
+/// in snake case, or `unknown`.
 #[must_use]
 pub const fn reset_reason_label(reason: u8) -> &'static str {
     if (reason as usize) < RESET_REASON_LABELS.len() {

@@ -1,32 +1,18 @@
-//! The kernel programs of tcp-monitor: one file per hook, named after it, over a few files of what they share.
+//! The kernel programs of tcp-monitor.
+//!
+//! Each folder uses only those after it:
+//! - [`hooks`]: one file a hook, named after it.
+//! - [`state`]: the maps that several hooks share, one file each.
+//! - [`output`]: counters, records and the log.
+//! - [`kernel`]: reading the kernel's sockets and packets.
 
 // For any other target the crate is only checked, by clippy.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
-mod acks;
-mod arrivals;
-mod baseline;
-mod classifier;
-mod fate;
-mod glance;
-mod half_open;
-mod inet_sock_set_state;
-mod instruction;
+mod hooks;
 mod kernel;
-mod lifetime;
-mod lookup;
-mod orphans;
-mod packet;
-mod ports;
-mod records;
-mod resets;
-mod socket;
-mod tables;
-mod tcp_receive_reset;
-mod tcp_retransmit_skb;
-mod tcp_retransmit_synack;
-mod tcp_send_reset;
-mod turn;
+mod output;
+mod state;
 
 /// The helpers for reading kernel memory are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

@@ -20,7 +20,7 @@ use tcp_monitor::counts::ProgramRuns;
 use tcp_monitor::kernel::{self, InterfaceSelection, KernelSource};
 use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
-use tcp_monitor_common::abi::config::program;
+use tcp_monitor_common::abi::maps::program;
 
 fn main() -> Result<()> {
     if !rustix::process::geteuid().is_root() {

@@ -1,8 +1,8 @@
 //! What `manifest.toml` says of the eBPF object beside it, and whether the object is current.
 //!
-//! Shared by `build.rs`, which warns of an object that is older than its sources, and `cargo xtask build-ebpf`, which
-//! writes a new one or refuses one that is not current. Only code that reaches the object counts: comments, documentation, tests and what the agent alone
-//! compiles do not.
+//! Shared by `build.rs`, which warns of an object that is older than its sources, and `cargo xtask
+//! build-ebpf`, which writes a new one or refuses one that is not current. Only code that reaches
+//! the object counts: comments, documentation, tests and what the agent alone compiles do not.
 
 use std::path::{Path, PathBuf};
 use std::{fmt::Write as _, fs, io};
@@ -44,7 +44,8 @@ pub(crate) enum Freshness {
 }
 
 impl Freshness {
-    /// Compares the object of the package in `package` with its manifest, and that with the sources in `workspace`.
+    /// Compares the object of the package in `package` with its manifest, and that with the sources
+    /// in `workspace`.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -60,7 +61,8 @@ impl Freshness {
         })
     }
 
-    /// Whether a build may embed the object: what to warn of, or why not. In CI nothing but a current one is embedded.
+    /// Whether a build may embed the object: what to warn of, or why not. In CI nothing but a
+    /// current one is embedded.
     pub(crate) fn judge(self, in_ci: bool) -> Result<Option<String>, String> {
         let advice = "run `cargo xtask build-ebpf` and commit what it writes";
         match self {
@@ -78,7 +80,8 @@ impl Freshness {
     }
 }
 
-/// Hashes [`SOURCES`] (path and code of each file, in order of path) and the locked eBPF side of aya.
+/// Hashes [`SOURCES`] (path and code of each file, in order of path) and the locked eBPF side of
+/// aya.
 ///
 /// # Errors
 /// If a source cannot be read or is not Rust.
@@ -197,7 +200,9 @@ fn kind_of(attribute: &Group) -> Attribute {
     let text: String = attribute.stream().to_string().split_whitespace().collect();
     if text.starts_with("doc=") || text.starts_with("cfg_attr(feature=\"user\"") {
         Attribute::Documents
-    } else if ["cfg(test)", "cfg(doc)", "cfg(feature=\"user\")"].contains(&text.as_str()) {
+    } else if ["cfg(test)", "cfg(doc)", "cfg(feature=\"user\")", "cfg(all(test,feature=\"user\"))"]
+        .contains(&text.as_str())
+    {
         Attribute::Removes
     } else {
         Attribute::Reaches

@@ -17,9 +17,10 @@ use tcp_monitor::metrics::{BuildInfo, Exporter, ScrapeError};
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::{
     ClosedBy, HandshakeFailure, Histogram, InterfaceCounters, PortCounters, RESET_REASON_UNKNOWN,
-    RecordCounters, Scale, SegmentKind, TableCounters,
+    RecordCounters, Scale, SegmentKind, TIMED_STATES, TableCounters,
 };
 use tcp_monitor_common::record::{Direction, Kind, ResetPhase, Role};
+use tcp_monitor_common::words::Words;
 
 /// After an intended change: `BLESS=1 cargo test -p tcp-monitor --test metrics`, then read the
 /// difference.
@@ -36,6 +37,60 @@ fn exposition_is_the_golden_text() -> Result<(), Box<dyn Error>> {
     }
     assert_eq!(exposition.len(), expected.len(), "one of the two goes on");
     Ok(())
+}
+
+/// A port for each word of its counters, with 1 in that word, and port 0 with none: the text of each differs from that of
+/// port 0, but for the words that round arrays up to powers of two.
+#[test]
+fn every_counter_of_a_port_is_exposed() -> Result<(), Box<dyn Error>> {
+    let words = PortCounters::ZERO.words().len();
+    let mut ports = vec![(PortLabel::Port(0), PortCounters::ZERO)];
+    for (word, port) in (0..words).zip(1..) {
+        let mut counters = PortCounters::ZERO;
+        counters.words_mut()[word] = 1;
+        ports.push((PortLabel::Port(port), counters));
+    }
+    let kernel = KernelCounts { ports, ..KernelCounts::default() };
+    let exposition = expose(Snapshot { kernel, ..Snapshot::default() })?;
+    let mut by_port = BTreeMap::<&str, String>::new();
+    for line in exposition.lines() {
+        if let Some((name, (port, rest))) =
+            line.split_once("port=\"").and_then(|(name, rest)| Some((name, rest.split_once('"')?)))
+        {
+            by_port.entry(port).or_default().extend([name, rest, "\n"]);
+        }
+    }
+    for (word, is_room) in rounded_up().words().iter().map(|word| *word != 0).enumerate() {
+        let is_exposed = by_port[(word + 1).to_string().as_str()] != by_port["0"];
+        assert_eq!(is_exposed, !is_room, "word {word} of PortCounters");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_counter_of_records_tables_and_interfaces_is_exposed() -> Result<(), Box<dyn Error>> {
+    fn differs<C: Words + Copy>(
+        zero: &C,
+        snapshot: impl Fn(&C) -> KernelCounts,
+    ) -> Result<(), Box<dyn Error>> {
+        let text = |counters: &C| expose(Snapshot { kernel: snapshot(counters), ..Snapshot::default() });
+        let before = text(zero)?;
+        for word in 0..zero.words().len() {
+            let mut counters = *zero;
+            counters.words_mut()[word] = 1;
+            assert_ne!(text(&counters)?, before, "word {word} of {}", std::any::type_name::<C>());
+        }
+        Ok(())
+    }
+    differs(&RecordCounters::default(), |records| KernelCounts {
+        records: *records,
+        ..KernelCounts::default()
+    })?;
+    differs(&TableCounters::default(), |tables| KernelCounts { tables: *tables, ..KernelCounts::default() })?;
+    differs(&InterfaceCounters::default(), |counters| KernelCounts {
+        interfaces: vec![("eth0".to_owned(), *counters)],
+        ..KernelCounts::default()
+    })
 }
 
 #[test]
@@ -350,7 +405,7 @@ fn sample() -> Snapshot {
             ("eth0".to_owned(), eth0_of_a_container),
         ],
         records,
-        tables: TableCounters { forgotten: [91, 92, 93, 94] },
+        tables: TableCounters { evictions: [91, 92, 93, 94] },
         programs: vec![
             program("inet_sock_set_state", 81, 1_500_000_000),
             program("tcp_monitor_ingress", 82, 250),
@@ -388,4 +443,34 @@ fn sample_sockets() -> Vec<(PortLabel, PortSockets)> {
     port.close_wait_stuck.insert("nginx".to_owned(), 204);
     port.close_wait_stuck.insert("a \"name\"\\\n".to_owned(), 205);
     vec![(PortLabel::Port(8899), port), (PortLabel::Other, PortSockets::default())]
+}
+
+/// 1 in each word that only rounds an array up to a power of two.
+fn rounded_up() -> PortCounters {
+    let mut room = PortCounters::ZERO;
+    for reasons in &mut room.handshake_failures {
+        reasons[HandshakeFailure::ALL.len()..].fill(1);
+    }
+    let is_state =
+        |number: usize| u8::try_from(number).is_ok_and(|number| TcpState::from_kernel(number).is_some());
+    for (from, row) in room.transitions.iter_mut().enumerate() {
+        for (to, word) in row.iter_mut().enumerate() {
+            *word = (!is_state(from) || !is_state(to)).into();
+        }
+    }
+    room.resets_received[ResetPhase::ALL.len()..].fill(1);
+    room.resets_sent[ResetPhase::ALL.len()..].as_flattened_mut().fill(1);
+    for ways in &mut room.closed {
+        ways[ClosedBy::ALL.len()..].fill(1);
+    }
+    for histogram in &mut room.handshake_durations {
+        histogram.buckets[Scale::HANDSHAKE.bounds + 1..].fill(1);
+    }
+    for histogram in room.connection_durations.iter_mut().chain(&mut room.state_durations) {
+        histogram.buckets[Scale::LIFE.bounds + 1..].fill(1);
+    }
+    for histogram in &mut room.state_durations[TIMED_STATES.len()..] {
+        histogram.words_mut().fill(1);
+    }
+    room
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask build-ebpf`: builds the eBPF object that is committed, so that building the agent needs stable Rust only.
+//! `cargo xtask build-ebpf`: builds the eBPF object that is committed, so that building the agent
+//! needs stable Rust only.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,7 +35,8 @@ struct Built {
 /// Builds the object and writes it with its manifest, or compares them with the committed ones.
 ///
 /// # Errors
-/// If something to build with is missing, the build fails, or the committed object is not what comes out.
+/// If something to build with is missing, the build fails, or the committed object is not what
+/// comes out.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let package = workspace().join("tcp-monitor");
     let (object_path, manifest_path) = (package.join(manifest::OBJECT), package.join(manifest::MANIFEST));
@@ -72,7 +74,8 @@ fn build(committed_manifest: &str) -> Result<Built> {
     cargo
         .current_dir(workspace())
         .args(["--locked", "--release", "--package", PACKAGE])
-        // The profile of the agent is no concern of the object: bpf-linker optimizes all of it at once.
+        // The profile of the agent is no concern of the object: bpf-linker optimizes all of it at
+        // once.
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
@@ -87,7 +90,8 @@ fn build(committed_manifest: &str) -> Result<Built> {
     Ok(Built { object, manifest })
 }
 
-/// The toolchain that built the committed object, if this machine has it: a rebuild then changes what the sources changed.
+/// The toolchain that built the committed object, if this machine has it: a rebuild then changes
+/// what the sources changed.
 fn choose_toolchain(committed_manifest: &str) -> Result<Toolchain> {
     let mut toolchains = Toolchain::find_all();
     let same = toolchains.iter().position(|toolchain| {
@@ -116,7 +120,8 @@ fn rustc_flags(toolchain: &Toolchain, linker: &Path, target_dir: &Path) -> Resul
         // The programs read no registers of another architecture: one object serves all of them.
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
     ];
-    // The folders of this machine stay out of the object, so that it is the same from every machine.
+    // The folders of this machine stay out of the object, so that it is the same from every
+    // machine.
     let folders: [(&Path, &str); 4] = [
         (workspace(), "/tcp-monitor"),
         (&cargo_home, "/cargo"),

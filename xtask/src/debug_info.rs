@@ -1,4 +1,5 @@
-//! What describes the code of an eBPF object and is not run: DWARF, which is removed, and BTF, which the kernel and aya read.
+//! What describes the code of an eBPF object and is not run: DWARF, which is removed, and BTF,
+//! which the kernel and aya read.
 
 use anyhow::{Context as _, Result};
 use object::build::elf::{Builder, SectionData};
@@ -28,7 +29,8 @@ pub(crate) fn strip(object: &[u8]) -> Result<Vec<u8>> {
     Ok(stripped)
 }
 
-/// Whether two objects differ in nothing but BTF, which has the numbers of lines and the text of the source.
+/// Whether two objects differ in nothing but BTF, which has the numbers of lines and the text of
+/// the source.
 ///
 /// # Errors
 /// If one is no well-formed ELF file.

@@ -1,4 +1,5 @@
-//! What builds the eBPF object: a Rust compiler with `core` for BPF, the LLVM library it came with, and bpf-linker.
+//! What builds the eBPF object: a Rust compiler with `core` for BPF, the LLVM library it came with,
+//! and bpf-linker.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,7 +21,7 @@ pub(crate) struct Toolchain {
     kind: Kind,
     sysroot: PathBuf,
     llvm_library: PathBuf,
-    /// As the compiler tells it: `1.96.0 (ac68faa20 2026-05-25) …`.
+    /// As the compiler reports it: `1.96.0 (ac68faa20 2026-05-25) …`.
     pub(crate) rustc: String,
     /// Version of the LLVM in the compiler.
     pub(crate) llvm: String,
@@ -79,8 +80,8 @@ impl Toolchain {
         self.sysroot.join("lib/rustlib/src/rust")
     }
 
-    /// Makes a folder with nothing but the LLVM library: bpf-linker loads the first `libLLVM*` that it sees in
-    /// `LD_LIBRARY_PATH`, and the library's own folder may hold those of other versions.
+    /// Makes a folder with nothing but the LLVM library: bpf-linker loads the first `libLLVM*` that
+    /// it sees in `LD_LIBRARY_PATH`, and the library's own folder may hold those of other versions.
     fn link_llvm_library(&self, target_dir: &Path) -> Result<PathBuf> {
         let folder = target_dir.join("llvm");
         let link = folder.join(format!("libLLVM-{LLVM_MAJOR}.so"));
@@ -147,7 +148,8 @@ fn llvm_library(sysroot: &Path) -> Option<PathBuf> {
         .map(|entry| entry.path())
 }
 
-/// Where `cargo xtask setup` installs bpf-linker: a folder of its own, so that it fights no other version.
+/// Where `cargo xtask setup` installs bpf-linker: a folder of its own, so that it fights no other
+/// version.
 pub(crate) fn bpf_linker_root() -> Result<PathBuf> {
     Ok(crate::cache_dir()?.join(format!("bpf-linker-{BPF_LINKER_VERSION}")))
 }

@@ -1,5 +1,8 @@
 //! The counters that the kernel programs keep per CPU and the agent adds up at each scrape.
 
+#[cfg(feature = "user")]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 #[cfg(doc)]
 use crate::rules::reset::ResetPhase;
 
@@ -13,7 +16,8 @@ pub use crate::rules::{
     control::SegmentKind,
 };
 
-// The kernel programs index by masking, so that the verifier sees the bound: dimensions are powers of two.
+// The kernel programs index by masking, so that the verifier sees the bound: dimensions are powers
+// of two.
 
 /// State numbers run from 1 to 12; the other rows and columns stay empty.
 pub const STATES: usize = 16;
@@ -21,7 +25,8 @@ pub const STATES: usize = 16;
 pub const FAILURES: usize = 16;
 /// Room for every [`ResetPhase`].
 pub const PHASES: usize = 8;
-/// The kernel's `sk_rst_reason` has 25 values on 7.2; a reason beyond the last but one counts as unknown.
+/// The kernel's `sk_rst_reason` has 25 values on 7.2; a reason beyond the last but one counts as
+/// unknown.
 pub const RESET_REASONS: usize = 32;
 /// The slot of [`PortCounters::resets_sent`] for "no reason given".
 pub const RESET_REASON_UNKNOWN: usize = RESET_REASONS - 1;
@@ -31,8 +36,10 @@ pub const CLOSINGS: usize = 8;
 /// Room for the buckets of a histogram.
 pub const BUCKETS: usize = 16;
 
-/// How often something took how long. A bucket holds what is not longer than its bound, and longer than the one before.
+/// How often something took how long. A bucket holds what is not longer than its bound, and longer
+/// than the one before.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct Histogram {
     /// By bucket; see [`Scale`].
@@ -46,7 +53,8 @@ impl Histogram {
     pub const ZERO: Self = Self { buckets: [0; BUCKETS], sum: 0 };
 }
 
-/// The bounds of a histogram's buckets: each is four times the one before it, and the last bucket has none.
+/// The bounds of a histogram's buckets: each is four times the one before it, and the last bucket
+/// has none.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     /// Bound of the first bucket, nanoseconds.
@@ -77,7 +85,8 @@ impl Scale {
     }
 }
 
-/// The states whose durations are counted: those in which one end waits for the other, or for its own application.
+/// The states whose durations are counted: those in which one end waits for the other, or for its
+/// own application.
 pub const TIMED_STATES: [TcpState; 5] =
     [TcpState::CloseWait, TcpState::FinWait1, TcpState::FinWait2, TcpState::LastAck, TcpState::Closing];
 /// Room for [`TIMED_STATES`].
@@ -105,6 +114,7 @@ pub const fn timed_state(state: TcpState) -> Option<usize> {
 
 /// What is counted for one service port.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct PortCounters {
     /// Completed handshakes, by [`Role`].
@@ -159,6 +169,7 @@ impl PortCounters {
 
 /// The segments one interface saw: `[direction][flags]`.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct InterfaceCounters {
     /// By [`Direction`] and [`SegmentKind`].
@@ -175,42 +186,46 @@ pub struct InterfaceKey {
     pub ifindex: u32,
 }
 
-/// A table of the kernel programs that holds a limited number of entries; the `table` label of `table_evictions_total`.
+/// A table of the kernel programs that holds a limited number of entries; the `table` label of
+/// `table_evictions_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Table {
-    /// Acknowledgements that are awaited.
+    /// Acknowledgments that are awaited.
     Acks = 0,
     /// Times of sockets.
-    Lifetimes = 1,
+    SocketTimes = 1,
     /// Half-open requests.
     Requests = 2,
-    /// Minisockets in FIN_WAIT2.
-    Orphans = 3,
+    /// Timewait sockets in FIN_WAIT2.
+    FinWait2Timewait = 3,
 }
 
 impl Table {
     /// Every table, in order of its number.
-    pub const ALL: [Self; 4] = [Self::Acks, Self::Lifetimes, Self::Requests, Self::Orphans];
+    pub const ALL: [Self; 4] = [Self::Acks, Self::SocketTimes, Self::Requests, Self::FinWait2Timewait];
 }
 
-/// How often a full table let go of an entry, or did not take one.
+/// How often a full table evicted an entry, or did not take one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct TableCounters {
     /// By [`Table`].
-    pub forgotten: [u64; Table::ALL.len()],
+    pub evictions: [u64; Table::ALL.len()],
 }
 
 /// The records made, by [`Kind`].
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
 pub struct RecordCounters {
     /// Handed to the agent.
     pub sent: [u64; Kind::ALL.len()],
     /// Dropped because the ring buffer was full.
     pub lost: [u64; Kind::ALL.len()],
-    /// Dropped to keep room for others: of packets for those of sockets, of state transitions for those of RSTs.
+    /// Dropped to keep room for others: of packets for those of sockets, of state transitions for
+    /// those of RSTs.
     pub suppressed: [u64; Kind::ALL.len()],
 }
 

@@ -1,14 +1,15 @@
-//! The records that the kernel programs write into the ring buffer, one socket event or one segment each.
+//! The records that the kernel programs write into the ring buffer, one socket event or one segment
+//! each.
 //!
-//! Numbers are in host byte order unless a field says otherwise. Every record begins with a [`Header`], whose `kind`
-//! tells the layout that follows.
+//! Numbers are in host byte order unless a field says otherwise. Every record begins with a
+//! [`Header`], whose `kind` determines the layout that follows.
 
 pub use crate::rules::{reset::ResetPhase, role::Role};
 
 #[cfg(feature = "user")]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// What a record tells of; also the `kind` label of `events_total`.
+/// What a record is of; also the `kind` label of `events_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -18,7 +19,7 @@ pub enum Kind {
     Segment = 1,
     /// A RST was sent or received: a [`SocketRecord`].
     Reset = 2,
-    /// A segment was sent again: a [`SocketRecord`].
+    /// A segment was retransmitted: a [`SocketRecord`].
     Retransmit = 3,
 }
 
@@ -46,7 +47,8 @@ pub struct Header {
 
 /// An event of one socket: a state transition, a reset or a retransmission.
 ///
-/// The `tcp_sock` fields (`snd_nxt` to `total_retrans`, bytes, `sk_err`) are zero unless [`flags::FULL_SOCKET`] is set.
+/// The `tcp_sock` fields (`snd_nxt` to `total_retrans`, bytes, `sk_err`) are zero unless
+/// [`flags::FULL_SOCKET`] is set.
 #[derive(Clone, Copy, Debug, Default)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]
@@ -59,7 +61,8 @@ pub struct SocketRecord {
     pub sk: u64,
     /// Id of the socket's cgroup (v2), 0 if unknown.
     pub cgroup: u64,
-    /// Sequence space acknowledged by the peer; counts our SYN (active open) and our FIN as one each.
+    /// Sequence space acknowledged by the peer; counts our SYN (active open) and our FIN as one
+    /// each.
     pub bytes_acked: u64,
     /// Sequence space received in order; counts the peer's FIN as one.
     pub bytes_received: u64,
@@ -75,7 +78,7 @@ pub struct SocketRecord {
     pub snd_una: u32,
     /// Smoothed round-trip time, microseconds; 0 before the first sample.
     pub srtt_us: u32,
-    /// Segments sent again over the socket's life.
+    /// Segments retransmitted over the socket's life.
     pub total_retrans: u32,
     /// `sk_err`: the errno the application will see, or 0.
     pub sk_err: u32,
@@ -87,7 +90,8 @@ pub struct SocketRecord {
     pub remote_port: u16,
     /// Command name of the process, NUL-padded, valid with [`flags::PROCESS`].
     pub comm: [u8; 16],
-    /// State: before the transition, or at the time of a reset or retransmission. Kernel number, 0 if there is no socket.
+    /// State: before the transition, or at the time of a reset or retransmission. Kernel number, 0
+    /// if there is no socket.
     pub old_state: u8,
     /// State after the transition; equal to `old_state` for other kinds.
     pub new_state: u8,
@@ -97,7 +101,7 @@ pub struct SocketRecord {
     pub reason: u8,
     /// Bits of [`flags`].
     pub flags: u16,
-    /// Retransmission: how many segments were sent again. Else 0.
+    /// Retransmission: how many segments were retransmitted. Else 0.
     pub segments: u16,
     /// Retransmission: low eight TCP flags of the segment. Else 0.
     pub tcp_flags: u8,
@@ -118,7 +122,8 @@ pub mod flags {
     pub const PROCESS: u16 = 1 << 1;
     /// The peer's FIN had been received (kernel: `SOCK_DONE`).
     pub const PEER_CLOSED: u16 = 1 << 2;
-    /// The application had closed its file descriptor, or had not accepted the connection yet (`sk_socket` is NULL).
+    /// The application had closed its file descriptor, or had not accepted the connection yet
+    /// (`sk_socket` is NULL).
     pub const ORPHAN: u16 = 1 << 3;
     /// Reset: sent by this host. Clear: received.
     pub const SENT: u16 = 1 << 4;
@@ -129,7 +134,8 @@ pub mod flags {
 /// The longest TCP header, options included (RFC 9293, data offset 15).
 pub const MAX_TCP_HEADER: usize = 60;
 
-/// One segment of a handshake or a teardown, as it passed an interface. The TCP header is the packet's own bytes.
+/// One segment of a handshake or a teardown, as it passed an interface. The TCP header is the
+/// packet's own bytes.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "user", derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
 #[repr(C)]

@@ -1,4 +1,5 @@
-//! Why a handshake failed, and what ended a connection, by the errno that the kernel leaves in the socket.
+//! Why a handshake failed, and what ended a connection, by the errno that the kernel leaves in the
+//! socket.
 
 /// Why a handshake failed; the `reason` label of `handshake_failures_total`.
 ///
@@ -20,7 +21,8 @@ pub enum HandshakeFailure {
     Other = 5,
     /// Server: the peer answered the SYN-ACK with a RST.
     Reset = 6,
-    /// Server: the accept queue was full when the SYN came, or when the last ACK did and the request was given up.
+    /// Server: the accept queue was full when the SYN came, or when the handshake ACK did and the
+    /// request was given up.
     AcceptQueueFull = 7,
     /// Server: the listener did not answer the SYN, for another reason than a full accept queue.
     SynDropped = 8,

@@ -32,8 +32,8 @@ impl SegmentKind {
 
     /// The kind of a segment with these low eight flags; `None` without SYN, FIN and RST.
     ///
-    /// A segment counts once, also with contradictory flags: RST before SYN before FIN, the order in which a receiver
-    /// checks them (RFC 9293, section 3.10.7.4).
+    /// A segment counts once, also with contradictory flags: RST before SYN before FIN, the order
+    /// in which a receiver checks them (RFC 9293, section 3.10.7.4).
     #[inline(always)]
     #[must_use]
     pub const fn of(flags: u8) -> Option<Self> {

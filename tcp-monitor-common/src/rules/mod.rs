@@ -1,4 +1,5 @@
-//! What a transition or a segment means: constant functions over plain values, applied by programs and agent alike.
+//! What a transition or a segment means: constant functions over plain values, applied by programs
+//! and agent alike.
 
 pub mod cause;
 pub mod control;

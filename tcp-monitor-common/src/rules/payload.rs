@@ -1,4 +1,5 @@
-//! Payload, from the kernel's counters of sequence space: SYN and FIN take one number each (RFC 9293, section 3.4).
+//! Payload, from the kernel's counters of sequence space: SYN and FIN take one number each (RFC
+//! 9293, section 3.4).
 
 use crate::rules::control::flag;
 use crate::rules::role::Role;
@@ -6,8 +7,8 @@ use crate::rules::state::TcpState;
 
 /// Payload that the peer acknowledged, bytes, from `tcp_sock.bytes_acked`.
 ///
-/// The counter grows with SND.UNA (kernel: `tcp_snd_una_update`). That passes our FIN, and our SYN if this end opened
-/// the connection: a server's socket begins with its SYN-ACK acknowledged.
+/// The counter grows with SND.UNA (kernel: `tcp_snd_una_update`). That passes our FIN, and our SYN
+/// if this end opened the connection: a server's socket begins with its SYN-ACK acknowledged.
 #[inline(always)]
 #[must_use]
 pub const fn payload_acked(bytes_acked: u64, role: Role, fin_acked: bool) -> u64 {
@@ -17,7 +18,8 @@ pub const fn payload_acked(bytes_acked: u64, role: Role, fin_acked: bool) -> u64
 
 /// Payload received in order, bytes, from `tcp_sock.bytes_received`.
 ///
-/// The counter grows with RCV.NXT (kernel: `tcp_rcv_nxt_update`) from after the peer's SYN on, and past its FIN.
+/// The counter grows with RCV.NXT (kernel: `tcp_rcv_nxt_update`) from after the peer's SYN on, and
+/// past its FIN.
 #[inline(always)]
 #[must_use]
 pub const fn payload_received(bytes_received: u64, fin_received: bool) -> u64 {
@@ -26,8 +28,8 @@ pub const fn payload_received(bytes_received: u64, fin_received: bool) -> u64 {
 
 /// Whether our FIN is acknowledged when a socket leaves `from` for CLOSE or TIME_WAIT.
 ///
-/// FIN_WAIT2 begins with that acknowledgment (RFC 9293, section 3.6). CLOSING and LAST_ACK end with it unless the socket
-/// has an error (`sk_err`). `all_acked`: SND.UNA equals SND.NXT.
+/// FIN_WAIT2 begins with that acknowledgment (RFC 9293, section 3.6). CLOSING and LAST_ACK end with
+/// it unless the socket has an error (`sk_err`). `all_acked`: SND.UNA equals SND.NXT.
 #[inline(always)]
 #[must_use]
 pub const fn is_fin_acked(from: TcpState, sk_err: u32, all_acked: bool) -> bool {
@@ -45,7 +47,8 @@ pub const fn is_fin_acked(from: TcpState, sk_err: u32, all_acked: bool) -> bool 
     }
 }
 
-/// Sequence numbers that a segment takes: its payload, and one each for SYN and FIN. Wraps, as sequence numbers do.
+/// Sequence numbers that a segment takes: its payload, and one each for SYN and FIN. Wraps, as
+/// sequence numbers do.
 #[inline(always)]
 #[must_use]
 pub const fn sequence_space(payload_len: u32, flags: u8) -> u32 {
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_that_is_left_tells_whether_our_fin_is_acknowledged() {
+    fn the_state_that_is_left_decides_whether_our_fin_is_acknowledged() {
         for from in TcpState::ALL {
             let always = [FinWait2, TimeWait].contains(&from);
             let at_the_end = always || [Closing, LastAck].contains(&from);

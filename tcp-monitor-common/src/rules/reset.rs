@@ -47,9 +47,9 @@ impl ResetPhase {
 
 /// Whether a socket that the kernel resets in `state` may have received late data instead of a RST.
 ///
-/// Data that arrives after `close()` makes the kernel set ECONNRESET and send a RST, and report a received one
-/// (`tcp_rcv_state_process`, TCPAbortOnData). If this returns true and no RST of the peer was seen on an interface that
-/// is watched, this end reset the connection.
+/// Data that arrives after `close()` makes the kernel set ECONNRESET and send a RST, and report a
+/// received one (`tcp_rcv_state_process`, TCPAbortOnData). If this returns true and no RST of the
+/// peer was seen on an interface that is watched, this end reset the connection.
 #[inline(always)]
 #[must_use]
 pub const fn may_be_late_data(state: TcpState) -> bool {

@@ -1,8 +1,10 @@
-//! Outcomes of ingress segments that no socket event reports: dropped SYN, accept-queue overflow, RST without a socket.
+//! Outcomes of ingress segments that no socket event reports: dropped SYN, accept-queue overflow,
+//! RST without a socket.
 //!
-//! The classifier predicts what the kernel does with a segment and records that as its outcome. A reaction of the kernel
-//! (a SYN-ACK, a child socket, a RST) cancels it. Without a reaction it is committed: counted as this file says, by the
-//! programs when the next segment needs the place, or by the agent when it reads the counters before that.
+//! The classifier predicts what the kernel does with a segment and records that as its outcome. A
+//! reaction of the kernel (a SYN-ACK, a child socket, a RST) cancels it. Without a reaction it is
+//! committed: counted as this file says, by the programs when the next segment needs the place, or
+//! by the agent when it reads the counters before that.
 
 use crate::rules::cause::HandshakeFailure;
 use crate::rules::reset::ResetPhase;
@@ -17,11 +19,13 @@ pub enum SegmentOutcome {
     SynDropped = 2,
     /// A handshake ACK is dropped: the accept queue is full. The request stays.
     AckOverflow = 3,
-    /// As before, but the request is answered with a RST and ends (`net.ipv4.tcp_abort_on_overflow`).
+    /// As before, but the request is answered with a RST and ends
+    /// (`net.ipv4.tcp_abort_on_overflow`).
     AckRefused = 4,
     /// A SYN to a port without a listener. A RST answers it, or a firewall drops it.
     NoListener = 5,
-    /// A SYN that its listener accepts. A firewall drops it, or its SYN-ACK waits for the address of the next hop.
+    /// A SYN that its listener accepts. A firewall drops it, or its SYN-ACK waits for the address
+    /// of the next hop.
     SynAccepted = 6,
     /// A RST to a timewait socket in FIN_WAIT2.
     RstInFinWait2 = 7,

@@ -2,8 +2,8 @@
 
 /// A TCP state, with the kernel's number (`include/net/tcp_states.h`).
 ///
-/// RFC 9293 has eleven states. The kernel adds `NEW_SYN_RECV`, the half-open request socket that stands for SYN_RECEIVED
-/// until the handshake is complete.
+/// RFC 9293 has eleven states. The kernel adds `NEW_SYN_RECV`, the half-open request socket that
+/// stands for SYN_RECEIVED until the handshake is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum TcpState {

@@ -13,9 +13,11 @@ pub enum Outcome {
     Established,
     /// The handshake failed; the socket is closed.
     HandshakeFailed(HandshakeFailure),
-    /// The kernel reports CLOSE because it freed the full socket; a timewait socket in TIME_WAIT takes its place.
+    /// The kernel reports CLOSE because it freed the full socket; a timewait socket in TIME_WAIT
+    /// takes its place.
     EntersTimeWait(ClosedBy),
-    /// As before, with the timewait socket in its FIN_WAIT2 substate: the peer's FIN is still awaited.
+    /// As before, with the timewait socket in its FIN_WAIT2 substate: the peer's FIN is still
+    /// awaited.
     EntersFinWait2Timewait,
     /// The connection is over.
     Closed(ClosedBy),
@@ -34,7 +36,8 @@ pub struct TransitionContext {
     pub peer_closed: bool,
 }
 
-/// What the transition from `from` to `to` means. They differ: the caller ignores a transition to the same state.
+/// What the transition from `from` to `to` means. They differ: the caller ignores a transition to
+/// the same state.
 #[inline(always)]
 #[must_use]
 pub const fn outcome(from: TcpState, to: TcpState, at: TransitionContext) -> Outcome {
@@ -93,8 +96,9 @@ pub const fn is_synchronized(state: TcpState) -> bool {
     }
 }
 
-/// What ended a connection, if not two FINs. `sk_err` is 0 when the application or the kernel here gave up: it closed
-/// with unread data, with LINGER 0, or ran out of memory for orphans.
+/// What ended a connection, if not two FINs. `sk_err` is 0 when the application or the kernel here
+/// gave up: it closed with unread data, with LINGER 0, or ran out of memory for sockets without a
+/// file.
 const fn cause(sk_err: u32) -> ClosedBy {
     match sk_err {
         0 => ClosedBy::LocalReset,

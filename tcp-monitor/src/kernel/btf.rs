@@ -1,9 +1,12 @@
-//! Where the running kernel keeps the fields that the programs read, and how many arguments its tracepoints have: from
-//! its BTF.
+//! Where the running kernel keeps the fields that the programs read, and how many arguments its
+//! tracepoints have: from its BTF.
 
 use std::{fs, io, path::Path};
 
-use tcp_monitor_common::abi::config::{KernelLayout, program};
+use tcp_monitor_common::abi::{
+    layout::{Feature, KernelLayout, Source},
+    maps::program,
+};
 use thiserror::Error;
 
 use super::{
@@ -79,73 +82,30 @@ impl KernelTypes {
         for tracepoint in program::TRACEPOINTS {
             self.arguments(tracepoint)?;
         }
-        // Before 5.15 the pointer shares a word with the cgroup v1 data; without it the cgroup stays unknown.
-        let sk_cgroup = self.offset("sock", "sk_cgrp_data.cgroup").unwrap_or(0);
-        let skb_cb = self.offset("sk_buff", "cb")?;
-        Ok(KernelLayout {
-            skc_daddr: self.offset("sock_common", "skc_daddr")?,
-            skc_rcv_saddr: self.offset("sock_common", "skc_rcv_saddr")?,
-            skc_dport: self.offset("sock_common", "skc_dport")?,
-            skc_num: self.offset("sock_common", "skc_num")?,
-            skc_family: self.offset("sock_common", "skc_family")?,
-            skc_state: self.offset("sock_common", "skc_state")?,
-            skc_net: self.offset("sock_common", "skc_net.net")?,
-            skc_v6_daddr: self.offset("sock_common", "skc_v6_daddr")?,
-            skc_v6_rcv_saddr: self.offset("sock_common", "skc_v6_rcv_saddr")?,
-            skc_cookie: self.offset("sock_common", "skc_cookie")?,
-            skc_flags: self.offset("sock_common", "skc_flags")?,
-            sk_protocol: self.offset("sock", "sk_protocol")?,
-            sk_err: self.offset("sock", "sk_err")?,
-            sk_socket: self.offset("sock", "sk_socket")?,
-            sk_shutdown: self.offset("sock", "sk_shutdown")?,
-            sk_max_ack_backlog: self.offset("sock", "sk_max_ack_backlog")?,
-            sk_ack_backlog: self.offset("sock", "sk_ack_backlog")?,
-            request_queue_len: self.offset("inet_connection_sock", "icsk_accept_queue.qlen")?,
-            defer_accept: self.offset("inet_connection_sock", "icsk_accept_queue.rskq_defer_accept")?,
-            sk_cgroup,
-            inet_sport: self.offset("inet_sock", "inet_sport")?,
-            snd_nxt: self.offset("tcp_sock", "snd_nxt")?,
-            rcv_nxt: self.offset("tcp_sock", "rcv_nxt")?,
-            snd_una: self.offset("tcp_sock", "snd_una")?,
-            srtt_us: self.offset("tcp_sock", "srtt_us")?,
-            bytes_acked: self.offset("tcp_sock", "bytes_acked")?,
-            bytes_received: self.offset("tcp_sock", "bytes_received")?,
-            total_retrans: self.offset("tcp_sock", "total_retrans")?,
-            skc_listener: self.offset("sock_common", "skc_listener")?,
-            skc_rcv_wnd: self.offset("sock_common", "skc_rcv_wnd")?,
-            request_rcv_nxt: self.offset("tcp_request_sock", "rcv_nxt")?,
-            request_timer_pprev: self.offset("request_sock", "rsk_timer.entry.pprev")?,
-            request_num_timeout_bits: self.end_of_byte("request_sock", "num_timeout")?,
-            request_snt_isn: self.offset("tcp_request_sock", "snt_isn")?,
-            tw_substate: self.offset("inet_timewait_sock", "tw_substate")?,
-            net_inum: self.offset("net", "ns.inum")?,
-            net_abort_on_overflow: self.offset("net", "ipv4.sysctl_tcp_abort_on_overflow")?,
-            net_syncookies: self.offset("net", "ipv4.sysctl_tcp_syncookies")?,
-            net_max_syn_backlog: self.offset("net", "ipv4.sysctl_max_syn_backlog")?,
-            cgroup_kn: if sk_cgroup == 0 { 0 } else { self.offset("cgroup", "kn")? },
-            kn_id: if sk_cgroup == 0 { 0 } else { self.offset("kernfs_node", "id")? },
-            skb_dev: self.offset("sk_buff", "dev")?,
-            skb_head: self.offset("sk_buff", "head")?,
-            skb_network_header: self.offset("sk_buff", "network_header")?,
-            skb_transport_header: self.offset("sk_buff", "transport_header")?,
-            skb_tcp_flags: skb_cb + self.offset("tcp_skb_cb", "tcp_flags")?,
-            skb_gso_segs: skb_cb + self.offset("tcp_skb_cb", "tcp_gso_segs")?,
-            dev_net: self.offset("net_device", "nd_net.net")?,
-            send_reset_has_reason: (self.arguments("tcp_send_reset")? >= 3).into(),
-            retransmit_skb_has_err: (self.arguments("tcp_retransmit_skb")? >= 3).into(),
-            has_socket_cookie: release.has_socket_cookie().into(),
-            task_flags: self.offset("task_struct", "flags")?,
-            task_group_leader: self.offset("task_struct", "group_leader")?,
-            task_comm: self.offset("task_struct", "comm")?,
-            task_stack: if release.leaves_out_nested_runs() {
-                self.offset("task_struct", "stack")?
-            } else {
-                0
-            },
-        })
+        KernelLayout::find(|source| self.find(source, release))
     }
 
-    /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs and unions.
+    fn find(&self, source: Source, release: Release) -> Result<u32, BtfError> {
+        let has = |feature| match feature {
+            Feature::SocketCookie => release.has_socket_cookie(),
+            Feature::SkipsNestedRuns => release.skips_nested_runs(),
+        };
+        match source {
+            Source::Offset(structure, path) => self.offset(structure, path),
+            Source::OffsetIfAny(structure, path) => Ok(self.offset(structure, path).unwrap_or(0)),
+            Source::OffsetWith(feature, structure, path) if has(feature) => self.offset(structure, path),
+            Source::OffsetWith(..) => Ok(0),
+            Source::ControlBlock(path) => {
+                Ok(self.offset("sk_buff", "cb")? + self.offset("tcp_skb_cb", path)?)
+            }
+            Source::EndOfByte(structure, path) => self.end_of_byte(structure, path),
+            Source::Has(feature) => Ok(has(feature).into()),
+            Source::HasArguments(tracepoint, count) => Ok((self.arguments(tracepoint)? >= count).into()),
+        }
+    }
+
+    /// Bytes from the start of `structure` to the field at `path`, which may lie in unnamed structs
+    /// and unions.
     fn offset(&self, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
         match self.0.field(structure, path) {
             Some(Field { bits, bit_len }) if bits % 8 == 0 && bit_len % 8 == 0 => Ok(bits / 8),
@@ -165,7 +125,8 @@ impl KernelTypes {
 
     /// How many arguments `tracepoint` has.
     ///
-    /// The kernel describes it as a typedef of a pointer to a function that takes a `void *` before them.
+    /// The kernel describes it as a typedef of a pointer to a function that takes a `void *` before
+    /// them.
     fn arguments(&self, tracepoint: &str) -> Result<usize, BtfError> {
         let parameters = self.0.parameters(&format!("btf_trace_{tracepoint}"));
         let parameters = parameters.ok_or_else(|| BtfError::NoTracepoint(tracepoint.to_owned()))?;
@@ -177,7 +138,12 @@ const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
 
 #[cfg(test)]
 mod tests {
-    use super::{BtfError, KernelTypes};
+    use std::path::Path;
+
+    use tcp_monitor_common::abi::layout::{Feature, KernelLayout, Source};
+
+    use super::{BTF_FILE, BtfError, KernelTypes};
+    use crate::kernel::release::Release;
 
     const INT: u32 = 1;
     const PTR: u32 = 2;
@@ -281,6 +247,36 @@ mod tests {
         assert_eq!(types.end_of_byte("sock", "half").expect("the upper half of a byte"), 164);
         assert_eq!(types.end_of_byte("sock", "first").expect("no bit field"), 0);
         assert!(matches!(types.end_of_byte("sock", "middle"), Err(BtfError::BitField { .. })));
+    }
+
+    #[test]
+    fn each_source_is_found_as_it_says() {
+        let types = types();
+        let find = |source, major, minor| types.find(source, Release::new(major, minor)).expect("a value");
+        let nested = Source::OffsetWith(Feature::SkipsNestedRuns, "sock", "inner.inum");
+        let table = [
+            (Source::Offset("sock", "word"), 8),
+            (Source::OffsetIfAny("sock", "high"), 12),
+            (Source::OffsetIfAny("sock", "third"), 0),
+            (Source::EndOfByte("sock", "half"), 164),
+            (Source::HasArguments("tcp_send_reset", 2), 1),
+            (Source::HasArguments("tcp_send_reset", 3), 0),
+        ];
+        for (source, value) in table {
+            assert_eq!(find(source, 6, 1), value, "{source:?}");
+        }
+        let by_release = |source| [find(source, 5, 10), find(source, 5, 12)];
+        assert_eq!(by_release(Source::Has(Feature::SocketCookie)), [0, 1]);
+        assert_eq!(by_release(nested), [0, 16]);
+    }
+
+    #[test]
+    fn the_running_kernel_has_every_field() {
+        // Kernels without it cannot run the programs.
+        let Ok(types) = KernelTypes::read(Path::new(BTF_FILE)) else { return };
+        let (release, _) = Release::running();
+        let layout = types.layout(release).expect("every field");
+        assert_ne!(layout, KernelLayout::UNSET);
     }
 
     #[test]

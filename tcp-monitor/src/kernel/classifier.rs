@@ -9,7 +9,7 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
     },
 };
-use tcp_monitor_common::abi::config::program;
+use tcp_monitor_common::abi::maps::program;
 
 use super::error::{is_transient, os_error as system_number, with_causes};
 

@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc};
 
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::{
+    Pod,
+    maps::{HashMap, MapData, MapError, PerCpuArray},
+};
 use tcp_monitor_common::{
-    abi::config::{map, slot},
-    counters::{Histogram, PortCounters, RecordCounters, TableCounters},
+    abi::maps::{map, slot},
+    counters::{PortCounters, RecordCounters, TableCounters},
+    words::Words,
 };
 use thiserror::Error;
 
@@ -39,7 +43,8 @@ pub struct CounterError {
 }
 
 impl Counters {
-    /// The counters now. Those of ports, interfaces and records are read one after the other, not at one instant.
+    /// The counters now. Those of ports, interfaces and records are read one after the other, not
+    /// at one instant.
     ///
     /// # Errors
     /// If a map cannot be read.
@@ -53,8 +58,8 @@ impl Counters {
                 .map_err(failed(map::INTERFACE_COUNTERS))?
                 .into_iter()
                 .collect(),
-            records: sum_records(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
-            tables: self.tables().map_err(failed(map::TABLE_COUNTERS))?,
+            records: total(&self.records).map_err(failed(map::RECORD_COUNTERS))?,
+            tables: total(&self.tables).map_err(failed(map::TABLE_COUNTERS))?,
             programs: self.programs.iter().filter_map(LoadedProgram::runs).collect(),
             reasons_known: self.reasons_known,
             bpf_stats: self.bpf_stats.is_some(),
@@ -67,14 +72,6 @@ impl Counters {
     /// If the map cannot be read.
     pub fn expire_requests(&self) -> Result<(), CounterError> {
         self.requests.expire().map_err(|cause| CounterError { map: map::HALF_OPEN, cause })
-    }
-
-    fn tables(&self) -> Result<TableCounters, MapError> {
-        let mut total = TableCounters::default();
-        for value in self.tables.get(&0, 0)?.iter() {
-            add_each(&mut total.forgotten, &value.forgotten);
-        }
-        Ok(total)
     }
 
     /// Those of ports alone, each at most once, in ascending order.
@@ -103,87 +100,24 @@ impl Counters {
         let read = || {
             let mut ports: Vec<_> = labels.iter().map(|label| (*label, PortCounters::ZERO)).collect();
             for (slot, index) in &index_of {
-                self.ports.get(slot, 0)?.iter().for_each(|value| add(&mut ports[*index].1, value));
+                self.ports.get(slot, 0)?.iter().for_each(|value| ports[*index].1.add(value));
             }
             Ok(ports)
         };
         let add_more = |ports: &mut Vec<(PortLabel, PortCounters)>, slot, more: &PortCounters| {
             if let Some(&index) = index_of.get(&slot) {
-                add(&mut ports[index].1, more);
+                ports[index].1.add(more);
             }
         };
         self.requests.complete(read, add_more).map_err(failed(map::PORT_COUNTERS))
     }
 }
 
-/// The records of all CPUs.
-pub(super) fn sum_records(
-    counters: &PerCpuArray<MapData, RecordCounters>,
-) -> Result<RecordCounters, MapError> {
-    let mut total = RecordCounters::default();
-    for value in counters.get(&0, 0)?.iter() {
-        add_each(&mut total.sent, &value.sent);
-        add_each(&mut total.lost, &value.lost);
-        add_each(&mut total.suppressed, &value.suppressed);
+/// The counters of a map's only entry, of all CPUs together.
+pub(super) fn total<C: Words + Pod + Default>(map: &PerCpuArray<MapData, C>) -> Result<C, MapError> {
+    let mut total = C::default();
+    for value in map.get(&0, 0)?.iter() {
+        total.add(value);
     }
     Ok(total)
-}
-
-fn add(total: &mut PortCounters, more: &PortCounters) {
-    add_each(&mut total.handshakes, &more.handshakes);
-    add_each(total.handshake_failures.as_flattened_mut(), more.handshake_failures.as_flattened());
-    add_each(&mut total.syn_retransmits, &more.syn_retransmits);
-    total.retransmits = total.retransmits.wrapping_add(more.retransmits);
-    add_each(total.transitions.as_flattened_mut(), more.transitions.as_flattened());
-    add_each(&mut total.resets_received, &more.resets_received);
-    add_each(total.resets_sent.as_flattened_mut(), more.resets_sent.as_flattened());
-    add_each(total.closed.as_flattened_mut(), more.closed.as_flattened());
-    add_each(&mut total.bytes, &more.bytes);
-    total.accept_queue_overflows = total.accept_queue_overflows.wrapping_add(more.accept_queue_overflows);
-    add_each(&mut total.syn_cookies, &more.syn_cookies);
-    add_histograms(&mut total.handshake_durations, &more.handshake_durations);
-    add_histograms(&mut total.connection_durations, &more.connection_durations);
-    add_histograms(&mut total.state_durations, &more.state_durations);
-}
-
-fn add_histograms(total: &mut [Histogram], more: &[Histogram]) {
-    for (total, more) in total.iter_mut().zip(more) {
-        add_each(&mut total.buckets, &more.buckets);
-        total.sum = total.sum.wrapping_add(more.sum);
-    }
-}
-
-fn add_each(total: &mut [u64], more: &[u64]) {
-    for (total, more) in total.iter_mut().zip(more) {
-        *total = total.wrapping_add(*more);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tcp_monitor_common::counters::PortCounters;
-
-    use super::add;
-
-    #[test]
-    fn every_counter_of_a_port_is_added_up() {
-        let mut one = PortCounters::ZERO;
-        one.handshakes[1] = 1;
-        one.handshake_failures[1][6] = 2;
-        one.syn_retransmits[0] = 3;
-        one.retransmits = 4;
-        one.transitions[12][3] = 5;
-        one.resets_received[4] = 6;
-        one.resets_sent[4][31] = 7;
-        let mut total = one;
-        add(&mut total, &one);
-        add(&mut total, &one);
-        assert_eq!(total.handshakes, [0, 3]);
-        assert_eq!(total.handshake_failures[1][6], 6);
-        assert_eq!(total.syn_retransmits, [9, 0]);
-        assert_eq!(total.retransmits, 12);
-        assert_eq!(total.transitions[12][3], 15);
-        assert_eq!(total.resets_received[4], 18);
-        assert_eq!(total.resets_sent[4][31], 21);
-    }
 }

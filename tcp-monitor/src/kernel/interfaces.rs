@@ -10,7 +10,10 @@ use aya::{
     maps::{MapData, MapError, PerCpuHashMap, PerCpuValues},
     util::nr_cpus,
 };
-use tcp_monitor_common::counters::{InterfaceCounters, InterfaceKey};
+use tcp_monitor_common::{
+    counters::{InterfaceCounters, InterfaceKey},
+    words::Words,
+};
 
 /// Names and counters of the watched interfaces.
 pub struct InterfaceTable(RwLock<Table>);
@@ -18,9 +21,11 @@ pub struct InterfaceTable(RwLock<Table>);
 struct Table {
     counters: PerCpuHashMap<MapData, InterfaceKey, InterfaceCounters>,
     names: HashMap<InterfaceKey, String>,
-    /// What interfaces that went had counted, by name, while another of that name is left: the sum must not fall.
+    /// What interfaces that went had counted, by name, while another of that name is left: the sum
+    /// must not fall.
     gone: HashMap<String, InterfaceCounters>,
-    /// Names of interfaces that went a moment ago, newest last: their last records are still on the way.
+    /// Names of interfaces that went a moment ago, newest last: their last records are still on the
+    /// way.
     last_names: VecDeque<(InterfaceKey, String)>,
 }
 
@@ -34,8 +39,8 @@ impl InterfaceTable {
         }))
     }
 
-    /// The name of the interface with index `ifindex` in the network namespace with inode number `netns`, if it is
-    /// watched or was until lately.
+    /// The name of the interface with index `ifindex` in the network namespace with inode number
+    /// `netns`, if it is watched or was until lately.
     #[must_use]
     pub fn interface_name(&self, netns: u32, ifindex: u32) -> Option<String> {
         let key = InterfaceKey { netns, ifindex };
@@ -82,7 +87,7 @@ impl InterfaceTable {
         let _ = table.counters.remove(&key);
         let Some(name) = table.names.remove(&key) else { return };
         if let Some(counted) = counted {
-            add(table.gone.entry(name.clone()).or_default(), &counted);
+            table.gone.entry(name.clone()).or_default().add(&counted);
         }
         table.forget_unused(&name);
         table.last_names.push_back((key, name));
@@ -94,14 +99,14 @@ impl InterfaceTable {
     /// The counters by interface name, added up over namespaces.
     pub(super) fn totals(&self) -> Result<BTreeMap<String, InterfaceCounters>, MapError> {
         let table = self.read();
-        let mut totals = BTreeMap::new();
+        let mut totals = BTreeMap::<String, InterfaceCounters>::new();
         for (key, name) in &table.names {
             if let Some(counted) = table.sum(*key)? {
-                add(totals.entry(name.clone()).or_default(), &counted);
+                totals.entry(name.clone()).or_default().add(&counted);
             }
         }
         for (name, counted) in &table.gone {
-            add(totals.entry(name.clone()).or_default(), counted);
+            totals.entry(name.clone()).or_default().add(counted);
         }
         Ok(totals)
     }
@@ -125,22 +130,17 @@ impl Table {
         };
         let mut total = InterfaceCounters::default();
         for value in values.iter() {
-            add(&mut total, value);
+            total.add(value);
         }
         Ok(Some(total))
     }
 
-    /// Forgets what interfaces called `name` had counted once none is left: the series ends, and memory is bounded.
+    /// Forgets what interfaces called `name` had counted once none is left: the series ends, and
+    /// memory is bounded.
     fn forget_unused(&mut self, name: &str) {
         if !self.names.values().any(|other| other == name) {
             self.gone.remove(name);
         }
-    }
-}
-
-fn add(total: &mut InterfaceCounters, more: &InterfaceCounters) {
-    for (total, more) in total.segments.as_flattened_mut().iter_mut().zip(more.segments.as_flattened()) {
-        *total = total.wrapping_add(*more);
     }
 }
 

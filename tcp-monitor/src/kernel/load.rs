@@ -1,4 +1,4 @@
-//! Loads the kernel programs, tells them what they need to know and attaches those of tracepoints.
+//! Loads the kernel programs, fills in their globals and tables, and attaches those of tracepoints.
 
 use std::io;
 
@@ -7,7 +7,10 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
     programs::{BtfTracePoint, ProgramError, SchedClassifier},
 };
-use tcp_monitor_common::abi::config::{KernelLayout, Settings, global, map, program, slot};
+use tcp_monitor_common::abi::{
+    layout::{KernelLayout, Settings},
+    maps::{global, map, program, slot},
+};
 
 use super::{
     error::{KernelError, with_causes},
@@ -60,9 +63,9 @@ impl Load<'_> {
         for (index, port) in (u32::from(slot::FIRST)..).zip(&self.slots.ports) {
             names.insert(index, port, 0).map_err(failed(map::SLOT_PORTS))?;
         }
-        let free = ebpf.map_mut(FREE_SLOT).ok_or((FREE_SLOT, MapError::ElementNotFound))?;
-        let mut free: Array<&mut MapData, u32> = free.try_into().map_err(failed(FREE_SLOT))?;
-        free.set(0, self.slots.ports.len() as u32, 0).map_err(failed(FREE_SLOT))
+        let free = ebpf.map_mut(map::FREE_SLOT).ok_or((map::FREE_SLOT, MapError::ElementNotFound))?;
+        let mut free: Array<&mut MapData, u32> = free.try_into().map_err(failed(map::FREE_SLOT))?;
+        free.set(0, self.slots.ports.len() as u32, 0).map_err(failed(map::FREE_SLOT))
     }
 
     /// Loads the programs of tracepoints and attaches them: from here on, they count.
@@ -71,18 +74,21 @@ impl Load<'_> {
             KernelError::file_limit("read the kernel's types", &error)
                 .unwrap_or(KernelError::Object(error.into()))
         })?;
-        let first = program::TRACEPOINTS.into_iter().map(|tracepoint| (tracepoint, tracepoint));
-        let second = program::TRACEPOINTS.into_iter().zip(program::SECOND_COPIES);
-        let copies = if self.layout.task_stack == 0 { 1 } else { 2 };
+        let copies: &[&str] = if self.layout.task_stack == 0 { &[""] } else { &["", program::SECOND] };
         // The kernel calls programs in the order in which they were attached.
-        let programs: Vec<_> = first.chain(second).take(copies * program::TRACEPOINTS.len()).collect();
-        for &(tracepoint, name) in &programs {
-            let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
+        let programs: Vec<(&str, String)> = copies
+            .iter()
+            .flat_map(|copy| {
+                program::TRACEPOINTS.map(|tracepoint| (tracepoint, format!("{tracepoint}{copy}")))
+            })
+            .collect();
+        for (tracepoint, name) in &programs {
+            let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(tracepoint))?;
             let program: &mut BtfTracePoint = program.try_into().map_err(self.refused(name, "load"))?;
             program.load(tracepoint, &btf).map_err(self.refused(name, "load"))?;
         }
-        for (_, name) in programs {
-            let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
+        for (tracepoint, name) in &programs {
+            let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(tracepoint))?;
             let program: &mut BtfTracePoint = program.try_into().map_err(self.refused(name, "attach"))?;
             program.attach().map_err(self.refused(name, "attach"))?;
         }
@@ -160,11 +166,10 @@ fn last_lines(log: &str) -> String {
 
 /// Lines of the verifier's log that are shown.
 const LOG_LINES: usize = 12;
-/// Entries of the map of interface counters: more than are ever watched at once, since old ones go after new ones come.
+/// Entries of the map of interface counters: more than are ever watched at once, since old ones go
+/// after new ones come.
 const INTERFACES: u32 = 1024;
 /// aya-log's levels.
-/// How many slots are claimed. One entry.
-const FREE_SLOT: &str = "FREE_SLOT";
 const LOG_OFF: u8 = 0;
 const LOG_DEBUG: u8 = 4;
 

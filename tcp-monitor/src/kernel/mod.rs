@@ -38,7 +38,10 @@ use aya::{
 use aya_log::EbpfLogger;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tcp_monitor_common::{
-    abi::config::{Settings, map, program},
+    abi::{
+        layout::Settings,
+        maps::{map, program},
+    },
     counters::RecordCounters,
 };
 
@@ -183,7 +186,7 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         requests: Requests::new(
             take(&mut ebpf, map::HALF_OPEN)?,
             take(&mut ebpf, map::CLOSED_LISTENERS)?,
-            take(&mut ebpf, map::ARRIVALS)?,
+            take(&mut ebpf, map::PENDING_SEGMENTS)?,
         ),
         records,
         tables: take(&mut ebpf, map::TABLE_COUNTERS)?,

@@ -1,11 +1,11 @@
-//! The running kernel's release, and what follows from it where nothing better tells.
+//! The running kernel's release, and what follows from it where nothing better shows it.
 
 use std::fmt;
 
 /// A kernel release: the first two numbers of `uname -r`.
 ///
-/// Vendors add features of later releases to earlier ones but take none away, so a feature that the release promises is
-/// there. One that it does not promise is done without, though it may be there.
+/// Vendors add features of later releases to earlier ones but take none away, so a feature that the
+/// release promises is there. One that it does not promise is done without, though it may be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Release {
     major: u32,
@@ -40,10 +40,10 @@ impl Release {
         self >= Self::new(5, 12)
     }
 
-    /// Whether the kernel may leave a tracing program out because the CPU is running it already, so that a second copy
-    /// is wanted. Kernels do so from 6.1 on, and some before it by a fix carried back; the helper that the copies need to
-    /// tell each other apart is there from 5.12 on.
-    pub(super) fn leaves_out_nested_runs(self) -> bool {
+    /// Whether the kernel may skip a tracing program because the CPU is running it already, so that
+    /// a second copy is wanted. Kernels do so from 6.1 on, and some before it by a backported fix.
+    /// The helper that distinguishes the copies is there from 5.12 on.
+    pub(super) fn skips_nested_runs(self) -> bool {
         self >= Self::new(5, 12)
     }
 

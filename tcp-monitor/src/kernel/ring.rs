@@ -17,7 +17,7 @@ use rustix::{buffer::spare_capacity, event::epoll, time::Timespec};
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 use super::{
-    counters::sum_records,
+    counters::total,
     decode::{BadRecord, decode},
     error::with_causes,
     order::{Ready, Reorder},
@@ -187,7 +187,7 @@ impl Losses {
         self.new.clear();
         if is_last || now.since(self.read_at) >= LOSS_INTERVAL {
             self.read_at = now;
-            match sum_records(counters) {
+            match total(counters) {
                 Ok(total) => self.report(array::from_fn(|kind| total.lost[kind] + total.suppressed[kind])),
                 Err(error) => self.report_failure(&error),
             }

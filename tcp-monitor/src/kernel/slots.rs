@@ -2,7 +2,7 @@
 
 use std::{fs, ops::RangeInclusive};
 
-use tcp_monitor_common::abi::config::{PortTable, slot};
+use tcp_monitor_common::abi::maps::{PortTable, slot};
 
 use crate::ports::PortSet;
 
@@ -19,9 +19,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// The ports in `watched`, or all if that is empty. At most `max_ports` have counters of their own: the lowest of
-    /// those that were named; of all, the first that are seen as a service port and not in `ephemeral`, beginning with those
-    /// that have been `seen`.
+    /// The ports in `watched`, or all if that is empty. At most `max_ports` have counters of their
+    /// own: the lowest of those that were named; of all, the first that are seen as a service port
+    /// and not in `ephemeral`, beginning with those that have been `seen`.
     pub(super) fn new(
         watched: &PortSet,
         max_ports: u16,
@@ -60,7 +60,8 @@ impl Slots {
     }
 }
 
-/// The ports that this host gives to sockets that connect without one (ip(7), `ip_local_port_range`).
+/// The ports that this host gives to sockets that connect without one (ip(7),
+/// `ip_local_port_range`).
 pub(crate) fn ephemeral_ports() -> RangeInclusive<u16> {
     let range = fs::read_to_string(PORT_RANGE_FILE).ok().as_deref().and_then(parse_range);
     range.unwrap_or_else(|| {
@@ -89,7 +90,7 @@ const _: () = assert!(size_of::<PortTable>() == size_of::<[u16; PORTS]>());
 
 #[cfg(test)]
 mod tests {
-    use tcp_monitor_common::abi::config::slot;
+    use tcp_monitor_common::abi::maps::slot;
 
     use super::{Slots, parse_range};
     use crate::ports::PortSet;

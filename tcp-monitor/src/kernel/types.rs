@@ -1,7 +1,7 @@
 //! The kernel's types, read in place from its BTF (kernel: Documentation/bpf/btf.rst).
 //!
-//! A kernel has some 150,000. What is asked for are a few dozen fields, and to build an object of each type takes ten times
-//! the memory of the file.
+//! A kernel has some 150,000. What is asked for are a few dozen fields, and to build an object of
+//! each type takes ten times the memory of the file.
 
 use std::ops::Range;
 
@@ -156,7 +156,8 @@ fn word(btf: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(*btf.get(at..)?.first_chunk()?))
 }
 
-/// Bytes that follow what all types have, for a type of this kind and with so many members; `None` if the kind is unknown.
+/// Bytes that follow what all types have, for a type of this kind and with so many members; `None`
+/// if the kind is unknown.
 fn rest_len(kind: u32, count: usize) -> Option<usize> {
     Some(match kind {
         POINTER | FORWARD | TYPEDEF | VOLATILE | CONST | RESTRICT | FUNCTION | FLOAT | TYPE_TAG => 0,

@@ -92,11 +92,11 @@ pub(super) static FAMILIES: [Family<Read>; 10] = [
         labels: &["table"],
         help: "Entries that a full table of the kernel programs evicted or did not take. acks: an \
                ACK may be missing in the log, or one that met a full accept queue in the \
-               counters. lifetimes: durations of a socket are not counted. requests: a half-open \
-               connection that is reset or times out is not counted. orphans: the exit of a \
+               counters. socket_times: durations of a socket are not counted. requests: a half-open \
+               connection that is reset or times out is not counted. fin_wait2_timewait: the exit of a \
                timewait socket from FIN_WAIT2 is not counted.",
         read: |snapshot, _, samples| {
-            for (table, &count) in Table::ALL.into_iter().zip(&snapshot.kernel.tables.forgotten) {
+            for (table, &count) in Table::ALL.into_iter().zip(&snapshot.kernel.tables.evictions) {
                 samples.counter(&[table.label()], count as f64);
             }
         },
