@@ -1,5 +1,5 @@
 //! Counters as words: the agent adds them up without naming their fields, so that no counter can be
-//! forgotten.
+//! left out.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

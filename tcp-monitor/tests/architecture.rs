@@ -1,5 +1,5 @@
-//! Modules import only modules below them. The state machine of connections imports nothing that does
-//! input or output or reads a clock.
+//! Modules import only modules below them. The state machine of connections imports nothing that
+//! does input or output or reads a clock.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -9,7 +9,7 @@
 pub enum HandshakeFailure {
     /// A RST, or an ICMP port unreachable, answered the SYN (ECONNREFUSED).
     Refused = 0,
-    /// Nobody answered (ETIMEDOUT).
+    /// No answer came (ETIMEDOUT).
     TimedOut = 1,
     /// ICMP host unreachable, or no ARP/ND answer (EHOSTUNREACH).
     HostUnreachable = 2,
@@ -26,7 +26,7 @@ pub enum HandshakeFailure {
     AcceptQueueFull = 7,
     /// Server: the listener did not answer the SYN, for another reason than a full accept queue.
     SynDropped = 8,
-    /// Server: nobody listens on the port.
+    /// Server: no socket listens on the port.
     NoListener = 9,
 }
 

@@ -25,7 +25,7 @@ const LARGEST_WINDOW: u32 = 65_535;
 #[derive(Clone, Copy)]
 pub(crate) enum Receiver {
     /// No socket has that address.
-    Nobody,
+    NoSocket,
     /// A listener.
     Listener(Listener),
     /// A half-open request.
@@ -102,7 +102,7 @@ union Tuple {
 pub(crate) fn receiver(skb: *mut __sk_buff, segment: &Segment<'_>, pending: Pending) -> Receiver {
     let sk = look_up(skb, segment, false);
     if sk.is_null() {
-        return Receiver::Nobody;
+        return Receiver::NoSocket;
     }
     // SAFETY: not NULL, and held until the release below.
     let state = unsafe { (&raw const (*sk).state).read_volatile() };

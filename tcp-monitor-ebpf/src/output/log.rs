@@ -2,8 +2,9 @@
 //!
 //! Its level is a read-only global: when the log is off, the verifier removes all of it.
 //!
-//! A message is a function call. Before 6.4 the verifier cannot trace a number back over a call, and
-//! then checks nearly each path to the end of the program. So a message comes right before the end.
+//! A message is a function call. Before 6.4 the verifier cannot trace a number back over a call,
+//! and then checks nearly each path to the end of the program. So a message comes right before the
+//! end.
 //!
 //! A message has its line number in it, so that a comment moved in this file changes the object.
 

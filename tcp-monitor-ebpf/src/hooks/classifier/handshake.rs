@@ -48,7 +48,7 @@ pub(super) fn receive_syn(segment: Ingress<'_>, watched: Watched) {
     let effects = unsafe { effects(at_port) };
     let outcome = match receiver(segment.skb, segment.segment, effects) {
         Receiver::Listener(listener) => outcome_of_syn(listener),
-        Receiver::Nobody => SegmentOutcome::NoListener,
+        Receiver::NoSocket => SegmentOutcome::NoListener,
         Receiver::Request(request) => {
             if ends(request, segment) {
                 fail(request.cookie, HandshakeFailure::Reset);
@@ -153,8 +153,8 @@ pub(super) fn receive_handshake_ack(segment: Ingress<'_>, watched: Watched, path
             }
         }
         // It goes to another namespace of this host.
-        Receiver::Nobody if segment.payload_len == 0 => expect_again(path, number, awaited),
-        Receiver::Nobody
+        Receiver::NoSocket if segment.payload_len == 0 => expect_again(path, number, awaited),
+        Receiver::NoSocket
         | Receiver::Listener(_)
         | Receiver::RequestWithoutListener
         | Receiver::FinWait2Timewait(_)

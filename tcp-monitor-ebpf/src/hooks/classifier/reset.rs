@@ -41,7 +41,7 @@ pub(super) fn receive_rst(segment: Ingress<'_>, watched: Watched) {
             SegmentOutcome::RstInFinWait2
         }
         Receiver::TimeWait(_) => SegmentOutcome::RstInTimeWait,
-        Receiver::Nobody | Receiver::Listener(_) | Receiver::RequestWithoutListener => {
+        Receiver::NoSocket | Receiver::Listener(_) | Receiver::RequestWithoutListener => {
             SegmentOutcome::RstNoSocket
         }
         Receiver::Other => return,

@@ -301,7 +301,8 @@ impl LineLayout {
             let padding = if details.is_empty() { 0 } else { widest.saturating_sub(width) + 2 };
             return format!("{time}  {name}  {addresses}{:padding$}{}\n", "", details.as_str());
         };
-        // In a narrow terminal, addresses of exceptional width do not take the columns of the others.
+        // In a narrow terminal, addresses of exceptional width do not take the columns of the
+        // others.
         let padding = (*widest).min(widest_in(terminal)).saturating_sub(width) + 2;
         let start = ADDRESSES + width + padding;
         let has_room = terminal >= start + MIN_DETAILS;
