@@ -1,4 +1,5 @@
-//! Counters as words: the agent adds them up without naming their fields, so that none is left out.
+//! Counters as words: the agent adds them up without naming their fields, so that no counter can be
+//! left out.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

@@ -1,7 +1,9 @@
-//! What the kernel programs cost, by the kernel's own accounting, under connection churn and under requests on loopback.
+//! What the kernel programs cost, by the kernel's own accounting, under connection churn and under
+//! requests on loopback.
 //!
-//! Runs in a network namespace of its own. Programs that do nothing are attached beside the real ones and see the same
-//! traffic: what they cost is the measuring itself, and is subtracted. Run by `cargo xtask bench`, as root.
+//! Runs in a network namespace of its own. Programs that do nothing are attached beside the real
+//! ones and see the same traffic: what they cost is the measuring itself, and is subtracted. Run by
+//! `cargo xtask bench`, as root.
 
 mod namespace;
 

@@ -1,20 +1,23 @@
-//! What the tracker takes: inputs a second on one core, and memory a connection, with a thousand, a hundred thousand and a
-//! million connections open. Run by `cargo xtask bench tracker`.
+//! The cost of the tracker: inputs per second on one core, and memory per connection, with a
+//! thousand, a hundred thousand and a million connections open. Run by `cargo xtask bench tracker`.
 //!
 //! The rows, each with all those connections open throughout:
-//! - *sockets, churn*: other connections live their whole life, as the kernel tells it to the log: what their sockets do,
-//!   and their SYN, FIN and the acknowledgments of those. One half are opened from here, one half are accepted.
-//! - *segments, churn*: the same with states inferred from segments: handshake and teardown, three segments each.
-//! - *segments, bursts*: data on the open connections, their states inferred. One after the other, in no order, each carries
-//!   a burst of data with an acknowledgment for every second segment.
-//! - *segments, scattered*: the same, but each segment is of another connection. No traffic is like that; it is the
-//!   worst that memory can be asked for.
+//! - *sockets, churn*: other connections open and close, as the kernel reports them to `log`: the
+//!   transitions of their sockets, and SYN, FIN and the ACKs of those. One half is opened from this
+//!   host, one half is accepted.
+//! - *segments, churn*: the same with states inferred from segments: handshake and teardown, three
+//!   segments each.
+//! - *segments, bursts*: data on the open connections, their states inferred. Each connection in
+//!   turn, in pseudo-random order, carries a burst in which data and ACKs alternate.
+//! - *segments, scattered*: the same, but each segment is of another connection. No real traffic is
+//!   like that; it is the worst case for memory access.
 //!
-//! A churn closes a quarter as many connections a minute as are open, so that there are as many in TIME_WAIT. The time of the
-//! processor counts, with what it takes to make the inputs; of several rounds, the best. Memory is what the allocator was asked
-//! for when all are open, within a minute, and nothing else was seen. Tables of a fixed size are part of it: with a thousand
-//! connections, half of it is the segments seen lately. The rows to run can be chosen by a part of their name:
-//! `cargo bench --bench tracker -- churn`.
+//! A churn closes per minute a quarter of the number of open connections, so that as many are in
+//! TIME_WAIT. The time is processor time, with that of making the inputs; the best of several
+//! rounds counts. Memory is what is allocated once all connections were opened, within a minute,
+//! and before any other input. Tables of a fixed size are part of it: with a thousand connections,
+//! half of it is the table of recent segments. The rows to run can be chosen by a part of their
+//! name: `cargo bench --bench tracker -- churn`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
@@ -57,16 +60,16 @@ fn main() {
 struct Row {
     name: &'static str,
     infer_from: InferFrom,
-    /// Of the connection with this number.
+    /// The inputs of the connection with this number.
     life: fn(u32) -> &'static Life,
-    /// What is measured, with so many open.
+    /// What is measured while the connections are open.
     work: Work,
 }
 
 #[derive(Clone, Copy)]
 enum Work {
     Churn,
-    /// Data, so many segments of a connection at a time.
+    /// Data: this many segments of a connection at a time.
     Data(u32),
 }
 
@@ -100,7 +103,7 @@ const ROWS: [Row; 4] = [
 #[derive(Clone, Copy, Default)]
 struct Measured {
     per_second: f64,
-    /// Of each open connection.
+    /// Bytes of each open connection.
     bytes: usize,
 }
 
@@ -113,7 +116,7 @@ fn measure(row: &Row, open: u32) -> Measured {
         load.tick = Duration::from_secs(60) / (open * (row.life)(0).len());
         for id in 0..open {
             for step in (row.life)(id).opening {
-                load.take(id, step);
+                load.handle(id, step);
             }
         }
         bytes = (ALLOCATED.load(Ordering::Relaxed) - before) / open as usize;
@@ -135,13 +138,14 @@ fn measure(row: &Row, open: u32) -> Measured {
     Measured { per_second: inputs as f64 / time.as_secs_f64(), bytes }
 }
 
-/// Of this thread: what other programs take does not count.
+/// The processor time of this thread: that of other programs does not count.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Lets other connections open and close, a quarter as many each minute as are open, from this number on.
+/// Opens and closes the connections with these numbers. Per minute, a quarter of the number of open
+/// connections.
 fn churn(load: &mut Load, row: &Row, open: u32, ids: Range<u32>) {
     let a_minute = open / 4 * (row.life)(0).len();
     load.tick = Duration::from_secs(60) / a_minute;
@@ -153,7 +157,7 @@ fn churn(load: &mut Load, row: &Row, open: u32, ids: Range<u32>) {
                 break;
             }
             for (id, step) in steps {
-                load.take(id, step);
+                load.handle(id, step);
             }
         }
         if load.inputs >= INPUTS {
@@ -162,8 +166,8 @@ fn churn(load: &mut Load, row: &Row, open: u32, ids: Range<u32>) {
     }
 }
 
-/// Sends data on all open connections in turn, in no order: `burst` segments at a time, of which every second is an
-/// acknowledgment of the one before.
+/// Sends data on all open connections in turn, in pseudo-random order: `burst` segments at a time,
+/// of which every second one is an ACK of the one before.
 fn send(load: &mut Load, open: u32, burst: u32) {
     load.tick = Duration::from_nanos(500);
     let mask = open.next_power_of_two() - 1;
@@ -182,7 +186,7 @@ fn send(load: &mut Load, open: u32, burst: u32) {
                 } else {
                     Step::Segment(Way::ToClient, Flags::ACK, 1, seq + PAYLOAD, 0)
                 };
-                load.take(id, &step);
+                load.handle(id, &step);
             }
         }
         if load.inputs >= INPUTS {
@@ -219,7 +223,8 @@ impl Life {
 /// One input in the life of a connection.
 #[derive(Clone, Copy)]
 enum Step {
-    /// Sequence and acknowledgment number count from the initial ones; the last is the payload, bytes.
+    /// Sequence and acknowledgment number count from the initial ones; the last is the payload,
+    /// bytes.
     Segment(Way, Flags, u32, u32, u32),
     /// A transition of the client's or the server's socket.
     Socket(Role, TcpState, TcpState),
@@ -233,14 +238,14 @@ enum Way {
 
 impl Load {
     fn new(row: &Row, open: u32) -> Self {
-        // What is in TIME_WAIT, and what churns, has room too.
+        // There is room for the connections in TIME_WAIT and those that churn, too.
         let max_connections = (open + open / 2 + 2 * AT_ONCE) as usize;
         let tracker = Tracker::with(Options { infer_from: row.infer_from, max_connections });
         let now = Time::from_nanos(1_767_268_801_000_000_000);
         Self { tracker, events: Vec::new(), now, tick: Duration::ZERO, inputs: 0 }
     }
 
-    fn take(&mut self, id: u32, step: &Step) {
+    fn handle(&mut self, id: u32, step: &Step) {
         self.now = self.now + self.tick;
         self.inputs += 1;
         let input = match *step {
@@ -337,7 +342,7 @@ const SYN_ACK: Step = Step::Segment(Way::ToClient, Flags::SYN.union(Flags::ACK),
 const HANDSHAKE_ACK: Step = Step::Segment(Way::ToServer, Flags::ACK, 1, 1, 0);
 const FIN: Step = Step::Segment(Way::ToServer, Flags::FIN.union(Flags::ACK), 1, 1, 0);
 const FIN_OF_SERVER: Step = Step::Segment(Way::ToClient, Flags::FIN.union(Flags::ACK), 1, 2, 0);
-const LAST_ACK: Step = Step::Segment(Way::ToServer, Flags::ACK, 2, 2, 0);
+const ACK_OF_FIN: Step = Step::Segment(Way::ToServer, Flags::ACK, 2, 2, 0);
 
 const CLIENT: Life = Life {
     opening: &[
@@ -353,7 +358,7 @@ const CLIENT: Life = Life {
         FIN_OF_SERVER,
         Step::Socket(Role::Client, TcpState::FinWait1, TcpState::FinWait2),
         Step::Socket(Role::Client, TcpState::FinWait2, TcpState::Close),
-        LAST_ACK,
+        ACK_OF_FIN,
     ],
 };
 
@@ -370,20 +375,20 @@ const SERVER: Life = Life {
         Step::Socket(Role::Server, TcpState::Established, TcpState::CloseWait),
         Step::Socket(Role::Server, TcpState::CloseWait, TcpState::LastAck),
         FIN_OF_SERVER,
-        LAST_ACK,
+        ACK_OF_FIN,
         Step::Socket(Role::Server, TcpState::LastAck, TcpState::Close),
     ],
 };
 
 const SEGMENTS: Life =
-    Life { opening: &[SYN, SYN_ACK, HANDSHAKE_ACK], closing: &[FIN, FIN_OF_SERVER, LAST_ACK] };
+    Life { opening: &[SYN, SYN_ACK, HANDSHAKE_ACK], closing: &[FIN, FIN_OF_SERVER, ACK_OF_FIN] };
 
 const NETNS: u32 = 4_026_531_840;
 const CLIENT_ISN: u32 = 0x1234_5678;
 const SERVER_ISN: u32 = 0xffff_ff00;
 /// Bytes.
 const PAYLOAD: u32 = 1448;
-/// Segments of one connection on end.
+/// Consecutive segments of one connection.
 const BURST: u32 = 16;
 /// Connections that open and close at a time.
 const AT_ONCE: u32 = 64;
@@ -393,7 +398,7 @@ const INPUTS: u64 = 3_000_000;
 /// Of which the best counts: other programs run too.
 const ROUNDS: usize = 3;
 
-/// Counts the bytes that are asked for.
+/// Counts allocated bytes.
 struct Counting;
 
 // SAFETY: all is left to the system's allocator.

@@ -1,4 +1,5 @@
-//! The agent of tcp-monitor as a library: sources of TCP events, the lifecycle that explains them, metrics and output.
+//! The agent of tcp-monitor as a library: sources of TCP events, the lifecycle that explains them,
+//! metrics and output.
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 

@@ -1,6 +1,8 @@
-//! Sets of TCP ports, as the operator writes them: `8899`, `12000-12010`, `80,443,8000-8100`.
+//! Sets of TCP ports, as the operator writes them: `8899`, `12000-12010`, `80,443,8000-8100`; and
+//! the ports that the kernel gives to clients.
 
 use std::fmt;
+use std::fs;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -138,9 +140,26 @@ fn parse_port(digits: &str) -> Result<u16, PortSetError> {
     }
 }
 
+/// The ports that this host gives to sockets that connect without one (ip(7),
+/// `ip_local_port_range`).
+pub(crate) fn ephemeral_ports() -> RangeInclusive<u16> {
+    let range = fs::read_to_string(PORT_RANGE_FILE).ok().as_deref().and_then(parse_range);
+    range.unwrap_or_else(|| {
+        log::warn!("{PORT_RANGE_FILE} cannot be read; ports 32768 to 60999 count as ephemeral");
+        32768..=60999
+    })
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some(first.parse().ok()?..=last.trim_start().parse().ok()?)
+}
+
+const PORT_RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
 #[cfg(test)]
 mod tests {
-    use super::{PortSet, PortSetError};
+    use super::{PortSet, PortSetError, parse_range};
 
     fn parse(list: &str) -> Result<PortSet, PortSetError> {
         list.parse()
@@ -216,6 +235,14 @@ mod tests {
         ] {
             let error = parse(written).map(|set| set.to_string()).map_err(|error| error.to_string());
             assert_eq!(error, Err(message.to_owned()), "{written}");
+        }
+    }
+
+    #[test]
+    fn the_port_range_is_read() {
+        assert_eq!(parse_range("32768\t60999\n"), Some(32768..=60999));
+        for text in ["", "32768", "32768 99999", "a b"] {
+            assert_eq!(parse_range(text), None, "{text}");
         }
     }
 }

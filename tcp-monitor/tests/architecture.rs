@@ -1,5 +1,5 @@
-//! Modules import only modules below them. The state machine of connections imports nothing that does
-//! input or output or reads a clock.
+//! Modules import only modules below them. The state machine of connections imports nothing that
+//! does input or output or reads a clock.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,9 +37,6 @@ const MODULES: [(&str, &[&str]); 13] = [
     ),
 ];
 
-/// Imports that are there and should not be: module, imported module. None is added.
-const EXCEPTIONS: [(&str, &str); 1] = [("sockets", "kernel")];
-
 /// The crates that `lifecycle` may name.
 const LIFECYCLE_CRATES: [&str; 5] = ["std", "core", "tcp_monitor_common", "hashbrown", "foldhash"];
 
@@ -70,8 +67,7 @@ fn modules_import_only_modules_below_them() {
         }
         for imported in file.modules_named() {
             let is_below = imported == module || below.contains(&imported.as_str());
-            let is_exception = EXCEPTIONS.contains(&(module, imported.as_str()));
-            if known.contains(imported.as_str()) && !is_below && !is_exception {
+            if known.contains(imported.as_str()) && !is_below {
                 problems.push(format!("{} imports crate::{imported}", file.name));
             }
         }

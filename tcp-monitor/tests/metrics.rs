@@ -39,8 +39,8 @@ fn exposition_is_the_golden_text() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A port for each word of its counters, with 1 in that word, and port 0 with none: the text of each differs from that of
-/// port 0, but for the words that round arrays up to powers of two.
+/// A port for each word of its counters, with 1 in that word, and port 0 with none: the text of
+/// each differs from that of port 0, but for the words that round arrays up to powers of two.
 #[test]
 fn every_counter_of_a_port_is_exposed() -> Result<(), Box<dyn Error>> {
     let words = PortCounters::ZERO.words().len();

@@ -143,8 +143,9 @@ fn describe(object: &[u8], toolchain: &Toolchain) -> Result<String> {
     ];
     let fields: String = fields.iter().map(|(key, value)| format!("{key} = \"{value}\"\n")).collect();
     Ok(format!(
-        "# What tcp-monitor.bpf.o was built from and with. After a change to the code of tcp-monitor-ebpf, or of abi or\n\
-         # rules in tcp-monitor-common, `cargo xtask build-ebpf` writes both files anew.\n{fields}"
+        "# What tcp-monitor.bpf.o was built from and with. After a change to the code of\n\
+         # tcp-monitor-ebpf, or of abi or rules in tcp-monitor-common, `cargo xtask build-ebpf`\n\
+         # writes both files anew.\n{fields}"
     ))
 }
 

@@ -29,7 +29,7 @@ static HANDLED: PerCpuArray<Handled> = PerCpuArray::with_max_entries(TRACEPOINTS
 struct Handled {
     task: u64,
     interrupt: u64,
-    /// Where an address becomes a number: the verifier refuses to calculate with a pointer.
+    /// Where an address becomes a number: the verifier refuses arithmetic on a pointer.
     scratch: u64,
 }
 
@@ -67,7 +67,8 @@ impl<'a> Nesting<'a> {
         }
         let Some(handled) = HANDLED.get_ptr_mut(self.tracepoint) else { return self.first };
         // SAFETY: the map's own value, and only this CPU's. An interrupt in between leaves it as it
-        // found it, or with its own address left on the interrupt stack's, which is not read then.
+        // found it, or with its own address left on the interrupt stack's, which is not needed
+        // then.
         unsafe {
             let task = KernelPtr::new(bpf_get_current_task_btf().cast_const().cast());
             let stack = task.load::<u64>(stack_offset);

@@ -7,7 +7,7 @@ use tcp_monitor::capture::{Capture, CaptureError, Statistics};
 use tcp_monitor::lifecycle::Input;
 
 pub(crate) fn run(data: &[u8]) {
-    // What it decompresses to can be a thousand times as much.
+    // A compressed file can expand to a thousand times its length.
     let len = if data.starts_with(&[0x1f, 0x8b]) { 1100 * data.len() } else { data.len() };
     let mut capture = match Capture::read(Cursor::new(data.to_vec())) {
         Ok(capture) => capture,
@@ -17,9 +17,9 @@ pub(crate) fn run(data: &[u8]) {
     while let Some(packet) = capture.next() {
         match packet {
             Ok(input) => {
-                let Input::Segment(segment) = input else { panic!("{input:?} is no segment") };
+                let Input::Segment(segment) = input else { panic!("{input:?} is not a segment") };
                 let frame = segment.frame.map_or(0, NonZeroU64::get);
-                assert!(frame > number, "packets are counted: {segment:?} after {number}");
+                assert!(frame > number, "frame numbers increase: {segment:?} after {number}");
                 assert!((20..=60).contains(&segment.header.header_len), "{segment:?}");
                 number = frame;
                 segments += 1;
@@ -43,7 +43,7 @@ pub(crate) fn run(data: &[u8]) {
     assert!(*tcp == segments && untimed <= tcp);
 }
 
-/// An error names a place within the file.
+/// The offset of an error lies within the file.
 fn describe(error: &CaptureError, len: usize) {
     assert!(!error.to_string().is_empty());
     assert!(error.offset().is_none_or(|offset| offset <= len as u64), "{error} in {len} bytes");

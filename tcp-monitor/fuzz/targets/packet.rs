@@ -1,4 +1,5 @@
-//! The bytes are a link type, how much of the packet was not captured, and the packet; and then a TCP header.
+//! The bytes are a link type, the number of bytes that were not captured, and the packet. They are
+//! parsed as a TCP header, too.
 
 use std::io::Cursor;
 
@@ -17,7 +18,7 @@ pub(crate) fn run(data: &[u8]) {
     let len = packet.len() + usize::from(missing);
     let header_len = usize::from(segment.header.header_len);
     assert!((20..=60).contains(&header_len), "{segment:?}");
-    assert!(header_len + segment.payload_len as usize <= len, "more than there was: {segment:?}");
+    assert!(header_len + segment.payload_len as usize <= len, "longer than the packet: {segment:?}");
     assert_eq!((segment.src.port(), segment.dst.port()), (segment.header.src_port, segment.header.dst_port));
 }
 
@@ -31,13 +32,13 @@ fn parse_header(bytes: &[u8]) {
 
 /// A pcap file with this packet, of which `missing` bytes more were on the wire.
 fn file(link: u32, missing: u32, packet: &[u8]) -> Vec<u8> {
-    let captured = u32::try_from(packet.len()).expect("libFuzzer makes up short ones");
+    let captured = u32::try_from(packet.len()).expect("libFuzzer's inputs are short");
     let fields =
         [0xa1b2_c3d4, 0x0004_0002, 0, 0, 1 << 18, link, 1, 0, captured, captured.saturating_add(missing)];
     let header = fields.into_iter().flat_map(u32::to_le_bytes);
     header.chain(packet.iter().copied()).collect()
 }
 
-/// Of tcpdump.org/linktypes.html: null, Ethernet, raw (as OpenBSD and others number it), loop, cooked, raw IPv4 and IPv6,
-/// cooked version 2, and one that is not read.
+/// Of tcpdump.org/linktypes.html: null, Ethernet, raw (as OpenBSD and others number it), loop,
+/// cooked, raw IPv4 and IPv6, cooked version 2, and one that is not read.
 const LINK_TYPES: [u32; 10] = [0, 1, 12, 101, 108, 113, 228, 229, 276, 9];

@@ -8,7 +8,7 @@ pub(crate) fn run(data: &[u8]) {
         Ok(input) => {
             let (mut tracker, mut events) = (Tracker::new(), Vec::<Event>::new());
             tracker.handle(input, &mut events);
-            assert!(events.len() <= 3, "one record tells a few things: {events:?}");
+            assert!(events.len() <= 3, "one record causes at most three events: {events:?}");
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

@@ -32,7 +32,7 @@ pub(super) struct Log {
 pub(super) struct Dumped {
     /// Those that existed when the records began, in order of time.
     pub(super) existing: Vec<PresentSocket>,
-    /// Those that their processes neglect, as they are found.
+    /// Sockets that are stuck, as they are found.
     pub(super) stuck: Receiver<StuckSocket>,
 }
 

@@ -61,7 +61,8 @@ async fn monitor(options: &Monitor) -> Result<()> {
     let reader = source.reader().context("the records are being read already")?;
     let outputs = outputs::of_monitor(&options.report, recording)?;
     let names = LiveNames::new(source.interfaces(), &netns(options));
-    // The reader is not started yet: records wait in the ring buffer, and no transition is missed between dump and records.
+    // The reader is not started yet: records wait in the ring buffer, and no transition is missed
+    // between dump and records.
     let counters = source.counters();
     let (scrape, existing) =
         Scrape::begin(Arc::clone(&counters), sockets).context("the counters cannot be read")?;

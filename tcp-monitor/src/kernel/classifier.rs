@@ -1,4 +1,5 @@
-//! Attaches the two classifiers to an interface and detaches them: by TCX links, or on a clsact qdisc before 6.6.
+//! Attaches the two classifiers to an interface and detaches them: by TCX links, or on a clsact
+//! qdisc before 6.6.
 
 use std::{io, mem};
 
@@ -28,7 +29,8 @@ pub(super) enum Mode {
     Clsact,
 }
 
-/// The classifiers on one interface. Detached when dropped, which must happen in the interface's namespace.
+/// The classifiers on one interface. Detached when dropped, which must happen in the interface's
+/// namespace.
 pub(super) struct Attachment {
     links: Vec<SchedClassifierLink>,
     mode: Mode,
@@ -40,9 +42,11 @@ pub(super) struct Attachment {
 pub(super) enum AttachError {
     /// The interface is not there any more.
     Gone,
-    /// They are attached already: the interface came from another namespace, where they are not detached yet.
+    /// They are attached already: the interface came from another namespace, where they are not
+    /// detached yet.
     Already,
-    /// Nothing is wrong with the interface: it may work when there are more descriptors or there is more memory.
+    /// Nothing is wrong with the interface: it may work when there are more descriptors or there is
+    /// more memory.
     NotNow(String),
     /// Anything else.
     Refused(String),
@@ -83,7 +87,8 @@ impl Classifiers {
             .try_into()
             .map_err(classify)?;
         let options = match self.mode {
-            // First: a later program may drop or redirect the packet, and an earlier one would hide it.
+            // First: a later program may drop or redirect the packet, and an earlier one would hide
+            // it.
             Mode::Tcx => TcAttachOptions::TcxOrder(LinkOrder::first()),
             // Without a priority the kernel chooses one before all others.
             Mode::Clsact => TcAttachOptions::Netlink(NlOptions::default()),
@@ -94,8 +99,8 @@ impl Classifiers {
 }
 
 impl Attachment {
-    /// Gives up the classifiers of an interface that is gone, and its filters with it. Nothing is left to detach: a
-    /// filter's place may by now be that of another interface.
+    /// Gives up the classifiers of an interface that is gone, and its filters with it. Nothing is
+    /// left to detach: a filter's place may by now be that of another interface.
     pub(super) fn forget(mut self) {
         match self.mode {
             Mode::Tcx => {}

@@ -135,7 +135,7 @@ impl Table {
         Ok(Some(total))
     }
 
-    /// Drops what interfaces called `name` had counted once none is left: the series ends, and
+    /// Removes what interfaces called `name` had counted once none is left: the series ends, and
     /// memory is bounded.
     fn forget_unused(&mut self, name: &str) {
         if !self.names.values().any(|other| other == name) {

@@ -1,8 +1,8 @@
 //! The kernel programs as a source: loading, attaching, reading records and counters.
 //!
-//! [`start`] checks privileges, learns the kernel's layout from its BTF, loads and attaches the programs, and returns a
-//! [`KernelSource`]. From then on there are two ways out, which never mix: [`Counters`], read at each scrape, and
-//! records, which a [`RecordReader`] hands on in order.
+//! [`start`] checks privileges, learns the kernel's layout from its BTF, loads and attaches the
+//! programs, and returns a [`KernelSource`]. From then on there are two ways out, which never mix:
+//! [`Counters`], read at each scrape, and records, which a [`RecordReader`] hands on in order.
 
 mod btf;
 mod classifier;
@@ -45,7 +45,6 @@ use tcp_monitor_common::{
     counters::RecordCounters,
 };
 
-pub(crate) use self::slots::ephemeral_ports;
 pub use self::{
     btf::BtfError,
     counters::{CounterError, Counters},
@@ -68,7 +67,7 @@ use self::{
 };
 use crate::{
     netns::{Netns, NetnsSelection},
-    ports::PortSet,
+    ports::{PortSet, ephemeral_ports},
 };
 
 /// What the kernel programs are to watch.
@@ -88,7 +87,8 @@ pub struct Options {
     pub bpf_stats: bool,
     /// How many ports have counters of their own; the rest is counted together.
     pub max_ports: u16,
-    /// Service ports in use, which have them from the start if all ports are watched; the first are preferred.
+    /// Service ports in use, which have them from the start if all ports are watched; the first are
+    /// preferred.
     pub used_ports: Vec<u16>,
     /// The programs log to the [`log`] crate.
     pub log: bool,
@@ -203,8 +203,8 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
     Ok(KernelSource { programs, reader: Some(reader), counters, interfaces, release: release_text, stop })
 }
 
-/// Gives the memory back that it took to read the kernel's types. What is kept lies behind it, so that it would not be given back by
-/// itself.
+/// Gives the memory back that it took to read the kernel's types. What is kept lies behind it, so
+/// that it would not be given back by itself.
 fn give_back_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: it may be called at any time.
@@ -214,7 +214,8 @@ fn give_back_memory() {
 }
 
 impl KernelSource {
-    /// What reads the records; `None` from the second call on. [`Self::stop`] ends its [`run`](RecordReader::run).
+    /// What reads the records; `None` from the second call on. [`Self::stop`] ends its
+    /// [`run`](RecordReader::run).
     pub fn reader(&mut self) -> Option<RecordReader> {
         self.reader.take()
     }
@@ -326,7 +327,8 @@ impl Watched {
     }
 }
 
-/// Every network namespace and every interface takes some descriptors, and the usual soft limit of 1024 is for select(2).
+/// Every network namespace and every interface takes some descriptors, and the usual soft limit of
+/// 1024 is for select(2).
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let limit = Rlimit { current: limit.maximum, ..limit };

@@ -36,7 +36,7 @@ pub struct RecordReader {
     pub(super) logger: Option<EbpfLogger<&'static dyn log::Log>>,
     /// Waits for records and for the stop, see [`watch`].
     pub(super) epoll: OwnedFd,
-    /// Kept open: `epoll` forgets a file that everyone has closed, and the signal with it.
+    /// Kept open: `epoll` drops a file that everyone has closed, and the signal with it.
     pub(super) _stop: StopSignal,
 }
 

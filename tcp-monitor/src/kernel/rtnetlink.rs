@@ -1,4 +1,5 @@
-//! The interfaces of one network namespace, from the kernel (rtnetlink(7)): which there are, and that something changed.
+//! The interfaces of one network namespace, from the kernel (rtnetlink(7)): which there are, and
+//! that something changed.
 
 use std::{io, os::fd::AsFd};
 
@@ -20,7 +21,8 @@ pub(super) struct Interface {
     pub(super) name: String,
 }
 
-/// Two sockets in one network namespace, which they keep alive: one that hears of changes, one that asks.
+/// Two sockets in one network namespace, which they keep alive: one that receives changes, one that
+/// asks.
 pub(super) struct Rtnetlink {
     events: Socket,
     requests: NetlinkSocket,
@@ -41,9 +43,10 @@ impl Rtnetlink {
         self.events.as_fd()
     }
 
-    /// Forgets the changes heard of so far.
+    /// Drops the changes received so far.
     ///
-    /// What changed is of no interest, and may have been lost (ENOBUFS): the interfaces are listed anew in any case.
+    /// What changed is of no interest, and may have been lost (ENOBUFS): the interfaces are listed
+    /// anew in any case.
     pub(super) fn forget_events(&self) {
         let mut buffer = Vec::with_capacity(BUFFER);
         loop {
@@ -98,7 +101,8 @@ impl Rtnetlink {
         Ok(())
     }
 
-    /// Sends a request and reads the whole answer. `false` if it may be inconsistent because something changed meanwhile.
+    /// Sends a request and reads the whole answer. `false` if it may be inconsistent because
+    /// something changed meanwhile.
     fn ask(
         &self,
         request: RouteNetlinkMessage,

@@ -1,6 +1,6 @@
 //! Which ports are watched, and which of them have counters of their own.
 
-use std::{fs, ops::RangeInclusive};
+use std::ops::RangeInclusive;
 
 use tcp_monitor_common::abi::maps::{PortTable, slot};
 
@@ -60,21 +60,6 @@ impl Slots {
     }
 }
 
-/// The ports that this host gives to sockets that connect without one (ip(7),
-/// `ip_local_port_range`).
-pub(crate) fn ephemeral_ports() -> RangeInclusive<u16> {
-    let range = fs::read_to_string(PORT_RANGE_FILE).ok().as_deref().and_then(parse_range);
-    range.unwrap_or_else(|| {
-        log::warn!("{PORT_RANGE_FILE} cannot be read; ports 32768 to 60999 count as ephemeral");
-        32768..=60999
-    })
-}
-
-fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    Some(first.parse().ok()?..=last.trim_start().parse().ok()?)
-}
-
 fn zeroed_table() -> Box<[u16; PORTS]> {
     const { assert!(slot::UNWATCHED == 0) };
     match vec![0; PORTS].into_boxed_slice().try_into() {
@@ -84,7 +69,6 @@ fn zeroed_table() -> Box<[u16; PORTS]> {
 }
 
 const PORTS: usize = 65536;
-const PORT_RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 const _: () = assert!(size_of::<PortTable>() == size_of::<[u16; PORTS]>());
 
@@ -92,7 +76,7 @@ const _: () = assert!(size_of::<PortTable>() == size_of::<[u16; PORTS]>());
 mod tests {
     use tcp_monitor_common::abi::maps::slot;
 
-    use super::{Slots, parse_range};
+    use super::Slots;
     use crate::ports::PortSet;
 
     fn ports(list: &str) -> PortSet {
@@ -151,13 +135,5 @@ mod tests {
         assert_eq!(slots.count, slot::UNCLAIMED);
         assert_eq!(slots.table[65534], slot::OTHER);
         assert_eq!(slots.table[65533], slot::UNCLAIMED - 1);
-    }
-
-    #[test]
-    fn the_port_range_is_read() {
-        assert_eq!(parse_range("32768\t60999\n"), Some(32768..=60999));
-        for text in ["", "32768", "32768 99999", "a b"] {
-            assert_eq!(parse_range(text), None, "{text}");
-        }
     }
 }

@@ -1,8 +1,10 @@
-//! Keeps the classifiers attached to every watched interface, as interfaces and network namespaces come and go.
+//! Keeps the classifiers attached to every watched interface, as interfaces and network namespaces
+//! come and go.
 //!
-//! One thread does nothing else: it moves between network namespaces, since an interface can be attached to only from
-//! inside its own. Whatever changes, it compares what is there with what is attached and makes up the difference.
-//! Detaching comes first: an interface that moves to another namespace keeps its classifiers.
+//! One thread does nothing else: it moves between network namespaces, since an interface can be
+//! attached to only from inside its own. Whatever changes, it compares what is there with what is
+//! attached and makes up the difference. Detaching comes first: an interface that moves to another
+//! namespace keeps its classifiers.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -31,8 +33,8 @@ use crate::netns::{AgentLock, NamespaceSwitcher, Netns, discover};
 pub enum InterfaceSelection {
     /// All, those to come included.
     All,
-    /// Those of these names. They must be there at the start, in the process's own network namespace or the one that
-    /// was named, and are looked for nowhere else.
+    /// Those of these names. They must be there at the start, in the process's own network
+    /// namespace or the one that was named, and are looked for nowhere else.
     Only(Vec<String>),
     /// None: no segment is seen, only what sockets do.
     None,
@@ -61,7 +63,8 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    /// Attaches to what is there now, then keeps watching in a thread of its own, which owns the programs.
+    /// Attaches to what is there now, then keeps watching in a thread of its own, which owns the
+    /// programs.
     pub(super) fn start(ebpf: Ebpf, plan: Plan, table: Arc<InterfaceTable>) -> Result<Self, KernelError> {
         let stop = StopSignal::new().map_err(KernelError::system("make an eventfd"))?;
         let stopped = stop.clone();
@@ -204,7 +207,8 @@ impl Watch {
 
     fn run(mut self, stop: &StopSignal) {
         let mut rest = Duration::ZERO;
-        // After a pass it rests for as long as that took: a storm of changes costs at most half a CPU.
+        // After a pass it rests for as long as that took: a storm of changes costs at most half a
+        // CPU.
         while !is_ready(&[stop.as_fd()], Some(rest)) {
             let timeout = (self.may_end_without_event() || self.unfinished).then_some(RESCAN_INTERVAL);
             let mut sources = vec![stop.as_fd()];
@@ -224,8 +228,8 @@ impl Watch {
         self.everywhere || self.namespaces.keys().any(|inum| *inum != self.switcher.home())
     }
 
-    /// Makes up the difference between what is there and what is attached. Returns each interface that was found not to
-    /// take classifiers, with the cause.
+    /// Makes up the difference between what is there and what is attached. Returns each interface
+    /// that was found not to take classifiers, with the cause.
     fn pass(&mut self) -> Vec<(String, String)> {
         self.unfinished = false;
         if self.may_end_without_event() {
@@ -324,8 +328,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Removes what agents that were killed left in a namespace, if no other is running there. Says of which interfaces
-    /// an agent made the clsact qdisc.
+    /// Removes what agents that were killed left in a namespace, if no other is running there. Says
+    /// of which interfaces an agent made the clsact qdisc.
     fn tidy(&self, netns: &Netns, rtnetlink: &Rtnetlink) -> io::Result<Made> {
         let lock = netns.try_lock();
         let made = match lock {
@@ -351,7 +355,8 @@ impl Watch {
     fn list(&self) -> BTreeMap<u32, Vec<Interface>> {
         let mut present = BTreeMap::new();
         for (inum, watched) in &self.namespaces {
-            // First: a change from here on causes an event, and is listed in the next pass if not in this one.
+            // First: a change from here on causes an event, and is listed in the next pass if not
+            // in this one.
             watched.rtnetlink.forget_events();
             match watched.rtnetlink.interfaces() {
                 Ok(interfaces) => drop(present.insert(*inum, interfaces)),

@@ -1,4 +1,4 @@
-//! The tracker told scripts of what kernels do, in virtual time.
+//! Tests of the tracker: scripts of what kernels and captures report, in virtual time.
 
 mod checks;
 mod every_transition;

@@ -13,10 +13,10 @@ use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
 use super::{Dump, Latest, Options, ReadCounters, Request, SocketsByPort};
 use crate::clock;
-use crate::kernel::ephemeral_ports;
 use crate::lifecycle::event::{Stuck, StuckReason};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::{PresentSocket, StuckSocket};
+use crate::ports::ephemeral_ports;
 use crate::sockets::owners::Owners;
 
 /// The state of the thread.

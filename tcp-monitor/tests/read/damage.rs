@@ -152,7 +152,8 @@ fn a_file_without_read_permission_is_reported() {
     fs::set_permissions(&file, Permissions::from_mode(0o0)).expect("it is ours");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcp-monitor"));
     if rustix::process::geteuid().is_root() {
-        // Root may read everything, and the user nobody may not enter the folder of the binary.
+        // Root may read everything, and an account without rights may not enter the folder of the
+        // binary.
         let binary = folder.path().join("tcp-monitor");
         // Not by this process: what another test starts meanwhile would inherit it open for
         // writing.
@@ -162,7 +163,7 @@ fn a_file_without_read_permission_is_reported() {
         assert!(copied.is_ok_and(|status| status.success()), "there is room for it");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("it is ours");
         command = Command::new(binary);
-        command.uid(NOBODY).gid(NOBODY);
+        command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
     }
     let Said { code, err, .. } = finish(command.arg("read").arg(&file), b"");
     let reason =
@@ -171,4 +172,4 @@ fn a_file_without_read_permission_is_reported() {
     assert_eq!(code, Some(1));
 }
 
-const NOBODY: u32 = 65534;
+const UNPRIVILEGED: u32 = 65534;

@@ -1,4 +1,4 @@
-//! What must hold of everything that is told, whatever happened.
+//! Invariants of the reported events, for any input.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +13,10 @@ use tcp_monitor_common::counters::HandshakeFailure;
 use super::rules::Rules;
 use super::scene::Scene;
 
-/// What was told of each end, by its address: no two have the same IP address.
+/// The state reported of each end, by its address. No two ends have the same IP address.
 pub(crate) struct Judge {
     rules: Rules,
-    /// With port 0: connects from a port that is not known yet.
+    /// Port 0: a connecting socket whose port is not known yet.
     lives: HashMap<SocketAddr, Life>,
     last: Time,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Judge {
 #[derive(Debug)]
 struct Life {
     state: TcpState,
-    /// It is established, and its handshake must be told.
+    /// It is established, and its handshake must be reported.
     awaits_handshake: bool,
     /// Its handshake failed, or its connection was closed.
     is_over: bool,
@@ -35,33 +35,33 @@ impl Judge {
         Self { rules, lives: HashMap::new(), last: Time::default() }
     }
 
-    /// Judges what was told of one input. `untold` is what [`Tracker::earliest_deferred`] said before, `span` from the time of the
-    /// last input to that of this one.
-    pub(crate) fn hear(
+    /// Checks the events of one input. `deferred` is the result of [`Tracker::earliest_deferred`]
+    /// before it. `span` lasts from the time of the previous input to that of this one.
+    pub(crate) fn check(
         &mut self,
         events: &[Event],
         tracker: &Tracker,
-        untold: Option<Time>,
+        deferred: Option<Time>,
         span: Range<Time>,
         scene: &Scene,
     ) {
         for event in events {
-            self.judge_time(event, untold, &span);
+            self.check_time(event, deferred, &span);
         }
-        self.judge_size(tracker, span.end);
-        // What was forgotten is met again, anywhere.
-        let forgets = tracker.evicted() > 0 || self.may_be_forgotten(scene);
+        self.check_size(tracker, span.end);
+        // A connection whose entry was removed can be seen again in any state.
+        let loses_entries = tracker.evicted() > 0 || self.may_have_expired(scene);
         for event in events {
             match &event.kind {
-                EventKind::State(change) if self.is_followed(change.local.ip(), scene) && !forgets => {
+                EventKind::State(change) if self.is_checked(change.local.ip(), scene) && !loses_entries => {
                     self.change(change);
                 }
                 EventKind::Handshake(handshake)
-                    if self.is_followed(handshake.local.ip(), scene) && !forgets =>
+                    if self.is_checked(handshake.local.ip(), scene) && !loses_entries =>
                 {
                     self.end_handshake(handshake);
                 }
-                EventKind::Closed(closed) if self.is_followed(closed.local.ip(), scene) && !forgets => {
+                EventKind::Closed(closed) if self.is_checked(closed.local.ip(), scene) && !loses_entries => {
                     self.end(closed.local);
                 }
                 EventKind::State(_)
@@ -76,57 +76,60 @@ impl Judge {
         }
     }
 
-    /// All that could end with time has ended, and what is still there is where the kernel has it.
-    pub(crate) fn conclude(&self, scene: &Scene, tracker: &Tracker) {
+    /// Checks that every timeout has passed, and that every open socket is in the state that the
+    /// kernel has it in.
+    pub(crate) fn check_end(&self, scene: &Scene, tracker: &Tracker) {
         if tracker.evicted() > 0 {
             return;
         }
-        assert_eq!(tracker.inferred(), 0, "what is inferred ends in silence");
-        if self.may_be_forgotten(scene) {
+        assert_eq!(tracker.inferred(), 0, "inferred connections time out");
+        if self.may_have_expired(scene) {
             return;
         }
-        for (end, life) in self.lives.iter().filter(|(end, _)| self.is_followed(end.ip(), scene)) {
+        for (end, life) in self.lives.iter().filter(|(end, _)| self.is_checked(end.ip(), scene)) {
             let is_earlier = end.port() != 0 && self.lives.contains_key(&SocketAddr::new(end.ip(), 0));
             let state = scene.state_of(end.ip()).filter(|_| !is_earlier).unwrap_or(TcpState::Close);
-            // A child without addresses is not told of until it has them.
-            let is_unborn = state == TcpState::SynRecv && life.state == TcpState::Close;
-            assert!(life.state == state || is_unborn, "{end} is in {state}, and not in {}", life.state);
+            // A child is not reported until it has addresses.
+            let is_unaddressed = state == TcpState::SynRecv && life.state == TcpState::Close;
+            assert!(life.state == state || is_unaddressed, "{end} is in {state}, and not in {}", life.state);
             assert_eq!(life.is_over, life.state == TcpState::Close, "{end}");
         }
     }
 
-    /// Whether there is one source of what is told of an end, and one that makes sense.
-    fn is_followed(&self, end: IpAddr, scene: &Scene) -> bool {
-        if scene.is_told(end) {
+    /// Whether the events of an end have one source, which reports no impossible transitions.
+    fn is_checked(&self, end: IpAddr, scene: &Scene) -> bool {
+        if scene.is_reported(end) {
             self.rules.infer_from == InferFrom::Nothing && !self.rules.nonsense
         } else {
             true
         }
     }
 
-    /// A connection of which only control segments are seen may be silent as long as it likes, and is forgotten without a word.
-    fn may_be_forgotten(&self, scene: &Scene) -> bool {
-        self.rules.infer_from == InferFrom::ControlSegments && scene.elapsed() >= FORGOTTEN
+    /// A connection of which only control segments are seen may be idle for any time. Its entry
+    /// expires without an event.
+    fn may_have_expired(&self, scene: &Scene) -> bool {
+        self.rules.infer_from == InferFrom::ControlSegments && scene.elapsed() >= IDLE_LIMIT
     }
 
-    /// Time does not go back, but for the birth of a socket that is told late, when all is known of it.
-    fn judge_time(&mut self, event: &Event, untold: Option<Time>, span: &Range<Time>) {
+    /// Time does not go back, except for a new socket that is reported late, once its addresses are
+    /// known.
+    fn check_time(&mut self, event: &Event, deferred: Option<Time>, span: &Range<Time>) {
         if self.rules.time_goes_back {
             return;
         }
         let time = event.time;
-        assert!(time <= span.end, "not yet: {event:?}");
-        let was_announced = untold.is_some_and(|untold| untold <= time);
+        assert!(time <= span.end, "later than its input: {event:?}");
+        let was_deferred = deferred.is_some_and(|deferred| deferred <= time);
         let is_unusually_late = time + UNUSUALLY_LATE < span.start;
         assert!(
-            time >= self.last || was_announced || is_unusually_late,
+            time >= self.last || was_deferred || is_unusually_late,
             "back from {:?}: {event:?}",
             self.last
         );
         self.last = self.last.max(time);
     }
 
-    fn judge_size(&self, tracker: &Tracker, now: Time) {
+    fn check_size(&self, tracker: &Tracker, now: Time) {
         let most = self.rules.max_connections;
         assert!(tracker.inferred() <= most.min(CONNECTIONS), "{} inferred", tracker.inferred());
         assert!(tracker.sockets() <= most, "{} sockets", tracker.sockets());
@@ -138,27 +141,32 @@ impl Judge {
 
     fn change(&mut self, change: &StateChange) {
         assert!(is_legal(change.from, change.to), "{change:?}");
-        let unborn = Life { state: TcpState::Close, awaits_handshake: false, is_over: true };
+        let closed = Life { state: TcpState::Close, awaits_handshake: false, is_over: true };
         if change.from == TcpState::SynSent
             && let Some(life) = self.lives.remove(&SocketAddr::new(change.local.ip(), 0))
         {
             let before = self.lives.insert(change.local, life);
-            assert!(before.is_none_or(|life| life.is_over), "no word of the end before: {change:?}");
+            assert!(
+                before.is_none_or(|life| life.is_over),
+                "the previous connection has not ended: {change:?}"
+            );
         }
         let is_first = !self.lives.contains_key(&change.local);
-        let life = self.lives.entry(change.local).or_insert(unborn);
-        assert!(!life.awaits_handshake, "no word of the handshake: {change:?}");
+        let life = self.lives.entry(change.local).or_insert(closed);
+        assert!(!life.awaits_handshake, "the handshake was not reported: {change:?}");
         if life.state == TcpState::Close {
-            assert!(life.is_over, "no word of the end before: {change:?}");
+            assert!(life.is_over, "the previous connection has not ended: {change:?}");
             let begins = matches!(change.from, TcpState::Close | TcpState::Listen);
-            let may_be_met = change.evidence != Evidence::Kernel || self.rules.begins_midway && is_first;
-            assert!(begins || may_be_met, "met midway: {change:?}");
+            let may_begin_midway =
+                change.evidence != Evidence::Kernel || self.rules.begins_midway && is_first;
+            assert!(begins || may_begin_midway, "begins midway: {change:?}");
             life.is_over = false;
         } else {
             assert_eq!(life.state, change.from, "{change:?}");
         }
         let opens = matches!(change.from, TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv);
-        // The kernel lets a socket of fast open close before its handshake is complete, and tells no more of that.
+        // A fast open socket may close before its handshake is complete. The kernel then reports no
+        // handshake.
         let ends = matches!(change.to, TcpState::Established | TcpState::Close);
         let is_inferred = change.evidence == Evidence::Segment && change.to != TcpState::SynRecv;
         life.awaits_handshake = opens && (ends || is_inferred);
@@ -166,11 +174,13 @@ impl Judge {
     }
 
     fn end_handshake(&mut self, handshake: &Handshake) {
-        // Of a closed port this is all there is to tell.
+        // Of a closed port this is the only event.
         if handshake.result == Err(HandshakeFailure::NoListener) {
             return;
         }
-        let Some(life) = self.lives.get_mut(&handshake.local) else { panic!("{handshake:?} of nobody") };
+        let Some(life) = self.lives.get_mut(&handshake.local) else {
+            panic!("{handshake:?} of no known end")
+        };
         assert_eq!(handshake.result.is_err(), life.state == TcpState::Close, "{handshake:?} of {life:?}");
         life.awaits_handshake = false;
         if handshake.result.is_err() {
@@ -179,10 +189,10 @@ impl Judge {
     }
 
     fn end(&mut self, end: SocketAddr) {
-        let Some(life) = self.lives.get_mut(&end) else { panic!("the end of {end}, which never was") };
+        let Some(life) = self.lives.get_mut(&end) else { panic!("{end} ends without a beginning") };
         assert!(!life.is_over, "{end} ends twice");
         assert!(matches!(life.state, TcpState::Close | TcpState::TimeWait), "{end} ends in {}", life.state);
-        assert!(!life.awaits_handshake, "{end} ends without a word of its handshake");
+        assert!(!life.awaits_handshake, "{end} ends before its handshake is reported");
         life.is_over = true;
     }
 }
@@ -205,9 +215,9 @@ fn is_legal(from: TcpState, to: TcpState) -> bool {
     next.contains(&to)
 }
 
-/// As the tracker sees it.
+/// As in the tracker.
 const UNUSUALLY_LATE: Duration = Duration::from_millis(20);
 /// As documented: five days.
-const FORGOTTEN: Duration = Duration::from_secs(5 * 86_400);
+const IDLE_LIMIT: Duration = Duration::from_secs(5 * 86_400);
 /// In a scene.
 const CONNECTIONS: usize = 4;

@@ -1,4 +1,5 @@
-//! Sockets as the kernel tells of them: what follows what, after `inet_sock_set_state` and those who call it.
+//! Sockets as the kernel reports them: the transitions that `inet_sock_set_state` and its callers
+//! make.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,10 +17,10 @@ use tcp_monitor_common::record::{ResetPhase, Role};
 use super::Script;
 use super::scene::Connection;
 
-/// A socket, and after it others with the same addresses.
+/// A socket, and later ones with the same addresses.
 pub(crate) struct Socket {
     pub(crate) state: TcpState,
-    /// Which of all ends.
+    /// The index of its end among all ends.
     number: u64,
     role: Role,
     lives: u64,
@@ -33,7 +34,7 @@ impl Socket {
         Self { state, number, role: Role::Client, lives: 0, has_cookie: true, peer_closed: false }
     }
 
-    /// What can happen without a change of its state.
+    /// An event that does not change its state.
     fn aside(&self, what: u8) -> Option<SocketEvent> {
         let state = self.state;
         match what >> 4 & 7 {
@@ -91,7 +92,7 @@ impl Connection {
             socket.aside(what).or_else(|| socket.advance(what))?
         };
         let mut cookie = socket.cookie();
-        // What the kernel may not have filled in yet.
+        // Fields that the kernel may not have filled in yet.
         if details & 2 == 2 {
             match kind {
                 SocketEvent::State { from: Close, to: SynSent } => local.set_port(0),
@@ -125,7 +126,8 @@ impl Connection {
         })
     }
 
-    /// The socket of an end as sock_diag finds it; a TIME_WAIT minisocket, if that is all there is and anything goes.
+    /// The socket of an end as sock_diag reports it. With `nonsense`, a timewait socket where the
+    /// socket is closed.
     pub(crate) fn find(
         &self,
         end: usize,
@@ -136,7 +138,7 @@ impl Connection {
         let socket = self.sockets[end].as_ref()?;
         let details = script.byte();
         let presence = if socket.state == SynRecv {
-            // A child is in SYN_RECV for a moment, and nobody looks in that.
+            // A child is in SYN_RECV only for a moment, in which no dump is made.
             return None;
         } else if socket.state != Close {
             Presence::Socket(socket.state)
@@ -149,7 +151,7 @@ impl Connection {
         Some(PresentSocket {
             time,
             netns: self.netns,
-            // To be found gives it one, which later events do not have before Linux 5.12.
+            // A dump gives the socket a cookie, which later events do not have before Linux 5.12.
             cookie: if socket.has_cookie { socket.cookie() } else { return None },
             role: if details & 2 == 2 { Role::Server } else { Role::Client },
             local: self.ends[end],
@@ -159,18 +161,18 @@ impl Connection {
     }
 }
 
-/// The states that a socket in `state` can enter, as the kernel tells it.
+/// The states that a socket in `state` can enter, as the kernel reports them.
 const fn next(state: TcpState) -> &'static [TcpState] {
     match state {
         Close => &[SynSent],
         Listen => &[SynRecv],
         SynSent => &[Established, Established, SynRecv, Close],
-        // Closed in a moment, with fast open.
+        // With fast open, a socket can close in SYN_RECV.
         SynRecv => &[Established, Established, FinWait1, Close],
         Established => &[FinWait1, CloseWait, Close],
         FinWait1 => &[FinWait2, Closing, Close],
         CloseWait => &[LastAck, LastAck, Close],
-        // On its way to TIME_WAIT, of which the kernel tells nothing, or not.
+        // The kernel reports the change to TIME_WAIT as CLOSE, too.
         FinWait2 | Closing | LastAck => &[Close],
         TimeWait | NewSynRecv => &[],
     }

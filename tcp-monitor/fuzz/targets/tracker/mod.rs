@@ -1,4 +1,5 @@
-//! The bytes are a script: segments, socket events and pauses, sane ones and nonsense. What the tracker tells of them is judged.
+//! The bytes are a script: segments, socket events and pauses, possible and impossible ones. The
+//! events that the tracker reports are checked.
 
 use tcp_monitor::lifecycle::{Event, Options, Tracker};
 
@@ -12,7 +13,7 @@ mod rules;
 mod scene;
 mod wire;
 
-/// Bytes that are taken one by one; zeros where they end.
+/// Bytes that are read one by one; zeros after the last.
 pub(crate) struct Script<'a>(&'a [u8]);
 
 pub(crate) fn run(data: &[u8]) {
@@ -24,21 +25,21 @@ pub(crate) fn run(data: &[u8]) {
     let mut events = Vec::<Event>::new();
     while !script.is_over() {
         let before = scene.now();
-        let untold = tracker.earliest_deferred(before);
+        let deferred = tracker.earliest_deferred(before);
         let input = scene.next(&mut script);
         match input {
             Some(input) => tracker.handle(input, &mut events),
             None => tracker.expire(scene.now(), &mut events),
         }
-        judge.hear(&events, &tracker, untold, before..scene.now(), &scene);
+        judge.check(&events, &tracker, deferred, before..scene.now(), &scene);
         events.clear();
     }
     let before = scene.now();
-    let untold = tracker.earliest_deferred(before);
+    let deferred = tracker.earliest_deferred(before);
     scene.let_days_pass();
     tracker.expire(scene.now(), &mut events);
-    judge.hear(&events, &tracker, untold, before..scene.now(), &scene);
-    judge.conclude(&scene, &tracker);
+    judge.check(&events, &tracker, deferred, before..scene.now(), &scene);
+    judge.check_end(&scene, &tracker);
 }
 
 impl Script<'_> {

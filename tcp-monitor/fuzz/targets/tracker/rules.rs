@@ -6,17 +6,17 @@ use tcp_monitor::lifecycle::InferFrom;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) infer_from: InferFrom,
-    /// There are sockets that the kernel tells of.
+    /// There are sockets that the kernel reports.
     pub(crate) sockets: bool,
     /// There are segments.
     pub(crate) segments: bool,
-    /// The kernel tells of transitions that no socket makes, too.
+    /// The kernel reports impossible transitions, too.
     pub(crate) nonsense: bool,
-    /// Sockets are established before anything is told of them.
+    /// Sockets are established before their first event.
     pub(crate) begins_midway: bool,
     /// Time goes back now and then.
     pub(crate) time_goes_back: bool,
-    /// More connections are forgotten.
+    /// Connections beyond this number are evicted.
     pub(crate) max_connections: usize,
 }
 

@@ -1,4 +1,5 @@
-//! Who takes part in a script: a few connections, each with two ends, some of which have a socket that the kernel tells of.
+//! The connections of a script, each with two ends. Some ends have a socket that the kernel
+//! reports.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub(crate) struct Connection {
 
 impl Scene {
     pub(crate) fn new(rules: Rules) -> Self {
-        // Of the last, both ends are one.
+        // The last is a socket that connects to itself.
         let ends = |number: u8| {
             let end = |end: u8, port| SocketAddr::from(([10, 0, number, end], port));
             if number == 3 { [end(1, 51920); 2] } else { [end(1, 51920), end(2, 8899)] }
@@ -51,7 +52,7 @@ impl Scene {
         self.now
     }
 
-    /// What happens next; `None` if time passes and nothing else.
+    /// The next input; `None` if only time passes.
     pub(crate) fn next(&mut self, script: &mut Script<'_>) -> Option<Input> {
         let what = script.byte();
         if what >= 240 {
@@ -70,17 +71,17 @@ impl Scene {
             return Some(Input::Lost { time, kind: Kind::Segment, count: 1 });
         }
         let connection = &mut self.connections[number];
-        let is_told = connection.sockets[end].is_some();
-        if is_told && what >= 224 {
+        let has_socket = connection.sockets[end].is_some();
+        if has_socket && what >= 224 {
             return connection.find(end, time, self.rules.nonsense, script).map(Input::Present);
         }
-        if is_told && (what & 32 == 0 || !self.rules.segments) {
+        if has_socket && (what & 32 == 0 || !self.rules.segments) {
             return connection.happen(end, time, self.rules.nonsense, script).map(Input::Socket);
         }
         self.rules.segments.then(|| Input::Segment(connection.send(end, time, script)))
     }
 
-    /// How long it lasts.
+    /// The time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.now.since(START)
     }
@@ -89,8 +90,8 @@ impl Scene {
         self.now = self.now + Duration::from_secs(6 * 86_400);
     }
 
-    /// Whether the kernel tells of the socket of an end.
-    pub(crate) fn is_told(&self, end: IpAddr) -> bool {
+    /// Whether the kernel reports the socket of an end.
+    pub(crate) fn is_reported(&self, end: IpAddr) -> bool {
         self.state_of(end).is_some()
     }
 
@@ -104,7 +105,7 @@ impl Scene {
 }
 
 const START: Time = Time::from_nanos(1_767_268_801_000_000_000);
-/// Around everything that times out.
+/// Shorter and longer than each timeout.
 const PAUSES: [Duration; 10] = [
     Duration::ZERO,
     Duration::from_millis(3),

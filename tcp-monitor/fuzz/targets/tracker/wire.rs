@@ -1,4 +1,4 @@
-//! Segments: most of them follow from those before, some say what makes no sense.
+//! Segments: most of them continue those before, some have impossible flags or numbers.
 
 use tcp_monitor::lifecycle::segment::{Flags, Options};
 use tcp_monitor::lifecycle::{SegmentInput, TcpHeader, Time};
@@ -40,9 +40,9 @@ impl Connection {
         }
         let space = payload_len + u32::from(syn) + u32::from(fin);
         let (seq, ack) = match numbers >> 2 & 7 {
-            // Sent again.
+            // Retransmitted.
             0 => (sender.next.wrapping_sub(space), receiver),
-            // A little off.
+            // Off by at most 128.
             1 => (sender.next.wrapping_add(u32::from(script.byte())).wrapping_sub(128), receiver),
             2 => (sender.next, receiver.wrapping_add(u32::from(script.byte())).wrapping_sub(128)),
             3 => (script.u32(), script.u32()),

@@ -1,12 +1,12 @@
-//! What each step acknowledges, and whether its numbers are right. The server's initial sequence
-//! number is the last before 0.
+//! What each step acknowledges, and whether its sequence and acknowledgment numbers match. The
+//! server's initial sequence number is 2³²−1, so that its numbers wrap around.
 
 use super::inference::wire::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Wire};
 use super::script::{CLIENT_ISN, SERVER_ISN, Script, from_client, from_server, handshake_ack, syn, syn_ack};
 use crate::lifecycle::event::{AckCheck, Acknowledged, Check, SeqCheck};
 use crate::lifecycle::{Event, EventKind, SegmentInput};
 
-/// The checks of the segments told, the latest last.
+/// The checks of the reported segments, the latest last.
 fn checks(events: &[Event]) -> Vec<String> {
     events.iter().filter_map(|event| Some(describe(segment_of(event)?))).collect()
 }
@@ -65,7 +65,7 @@ fn the_steps_of_a_connection_acknowledge_each_other() {
             "syn seq? ack:?",
             "syn_ack seq? ack:syn=0+0+1",
             "handshake_ack seq=1 ack:syn=0+0+1",
-            // What it acknowledges passed unseen, and so did what comes before it.
+            // The data before it, and the data it acknowledges, were not seen.
             "fin seq? ack:?",
             "ack_of_fin seq=101 ack:fin=51+5+1",
             "fin seq=101 ack:fin=51+5+1",
@@ -75,7 +75,7 @@ fn the_steps_of_a_connection_acknowledge_each_other() {
 }
 
 #[test]
-fn numbers_that_are_off_by_one_are_wrong() {
+fn numbers_that_are_off_by_one_fail_the_check() {
     let mut script = Script::new();
     script.segment(syn(0));
     script.segment(from_server(1, SYN_ACK, 0, 2));
@@ -95,7 +95,7 @@ fn numbers_that_are_off_by_one_are_wrong() {
 }
 
 #[test]
-fn the_right_number_is_told_with_a_wrong_one() {
+fn a_failed_check_reports_the_expected_number() {
     let wrong = AckCheck { of: Acknowledged::Fin, seq: u32::MAX - 2, len: 5, holds: false };
     assert_eq!(wrong.expected(), 3);
     let data = AckCheck { of: Acknowledged::Data, ..wrong };
@@ -103,9 +103,9 @@ fn the_right_number_is_told_with_a_wrong_one() {
 }
 
 #[test]
-fn without_the_syn_nothing_is_checked() {
+fn without_the_syn_its_syn_ack_is_not_checked() {
     let mut script = Script::new();
-    // Its number is no proof of itself.
+    // The SYN-ACK's own acknowledgment number does not prove the SYN's sequence number.
     script.segment(syn_ack(0));
     script.segment(from_client(1, RST, 1, 0));
     assert_eq!(checks(&script.events()), ["syn_ack seq? ack:?", "rst seq=1 ack:?"]);
@@ -114,7 +114,7 @@ fn without_the_syn_nothing_is_checked() {
 #[test]
 fn a_refusal_has_sequence_number_0_and_acknowledges_the_syn() {
     let zero = SERVER_ISN.wrapping_neg();
-    for (seq, ack, told) in [
+    for (seq, ack, reported) in [
         (zero, 1, "rst seq=1 ack:syn=0+0+1"),
         (zero, 2, "rst seq=1 ack:syn!0+0+1"),
         (zero.wrapping_add(7), 1, "rst seq!1 ack:syn=0+0+1"),
@@ -122,13 +122,13 @@ fn a_refusal_has_sequence_number_0_and_acknowledges_the_syn() {
         let mut script = Script::new();
         script.segment(syn(0));
         script.segment(from_server(1, RST_ACK, seq, ack));
-        assert_eq!(checks(&script.events())[1], told);
+        assert_eq!(checks(&script.events())[1], reported);
     }
 }
 
 #[test]
-fn the_data_of_a_syn_is_acknowledged_with_it_or_not() {
-    for (ack, told) in [
+fn a_syn_ack_may_acknowledge_the_data_of_the_syn_or_not() {
+    for (ack, reported) in [
         (1, "syn_ack seq? ack:syn=0+0+1"),
         (11, "syn_ack seq? ack:syn=0+10+1"),
         (6, "syn_ack seq? ack:syn!0+10+1"),
@@ -136,22 +136,22 @@ fn the_data_of_a_syn_is_acknowledged_with_it_or_not() {
         let mut script = Script::new();
         script.segment(SegmentInput { payload_len: 10, ..syn(0) });
         script.segment(from_server(1, SYN_ACK, 0, ack));
-        assert_eq!(checks(&script.events())[1], told);
+        assert_eq!(checks(&script.events())[1], reported);
     }
 }
 
 #[test]
-fn a_fin_sent_again_has_the_number_it_had() {
+fn a_retransmitted_fin_has_the_same_sequence_number() {
     let mut script = Script::new();
     for segment in [fin(0), fin(1000), from_client(2000, FIN, 56, 101), from_client(3000, FIN, 55, 101)] {
         script.segment(segment);
     }
-    let told = ["fin seq? ack:?", "fin seq=51 ack:?", "fin seq=56 ack:?", "fin seq!56 ack:?"];
-    assert_eq!(checks(&script.events()), told);
+    let reported = ["fin seq? ack:?", "fin seq=51 ack:?", "fin seq=56 ack:?", "fin seq!56 ack:?"];
+    assert_eq!(checks(&script.events()), reported);
 }
 
 #[test]
-fn fins_that_cross_acknowledge_what_came_before() {
+fn crossing_fins_are_acknowledged_by_the_acks_that_follow() {
     let mut script = Script::new();
     for segment in [
         from_client(0, FIN, 51, 101),
@@ -173,7 +173,7 @@ fn fins_that_cross_acknowledge_what_came_before() {
 }
 
 #[test]
-fn a_transfer_of_more_than_half_the_sequence_space_makes_nothing_wrong() {
+fn a_transfer_of_more_than_half_the_sequence_space_fails_no_check() {
     let mut script = Script::new();
     script.server_handshake(0);
     script.segment(from_server(9, FIN, 3_000_000_001, 2_500_000_001));
@@ -181,19 +181,19 @@ fn a_transfer_of_more_than_half_the_sequence_space_makes_nothing_wrong() {
 }
 
 #[test]
-fn a_new_connection_is_not_checked_against_the_last() {
+fn a_new_connection_is_not_checked_against_the_previous_one() {
     let mut script = Script::new();
     for segment in [syn(0), syn_ack(1), handshake_ack(2), fin(3), from_server(4, FIN, 101, 57)] {
         script.segment(segment);
     }
     script.segment(from_client(5, SYN, 7_000, 0));
     script.segment(from_server(6, SYN_ACK, 9_000, 7_001));
-    let told = checks(&script.events());
-    assert_eq!(told[5..], ["syn seq? ack:?", "syn_ack seq? ack:syn=7000+0+1"]);
+    let reported = checks(&script.events());
+    assert_eq!(reported[5..], ["syn seq? ack:?", "syn_ack seq? ack:syn=7000+0+1"]);
 }
 
 #[test]
-fn in_a_capture_the_data_is_known_too() {
+fn a_capture_also_shows_which_data_is_acknowledged() {
     let mut wire = Wire::new();
     wire.handshake();
     wire.client(ACK, 1, 1, 50);
@@ -215,7 +215,7 @@ fn in_a_capture_the_data_is_known_too() {
 }
 
 #[test]
-fn in_a_capture_an_acknowledgment_of_what_was_not_sent_is_wrong() {
+fn in_a_capture_an_ack_of_an_unseen_segment_fails_the_check() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.server(SYN_ACK, 0, 9, 0);
@@ -234,7 +234,7 @@ fn in_a_capture_an_acknowledgment_of_what_was_not_sent_is_wrong() {
 }
 
 #[test]
-fn in_a_capture_a_fin_behind_what_was_acknowledged_is_wrong() {
+fn in_a_capture_a_fin_before_the_acknowledged_data_fails_the_check() {
     let mut wire = Wire::established();
     wire.client(ACK, 1, 1, 50);
     wire.server(ACK, 1, 51, 0);
@@ -244,23 +244,23 @@ fn in_a_capture_a_fin_behind_what_was_acknowledged_is_wrong() {
 }
 
 #[test]
-fn a_late_answer_to_a_syn_ack_sent_again_is_not_wrong() {
+fn a_late_ack_of_a_retransmitted_syn_ack_fails_no_check() {
     let mut script = Script::new();
     for segment in [syn(0), syn_ack(1), handshake_ack(2), syn_ack(3)] {
         script.segment(segment);
     }
-    // After ten bytes that passed unseen.
+    // Sent after ten bytes that were not seen.
     script.segment(SegmentInput { acks_syn_ack: true, ..from_client(4, ACK, 11, 1) });
     assert_eq!(checks(&script.events())[4], "handshake_ack seq? ack:syn=0+0+1");
 }
 
 #[test]
-fn a_reset_has_the_number_that_the_segment_it_answers_acknowledged() {
+fn a_reset_takes_its_sequence_number_from_the_ack_of_the_segment_it_answers() {
     let mut script = Script::new();
     script.server_handshake(0);
     script.segment(from_server(9, FIN, 101, 51));
     script.segment(from_client(10, RST, 51, 0));
-    // It answers an old one.
+    // It answers an old segment.
     script.segment(from_client(11, RST, 31, 0));
     assert_eq!(checks(&script.events())[4..], ["rst seq=51 ack:?", "rst seq? ack:?"]);
 }

@@ -1,5 +1,6 @@
 //! Every transition that a kernel could report, of a client and of a server, with each error and
-//! with the peer's FIN or without it: what is told of it, at once and when a minute has passed.
+//! with and without the peer's FIN: the events that it causes, at once and when a minute has
+//! passed.
 
 use tcp_monitor_common::TcpState::{
     self, Close, CloseWait, Closing, Established, FinWait1, FinWait2, LastAck, Listen, NewSynRecv, SynRecv,
@@ -43,22 +44,22 @@ const ERRORS: [(u32, &str, &str, &str); 9] = [
     (113, "host_unreachable", "other", "timed_out"), // EHOSTUNREACH
 ];
 
-/// What is told at once, and of a TIME_WAIT socket, which the kernel reports as closed, when a
-/// minute has passed.
+/// The events at once, and those when a minute has passed: the timer of a timewait socket, of which
+/// the kernel reports only that it is closed.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Reported {
     now: Vec<String>,
     later: Vec<String>,
 }
 
-fn expected(from: TcpState, to: TcpState, role: Role, error: usize, peer_closed: bool) -> Told {
+fn expected(from: TcpState, to: TcpState, role: Role, error: usize, peer_closed: bool) -> Reported {
     let (errno, of_client, of_server, of_connection) = ERRORS[error];
     let enters = |to: &str| format!("{} {}>{to} kernel", role.label(), from.label());
     let closed = |by: &str| format!("{} closed by {by}", role.label());
-    let at_once = |now: Vec<String>| Told { now, later: Vec::new() };
+    let at_once = |now: Vec<String>| Reported { now, later: Vec::new() };
     let to = to.label();
     match meaning(from, to) {
-        "-" => Told::default(),
+        "-" => Reported::default(),
         "state" => at_once(vec![enters(to)]),
         "done" => at_once(vec![enters(to), format!("{} handshake completed", role.label())]),
         "failed" => {
@@ -71,19 +72,19 @@ fn expected(from: TcpState, to: TcpState, role: Role, error: usize, peer_closed:
         "closed" => at_once(vec![enters(to), closed("local")]),
         "ends" if errno != 0 => at_once(vec![enters(to), closed(of_connection)]),
         "ends" if from == LastAck => at_once(vec![enters(to), closed("remote")]),
-        // Not CLOSE but TIME_WAIT, in which the kernel reports nothing, or waits for the peer's
-        // FIN, of which neither.
+        // A timewait socket replaces the socket, and the kernel reports no more of it. Its state is
+        // TIME_WAIT, or FIN_WAIT2 until the peer's FIN.
         "ends" if from == Closing || from == FinWait2 && peer_closed => {
             let by = if from == Closing { "both" } else { "local" };
             let later = format!("{} time_wait>close timer", role.label());
-            Told { now: vec![enters("time_wait"), closed(by)], later: vec![later] }
+            Reported { now: vec![enters("time_wait"), closed(by)], later: vec![later] }
         }
         "ends" if from == FinWait2 => {
             let later = vec![format!("{} fin_wait2>close timer", role.label()), closed("local")];
-            Told { now: Vec::new(), later }
+            Reported { now: Vec::new(), later }
         }
         "ends" => at_once(vec![enters(to), closed(of_connection)]),
-        other => panic!("{other} means nothing"),
+        other => panic!("{other}: no such meaning"),
     }
 }
 
@@ -96,8 +97,8 @@ fn meaning(from: TcpState, to: &str) -> &'static str {
     row.nth(column + 1).expect("a cell for each pair")
 }
 
-fn told(script: &mut Script) -> Vec<String> {
-    let tell = |event: Event| match &event.kind {
+fn reported(script: &mut Script) -> Vec<String> {
+    let describe = |event: Event| match &event.kind {
         EventKind::State(change) => {
             let (from, to) = (change.from.label(), change.to.label());
             format!("{} {from}>{to} {}", change.role.label(), change.evidence.label())
@@ -116,11 +117,11 @@ fn told(script: &mut Script) -> Vec<String> {
             format!("{event:?}")
         }
     };
-    script.events().into_iter().map(tell).collect()
+    script.events().into_iter().map(describe).collect()
 }
 
-/// The role that is told. To connect or to listen shows more of it than the kernel programs know
-/// otherwise. What a socket was first met as, it remains.
+/// The reported role. SYN_SENT and LISTEN show it; in other states it is the guess of the kernel
+/// programs. A socket keeps the role that it was first seen in.
 fn role(known: bool, from: TcpState, to: TcpState, guess: Role) -> Role {
     let shown = |state| match state {
         SynSent => Some(Role::Client),
@@ -132,8 +133,8 @@ fn role(known: bool, from: TcpState, to: TcpState, guess: Role) -> Role {
     shown(to).filter(|_| !remains).or(shown(from)).unwrap_or(guess)
 }
 
-/// One transition, and what is told of it. `known` says whether the socket was seen to enter the
-/// state that it leaves.
+/// Checks the events of one transition. `known`: the tracker has seen the socket enter the state
+/// that it leaves.
 fn check(known: bool, from: TcpState, to: TcpState, guess: Role, error: usize, peer_closed: bool) {
     let socket = |ms, from, to| match guess {
         Role::Client => client(ms, from, to),
@@ -146,9 +147,9 @@ fn check(known: bool, from: TcpState, to: TcpState, guess: Role, error: usize, p
     }
     let input = socket(1, from, to).with_err(ERRORS[error].0);
     script.socket(SocketInput { peer_closed, ..input });
-    let now = told(&mut script);
+    let now = reported(&mut script);
     script.wait_until(60_001);
-    let seen = Told { now, later: told(&mut script) };
+    let seen = Reported { now, later: reported(&mut script) };
     let case = format!("{from} to {to}, {guess:?}, errno {}, peer closed: {peer_closed}", ERRORS[error].0);
     assert_eq!(seen, expected(from, to, role(known, from, to, guess), error, peer_closed), "{case}");
     let is_open = to != Close && (from != to || known);
@@ -156,7 +157,7 @@ fn check(known: bool, from: TcpState, to: TcpState, guess: Role, error: usize, p
 }
 
 #[test]
-fn each_transition_tells_what_it_means() {
+fn each_transition_is_reported_as_the_table_says() {
     for known in [false, true] {
         for (from, to) in TcpState::ALL.into_iter().flat_map(|from| TcpState::ALL.map(|to| (from, to))) {
             for error in 0..ERRORS.len() {

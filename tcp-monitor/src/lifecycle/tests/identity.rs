@@ -1,4 +1,4 @@
-//! Which connection an event is of, and at which end of it it happened.
+//! The connection that an event belongs to, and the end at which it happened.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
@@ -24,7 +24,7 @@ fn ids(events: &[Event]) -> Vec<u64> {
     ids.into_iter().collect()
 }
 
-/// At which end each event happened: the first or the second; of no connection, neither.
+/// The end of each event: `1`, `2`, or `-` for an event of no connection.
 fn ends(events: &[Event]) -> String {
     let initial = |event: &Event| match event.end {
         Some(End::First) => '1',
@@ -35,7 +35,7 @@ fn ends(events: &[Event]) -> String {
 }
 
 #[test]
-fn segments_of_both_ends_and_what_follows_are_of_one_connection() {
+fn segments_of_both_ends_and_their_events_belong_to_one_connection() {
     let mut script = Script::inferring();
     script.segment(syn(0));
     script.segment(syn_ack(1));
@@ -47,7 +47,7 @@ fn segments_of_both_ends_and_what_follows_are_of_one_connection() {
 }
 
 #[test]
-fn the_end_that_answers_is_the_second_even_if_it_is_met_first() {
+fn the_end_that_answers_is_the_second_even_if_it_is_seen_first() {
     let mut script = Script::inferring();
     script.segment(syn_ack(1));
     let events = script.events();
@@ -55,7 +55,7 @@ fn the_end_that_answers_is_the_second_even_if_it_is_met_first() {
 }
 
 #[test]
-fn of_two_that_open_at_once_the_earlier_is_the_first() {
+fn in_a_simultaneous_open_the_end_with_the_earlier_syn_is_the_first() {
     let mut script = Script::inferring();
     script.segment(from_server(0, Flags::SYN, 0, 0));
     script.segment(syn(1));
@@ -64,13 +64,13 @@ fn of_two_that_open_at_once_the_earlier_is_the_first() {
 }
 
 #[test]
-fn addresses_that_are_used_again_are_another_connection() {
+fn reused_addresses_are_another_connection() {
     let mut script = Script::inferring();
     script.segment(syn(0));
     script.segment(from_server(1, RST_ACK, 0, 1));
     assert_eq!(ids(&script.events()), [1]);
     script.segment(from_client(2, SYN, 0, 0));
-    assert_eq!(ids(&script.events()), [1], "the same SYN again");
+    assert_eq!(ids(&script.events()), [1], "the SYN is retransmitted");
     script.segment(from_server(3, RST_ACK, 0, 1));
     script.events();
     script.segment(from_client(1000, SYN, 7_000, 0));
@@ -78,7 +78,7 @@ fn addresses_that_are_used_again_are_another_connection() {
 }
 
 #[test]
-fn an_end_in_time_wait_is_of_the_connection_before() {
+fn an_end_in_time_wait_belongs_to_the_previous_connection() {
     let mut script = Script::new();
     script.server_handshake(0);
     script.socket(server(10, Established, FinWait1));
@@ -96,7 +96,7 @@ fn an_end_in_time_wait_is_of_the_connection_before() {
 }
 
 #[test]
-fn a_socket_that_connects_again_is_another_connection() {
+fn a_socket_that_reconnects_is_another_connection() {
     let mut script = Script::new();
     for (ms, id) in [(0, 1), (100, 2)] {
         script.socket(client(ms, Close, SynSent));
@@ -106,7 +106,7 @@ fn a_socket_that_connects_again_is_another_connection() {
 }
 
 #[test]
-fn the_two_sockets_of_loopback_are_of_one_connection() {
+fn the_two_sockets_of_a_loopback_connection_belong_to_one_connection() {
     let mut script = Script::new();
     script.socket(client(0, Close, SynSent));
     script.socket(server(1, Listen, SynRecv));
@@ -144,7 +144,7 @@ fn the_same_addresses_in_two_namespaces_are_two_connections() {
 }
 
 #[test]
-fn sockets_in_namespaces_that_see_the_same_packets_are_of_one_connection() {
+fn sockets_in_namespaces_that_see_the_same_packets_belong_to_one_connection() {
     const TO_SERVER: &[(u32, u32, Direction)] = &[(1, 2, OUT), (7, 5, IN), (7, 6, OUT), (2, 2, IN)];
     const TO_CLIENT: &[(u32, u32, Direction)] = &[(2, 2, OUT), (7, 6, IN), (7, 5, OUT), (1, 2, IN)];
     let mut host = Host::new(TO_SERVER, TO_CLIENT);
@@ -173,7 +173,7 @@ fn sockets_in_namespaces_that_see_the_same_packets_are_of_one_connection() {
 }
 
 #[test]
-fn a_socket_that_was_found_is_of_a_connection_and_so_is_what_is_stuck() {
+fn a_socket_from_a_dump_and_its_stuck_event_belong_to_a_connection() {
     let mut script = Script::new();
     script.handle(Input::Present(PresentSocket {
         time: at(0),
@@ -202,7 +202,7 @@ fn a_socket_that_was_found_is_of_a_connection_and_so_is_what_is_stuck() {
 }
 
 #[test]
-fn connections_of_a_dump_become_one_when_a_packet_shows_it() {
+fn connections_of_two_dumps_become_one_when_a_packet_passes_both_namespaces() {
     let mut script = Script::with(Options { infer_from: InferFrom::ControlSegments, ..Options::default() });
     let present = |netns: u32, cookie, role, local, remote| PresentSocket {
         time: at(0),
@@ -228,7 +228,7 @@ fn connections_of_a_dump_become_one_when_a_packet_shows_it() {
 }
 
 #[test]
-fn a_listener_and_a_reset_out_of_nowhere_are_of_no_connection() {
+fn a_listener_and_a_stray_reset_belong_to_no_connection() {
     let mut script = Script::new();
     let listener = SocketInput { cookie: 9, remote: no_addr(), ..server(0, Close, Listen) };
     script.socket(listener);
@@ -238,7 +238,7 @@ fn a_listener_and_a_reset_out_of_nowhere_are_of_no_connection() {
 }
 
 #[test]
-fn the_packet_of_a_capture_is_named_with_all_that_follows_from_it() {
+fn events_have_the_frame_number_of_the_packet_that_caused_them() {
     let mut script = Script::inferring();
     for (frame, segment) in [(3, syn(0)), (9, syn_ack(1))] {
         script.segment(SegmentInput { frame: NonZeroU64::new(frame), ..segment });
@@ -250,7 +250,7 @@ fn the_packet_of_a_capture_is_named_with_all_that_follows_from_it() {
 }
 
 #[test]
-fn no_number_is_given_twice() {
+fn no_connection_number_is_assigned_twice() {
     let mut script = Script::new();
     for n in 0..100_u16 {
         let mut input = client(u64::from(n), Close, SynSent);

@@ -1,5 +1,5 @@
-//! What the tracker forgets when there is too much: TIME_WAIT first, then what is half-open, then
-//! what was idle for longest.
+//! Eviction at `max_connections`: TIME_WAIT first, then half-open connections, then those that were
+//! idle for longest.
 
 use tcp_monitor_common::TcpState::{self, Close, Established, FinWait1, FinWait2, SynSent};
 
@@ -11,7 +11,7 @@ use crate::lifecycle::{EventKind, InferFrom, Options, SegmentInput, SocketInput}
 
 const SECOND: u64 = 1_000;
 
-/// Remembers four connections.
+/// A tracker of at most four connections.
 fn script(infer_from: InferFrom) -> Script {
     Script::with(Options { infer_from, max_connections: 4 })
 }
@@ -29,8 +29,8 @@ fn connect(script: &mut Script, id: u16, ms: u64) {
     script.socket(socket(id, ms, SynSent, Established));
 }
 
-/// Closes a connection at `ms`, and says whether its beginning was remembered.
-fn is_remembered(script: &mut Script, id: u16, ms: u64) -> bool {
+/// Closes a connection at `ms`. Returns whether the tracker still had its entry.
+fn is_tracked(script: &mut Script, id: u16, ms: u64) -> bool {
     script.events();
     script.socket(socket(id, ms, Established, Close));
     let closed = script.events().into_iter().find_map(|event| match event.kind {
@@ -47,7 +47,7 @@ fn is_remembered(script: &mut Script, id: u16, ms: u64) -> bool {
 }
 
 #[test]
-fn of_sockets_time_wait_goes_first_then_the_half_open_then_the_idle() {
+fn sockets_are_evicted_time_wait_first_then_half_open_then_idle() {
     let mut script = script(InferFrom::Nothing);
     connect(&mut script, 1, 0);
     connect(&mut script, 2, SECOND);
@@ -57,30 +57,33 @@ fn of_sockets_time_wait_goes_first_then_the_half_open_then_the_idle() {
         script.socket(SocketInput { peer_closed: to == Close, ..socket(4, 3 * SECOND, from, to) });
     }
     assert_eq!((script.tracker().sockets(), script.tracker().evicted()), (4, 0));
-    // It shows that the first is in use.
+    // The first connection is active, so it is not the one that was idle for longest.
     script.socket(SocketInput { process: None, ..socket(1, 4 * SECOND, Established, FinWait1) });
     script.socket(socket(1, 4 * SECOND, FinWait1, FinWait2));
 
-    script.told();
+    script.reported();
     connect(&mut script, 5, 5 * SECOND);
     script.wait_until(70 * SECOND);
-    assert!(script.told().iter().all(|line| !line.contains("time_wait>close")), "it was forgotten");
+    assert!(script.reported().iter().all(|line| !line.contains("time_wait>close")), "it was evicted");
     assert_eq!((script.tracker().sockets(), script.tracker().evicted()), (4, 1));
 
     connect(&mut script, 6, 71 * SECOND);
-    script.told();
+    script.reported();
     script.socket(socket(3, 72 * SECOND, SynSent, Close));
-    let told = script.told();
-    assert!(told[0].ends_with("syn_sent>close kernel"), "how long is forgotten: {told:?}");
+    let reported = script.reported();
+    assert!(
+        reported[0].ends_with("syn_sent>close kernel"),
+        "the entry with its start was evicted: {reported:?}"
+    );
 
     connect(&mut script, 7, 73 * SECOND);
-    let remembered = [2, 5, 6, 7].map(|id| is_remembered(&mut script, id, 74 * SECOND));
-    assert_eq!(remembered, [false, true, true, true]);
+    let tracked = [2, 5, 6, 7].map(|id| is_tracked(&mut script, id, 74 * SECOND));
+    assert_eq!(tracked, [false, true, true, true]);
     assert_eq!(script.tracker().evicted(), 3);
 }
 
 #[test]
-fn what_is_inferred_goes_in_the_same_order() {
+fn inferred_connections_are_evicted_in_the_same_order() {
     let mut script = script(InferFrom::AllSegments);
     open(&mut script, 1, 0);
     open(&mut script, 2, SECOND);
@@ -92,24 +95,27 @@ fn what_is_inferred_goes_in_the_same_order() {
     script.segment(of(1, from_client(4 * SECOND, ACK, 1, 1)));
     assert_eq!((script.tracker().inferred(), script.tracker().evicted()), (4, 0));
 
-    script.told();
+    script.reported();
     open(&mut script, 5, 5 * SECOND);
     script.wait_until(70 * SECOND);
-    assert!(script.told().iter().all(|line| !line.contains("time_wait>close")), "it was forgotten");
+    assert!(script.reported().iter().all(|line| !line.contains("time_wait>close")), "it was evicted");
 
     open(&mut script, 6, 71 * SECOND);
     script.wait_until(200 * SECOND);
-    assert!(script.told().iter().all(|line| !line.contains("timed_out")), "the half-open was forgotten");
+    assert!(
+        script.reported().iter().all(|line| !line.contains("timed_out")),
+        "the half-open connection was evicted"
+    );
 
     open(&mut script, 7, 201 * SECOND);
     assert_eq!((script.tracker().inferred(), script.tracker().evicted()), (4, 3));
-    script.told();
+    script.reported();
     for id in [1, 5, 6, 7] {
         script.segment(of(id, from_client(202 * SECOND, FIN, 1, 1)));
-        assert_eq!(script.told().len(), 1, "the FIN of {id} fits in");
+        assert_eq!(script.reported().len(), 1, "connection {id} is still tracked");
     }
     script.segment(of(2, from_client(203 * SECOND, Flags::RST, 1, 1)));
-    assert_eq!(script.told(), ["203000 reset sent unknown"; 0], "nothing is known of it");
+    assert_eq!(script.reported(), ["203000 reset sent unknown"; 0], "the connection is no longer tracked");
 }
 
 /// A segment of one of many connections.
@@ -126,7 +132,7 @@ fn open(script: &mut Script, id: u16, ms: u64) {
 }
 
 #[test]
-fn a_syn_flood_costs_no_more_than_one_connection() {
+fn a_syn_flood_evicts_at_most_one_connection() {
     let mut script = script(InferFrom::AllSegments);
     for id in 1..=4 {
         open(&mut script, id, SECOND * u64::from(id));
@@ -134,11 +140,11 @@ fn a_syn_flood_costs_no_more_than_one_connection() {
     for id in 100..2_000 {
         script.segment(of(id, from_client(9 * SECOND, SYN, 0, 0)));
     }
-    script.told();
+    script.reported();
     for id in 2..=4 {
         script.segment(of(id, from_client(9 * SECOND, FIN, 1, 1)));
     }
-    assert_eq!(script.told().len(), 3);
+    assert_eq!(script.reported().len(), 3);
     assert_eq!((script.tracker().inferred(), script.tracker().evicted()), (4, 1_900));
 }
 
@@ -158,12 +164,12 @@ fn a_syn_flood_fills_a_32nd_of_the_tracker_at_most() {
         }
         assert!(script.tracker().inferred() <= 2 * 10, "{answer:?}: {}", script.tracker().inferred());
         assert_eq!(script.tracker().sockets(), 100);
-        assert!((1..=100).all(|id| is_remembered(&mut script, id, 3 * SECOND)));
+        assert!((1..=100).all(|id| is_tracked(&mut script, id, 3 * SECOND)));
     }
 }
 
 #[test]
-fn the_limit_holds_whatever_comes() {
+fn the_limit_holds_for_random_inputs() {
     for infer_from in [InferFrom::Nothing, InferFrom::ControlSegments, InferFrom::AllSegments] {
         let (mut random, mut script, mut ms) = (Random::new(0x5eed), script(infer_from), 0);
         for _ in 0..30_000 {

@@ -1,4 +1,4 @@
-//! What a SYN costs on a running agent: look-ups in hash tables.
+//! The cost of a SYN on a running agent, in hash table look-ups.
 
 use tcp_monitor_common::TcpState::{Close, SynSent};
 
@@ -18,7 +18,7 @@ fn cost(script: &mut Script, segment: SegmentInput) -> u32 {
 }
 
 #[test]
-fn a_syn_that_comes_in_costs_at_most_four_lookups() {
+fn an_ingress_syn_costs_at_most_four_lookups() {
     assert!(cost(&mut script(), syn(0)) <= 4);
 }
 
@@ -30,7 +30,7 @@ fn a_syn_of_a_socket_whose_port_was_not_known_costs_at_most_four_lookups() {
     script.socket(SocketInput { ..connecting });
     let egress = SegmentInput { direction: Some(Direction::Egress), ..syn(0) };
     assert!(cost(&mut script, egress) <= 4);
-    assert_eq!(script.told().len(), 1, "its SYN_SENT is reported with its port");
+    assert_eq!(script.reported().len(), 1, "its SYN_SENT is reported with its port");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Sockets that were there before the monitor.
+//! Existing sockets: those that a dump finds when monitoring starts.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::lifecycle::segment::Flags;
 use crate::lifecycle::{InferFrom, Options, SocketInput, StuckSocket};
 
 #[test]
-fn a_connection_found_open_is_followed_to_its_end_and_partial() {
+fn a_connection_found_open_is_tracked_to_its_end_and_is_partial() {
     let mut script = Script::new();
     script.find(in_state(0, Established));
-    assert_eq!((script.told(), script.tracker().sockets()), (vec![], 1));
+    assert_eq!((script.reported(), script.tracker().sockets()), (vec![], 1));
     script.socket(server(10, Established, CloseWait).fin_received());
     script.socket(server(15, CloseWait, LastAck).fin_received());
     script.socket(server(16, LastAck, Close).fin_received().fin_acked());
-    let (told, closed) = told_and_closed(&mut script);
+    let (reported, closed) = reported_and_closed(&mut script);
     assert_eq!(
-        told,
+        reported,
         [
             "10 10.0.0.9:8899 10.0.0.5:51920 established>close_wait kernel",
             "15 10.0.0.9:8899 10.0.0.5:51920 close_wait>last_ack kernel after 5 ms",
@@ -36,34 +36,34 @@ fn a_connection_found_open_is_followed_to_its_end_and_partial() {
 }
 
 #[test]
-fn the_listener_tells_the_role_where_the_kernel_cannot() {
-    // Behind `listen(fd, 0)` an accepted socket passes for a client's, whose SYN would count as a
-    // byte less.
-    for (found, told, expected) in [
+fn the_server_role_wins_whether_the_dump_or_the_kernel_programs_report_it() {
+    // With `listen(fd, 0)` an accepted socket looks like a client's. Its SYN would then be
+    // subtracted from the bytes sent.
+    for (found, reported, expected) in [
         (Role::Server, Role::Client, "5 server closed by local_reset after ?, 100 out 50 in"),
         (Role::Client, Role::Server, "5 server closed by local_reset after ?, 100 out 50 in"),
         (Role::Client, Role::Client, "5 client closed by local_reset after ?, 99 out 50 in"),
     ] {
         let mut script = Script::new();
         script.find(PresentSocket { role: found, ..in_state(0, Established) });
-        script.socket(SocketInput { role: told, ..server(5, Established, Close) });
-        assert_eq!(script.told()[1], expected);
+        script.socket(SocketInput { role: reported, ..server(5, Established, Close) });
+        assert_eq!(script.reported()[1], expected);
     }
 }
 
 #[test]
-fn a_handshake_found_under_way_is_completed_and_its_connection_whole() {
+fn a_handshake_found_under_way_completes_and_its_connection_is_not_partial() {
     let mut script = Script::new();
     script.find(in_state(0, SynSent));
     script.socket(SocketInput { role: Role::Client, ..server(5, SynSent, Established) });
     script.socket(server(6, Established, Close));
-    let (told, closed) = told_and_closed(&mut script);
-    assert_eq!(told[1], "5 client handshake completed in ?");
-    assert!(!closed.partial, "it was established before the monitor's eyes");
+    let (reported, closed) = reported_and_closed(&mut script);
+    assert_eq!(reported[1], "5 client handshake completed in ?");
+    assert!(!closed.partial, "it was established while monitored");
 }
 
 #[test]
-fn what_was_told_of_a_socket_wins_over_what_was_found() {
+fn what_the_kernel_reported_of_a_socket_wins_over_the_dump() {
     let mut script = Script::new();
     script.server_handshake(0);
     script.socket(server(10, Established, FinWait1));
@@ -71,7 +71,7 @@ fn what_was_told_of_a_socket_wins_over_what_was_found() {
     script.find(in_state(11, Established));
     script.socket(server(20, FinWait1, Close));
     assert_eq!(
-        script.told(),
+        script.reported(),
         [
             "20 10.0.0.9:8899 10.0.0.5:51920 fin_wait1>close kernel after 10 ms",
             "20 server closed by local_reset after 16 ms, 100 out 50 in",
@@ -81,28 +81,27 @@ fn what_was_told_of_a_socket_wins_over_what_was_found() {
 }
 
 #[test]
-fn told_without_a_cookie_and_found_with_one_it_is_one_socket() {
+fn a_socket_reported_without_a_cookie_and_found_with_one_is_one_socket() {
     let without = |input: SocketInput| SocketInput { cookie: 0, ..input };
     let mut script = Script::new();
-    // No segment was seen, so nothing but the socket's address and its peer's tell that it is the
-    // same.
+    // No segment was seen: only the local and remote address show that it is the same socket.
     script.socket(without(server(1, SynRecv, Established)));
     script.find(in_state(2, Established));
     script.events();
     script.socket(server(10, Established, Close));
-    assert_eq!(script.told()[1], "10 server closed by local_reset after 9 ms, 100 out 50 in");
-    assert_eq!(script.tracker().sockets(), 0, "what was found is forgotten with it");
+    assert_eq!(script.reported()[1], "10 server closed by local_reset after 9 ms, 100 out 50 in");
+    assert_eq!(script.tracker().sockets(), 0, "the entry from the dump is removed with it");
 }
 
 #[test]
-fn a_transition_between_the_look_and_its_report_is_told_as_it_was() {
+fn a_transition_between_the_dump_and_its_input_is_reported_unchanged() {
     let mut script = Script::new();
-    // It was looked at after this transition, but perhaps before.
+    // The dump read the socket after this transition, but has an earlier time.
     script.find(in_state(0, CloseWait));
     script.socket(server(1, Established, CloseWait).fin_received());
     script.socket(server(5, CloseWait, LastAck).fin_received());
     assert_eq!(
-        script.told(),
+        script.reported(),
         [
             "1 10.0.0.9:8899 10.0.0.5:51920 established>close_wait kernel",
             "5 10.0.0.9:8899 10.0.0.5:51920 close_wait>last_ack kernel after 4 ms",
@@ -111,35 +110,35 @@ fn a_transition_between_the_look_and_its_report_is_told_as_it_was() {
 }
 
 #[test]
-fn a_birth_after_the_look_is_told_as_it_was() {
+fn a_child_whose_handshake_is_reported_after_the_dump_is_not_partial() {
     let mut script = Script::new();
     script.find(in_state(0, Established));
     script.socket(server(1, Listen, SynRecv));
     script.socket(server(2, SynRecv, Established));
     script.socket(server(3, Established, Close));
-    let (told, closed) = told_and_closed(&mut script);
-    assert_eq!(told.len(), 5, "{told:#?}");
-    assert_eq!(told[0], "1 10.0.0.9:8899 10.0.0.5:51920 listen>syn_recv kernel");
+    let (reported, closed) = reported_and_closed(&mut script);
+    assert_eq!(reported.len(), 5, "{reported:#?}");
+    assert_eq!(reported[0], "1 10.0.0.9:8899 10.0.0.5:51920 listen>syn_recv kernel");
     assert!(!closed.partial);
 }
 
 #[test]
-fn time_wait_ends_when_the_kernel_said_it_will() {
+fn time_wait_ends_when_the_timer_in_the_dump_expires() {
     let mut script = Script::new();
-    script.find(waiting(0, true, 25_000));
+    script.find(timewait(0, true, 25_000));
     assert_eq!(script.tracker().next_deadline(), Some(at(25_000)));
     script.wait_until(30_000);
-    assert_eq!(script.told(), ["25000 10.0.0.9:8899 10.0.0.5:51920 time_wait>close timer"]);
+    assert_eq!(script.reported(), ["25000 10.0.0.9:8899 10.0.0.5:51920 time_wait>close timer"]);
     assert_eq!(script.tracker().sockets(), 0);
 }
 
 #[test]
-fn minisockets_found_in_any_order_end_in_order_of_time_among_others() {
+fn timewait_sockets_found_in_any_order_end_in_order_of_expiry() {
     let mut script = Script::new();
     let from = |port: u16, left: u64| PresentSocket {
         cookie: port.into(),
         remote: (client_addr().ip(), port).into(),
-        ..waiting(0, true, left)
+        ..timewait(0, true, left)
     };
     script.find(from(1, 50_000));
     script.find(from(2, 10_000));
@@ -148,33 +147,33 @@ fn minisockets_found_in_any_order_end_in_order_of_time_among_others() {
     script.events();
     script.wait_until(200_000);
     let ends: Vec<_> = script.events().iter().map(|event| event.time).collect();
-    assert_eq!(ends, [at(50_000), at(60_000), at(80_000)], "the first was due before the transition");
+    assert_eq!(ends, [at(50_000), at(60_000), at(80_000)], "the first expired before the transition");
 }
 
 #[test]
-fn a_found_time_wait_that_begins_anew_lasts_for_its_whole_time() {
+fn a_time_wait_from_a_dump_lasts_60_s_after_a_restart() {
     let mut script = Script::new();
-    script.find(waiting(0, true, 5_000));
+    script.find(timewait(0, true, 5_000));
     script.segment(from_client(1_000, Flags::FIN.union(Flags::ACK), 51, 102));
     script.wait_until(200_000);
-    assert_eq!(script.told(), ["61000 10.0.0.9:8899 10.0.0.5:51920 time_wait>close timer"]);
+    assert_eq!(script.reported(), ["61000 10.0.0.9:8899 10.0.0.5:51920 time_wait>close timer"]);
 }
 
 #[test]
-fn a_minisocket_that_is_late_in_going_does_not_last_for_weeks() {
+fn a_timewait_socket_with_an_overdue_timer_lasts_at_most_60_s() {
     let mut script = Script::new();
-    script.find(waiting(0, true, u32::MAX.into()));
+    script.find(timewait(0, true, u32::MAX.into()));
     assert_eq!(script.tracker().next_deadline(), Some(at(60_000)));
 }
 
 #[test]
-fn a_minisocket_found_awaiting_the_fin_is_closed_by_it() {
+fn a_timewait_socket_found_in_fin_wait2_enters_time_wait_with_the_peers_fin() {
     let mut script = Script::new();
-    script.find(waiting(0, false, 25_000));
+    script.find(timewait(0, false, 25_000));
     script.segment(from_client(10, Flags::FIN.union(Flags::ACK), 51, 102));
-    let (told, closed) = told_and_closed(&mut script);
+    let (reported, closed) = reported_and_closed(&mut script);
     assert_eq!(
-        told,
+        reported,
         [
             "10 10.0.0.9:8899 10.0.0.5:51920 fin_wait2>time_wait segment",
             "10 server closed by local after ?, ? out ? in",
@@ -184,15 +183,15 @@ fn a_minisocket_found_awaiting_the_fin_is_closed_by_it() {
 }
 
 #[test]
-fn a_minisocket_found_before_its_socket_is_told_to_be_closed_is_not_two() {
+fn a_timewait_socket_found_before_the_close_of_its_socket_is_reported_is_one_socket() {
     for (found, input) in [
-        (waiting(0, true, 60_000), server(1, FinWait2, Close).fin_acked().fin_received()),
-        (waiting(0, false, 60_000), SocketInput { orphan: true, ..server(1, FinWait2, Close).fin_acked() }),
+        (timewait(0, true, 60_000), server(1, FinWait2, Close).fin_acked().fin_received()),
+        (timewait(0, false, 60_000), SocketInput { orphan: true, ..server(1, FinWait2, Close).fin_acked() }),
     ] {
         let mut script = Script::new();
         script.find(found);
         script.socket(input);
-        assert!(!script.told().iter().any(|line| line.contains(">close ")), "no end of a TIME_WAIT");
+        assert!(!script.reported().iter().any(|line| line.contains(">close ")), "no TIME_WAIT ends");
         assert_eq!(script.tracker().sockets(), 1);
         script.wait_until(70_000);
         assert_eq!(script.tracker().sockets(), 0);
@@ -200,26 +199,27 @@ fn a_minisocket_found_before_its_socket_is_told_to_be_closed_is_not_two() {
 }
 
 #[test]
-fn a_new_connection_from_the_addresses_of_a_found_minisocket_ends_it() {
+fn a_new_connection_from_the_addresses_of_a_found_timewait_socket_ends_it() {
     let mut script = Script::new();
-    script.find(waiting(0, true, 60_000));
+    script.find(timewait(0, true, 60_000));
     script.socket(SocketInput { cookie: 99, ..server(5, Listen, SynRecv) });
-    assert_eq!(script.told()[0], "5 10.0.0.9:8899 10.0.0.5:51920 time_wait>close kernel");
+    assert_eq!(script.reported()[0], "5 10.0.0.9:8899 10.0.0.5:51920 time_wait>close kernel");
 }
 
 #[test]
-fn segments_of_a_found_connection_are_its_own() {
+fn segments_change_no_state_of_a_found_socket() {
     let mut script = Script::inferring();
     script.find(in_state(0, Established));
     script.segment(from_server(5, Flags::FIN.union(Flags::ACK), 101, 51));
     script.socket(server(5, Established, FinWait1));
-    let told = script.told();
-    let ours: Vec<_> = told.iter().filter(|line| line.contains(" 10.0.0.9:8899 10.0.0.5:51920 ")).collect();
-    assert_eq!(ours, ["5 10.0.0.9:8899 10.0.0.5:51920 established>fin_wait1 kernel"], "{told:#?}");
+    let reported = script.reported();
+    let ours: Vec<_> =
+        reported.iter().filter(|line| line.contains(" 10.0.0.9:8899 10.0.0.5:51920 ")).collect();
+    assert_eq!(ours, ["5 10.0.0.9:8899 10.0.0.5:51920 established>fin_wait1 kernel"], "{reported:#?}");
 }
 
 #[test]
-fn both_ends_of_a_connection_may_be_found() {
+fn both_ends_of_a_connection_may_be_in_the_dump() {
     let options = Options { infer_from: InferFrom::ControlSegments, ..Options::default() };
     let mut script = Script::with(options);
     script.find(in_state(0, CloseWait));
@@ -228,12 +228,12 @@ fn both_ends_of_a_connection_may_be_found() {
         role: Role::Client,
         local: client_addr(),
         remote: server_addr(),
-        ..waiting(0, false, 9000)
+        ..timewait(0, false, 9000)
     });
     script.socket(server(10, CloseWait, LastAck).fin_received());
     script.segment(from_server(11, Flags::FIN.union(Flags::ACK), 101, 52));
     assert_eq!(
-        script.told(),
+        script.reported(),
         [
             "10 10.0.0.9:8899 10.0.0.5:51920 close_wait>last_ack kernel",
             "11 10.0.0.5:51920 10.0.0.9:8899 fin_wait2>time_wait segment",
@@ -243,7 +243,7 @@ fn both_ends_of_a_connection_may_be_found() {
 }
 
 #[test]
-fn a_stuck_socket_is_told_as_it_was_found() {
+fn a_stuck_socket_is_reported_as_it_was_found() {
     let stuck = Stuck {
         local: server_addr(),
         remote: client_addr(),
@@ -271,8 +271,8 @@ fn in_state(ms: u64, state: TcpState) -> PresentSocket {
     found(ms, Presence::Socket(state))
 }
 
-/// Its minisocket.
-fn waiting(ms: u64, peer_closed: bool, left_ms: u64) -> PresentSocket {
+/// Its timewait socket.
+fn timewait(ms: u64, peer_closed: bool, left_ms: u64) -> PresentSocket {
     found(ms, Presence::Waiting { peer_closed, left: Duration::from_millis(left_ms) })
 }
 
@@ -288,11 +288,11 @@ fn found(ms: u64, presence: Presence) -> PresentSocket {
     }
 }
 
-fn told_and_closed(script: &mut Script) -> (Vec<String>, Closed) {
+fn reported_and_closed(script: &mut Script) -> (Vec<String>, Closed) {
     let events = script.events();
     let Some(Event { kind: EventKind::Closed(closed), .. }) = events.last().cloned() else {
         panic!("{events:#?}")
     };
-    let told = events.iter().filter(|event| !matches!(event.kind, EventKind::Segment(_)));
-    (told.map(super::script::describe).collect(), closed)
+    let reported = events.iter().filter(|event| !matches!(event.kind, EventKind::Segment(_)));
+    (reported.map(super::script::describe).collect(), closed)
 }

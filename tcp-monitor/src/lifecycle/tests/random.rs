@@ -1,4 +1,4 @@
-//! Whatever comes in, in whatever order: the tracker holds.
+//! Random inputs in random order: the tracker enters and leaves every TIME_WAIT once.
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::ResetPhase;
@@ -85,14 +85,15 @@ impl Random {
 #[test]
 fn every_time_wait_is_entered_once_and_left_once() {
     let (mut random, mut script, mut ms) = (Random(0x9e37_79b9_7f4a_7c15), Script::new(), 0);
-    let mut waits = 0;
+    let mut time_waits = 0;
     let mut count = |events: Vec<Event>| {
         for event in events {
             if let EventKind::State(change) = event.kind {
-                waits += i32::from(change.to == TcpState::TimeWait);
-                waits -= i32::from(change.from == TcpState::TimeWait);
-                // Two networks, two ends: no more can wait at once.
-                assert!((0..=4 * 2).contains(&waits), "{change:?}");
+                time_waits += i32::from(change.to == TcpState::TimeWait);
+                time_waits -= i32::from(change.from == TcpState::TimeWait);
+                // Two namespaces with four cookies each: no more sockets can be in TIME_WAIT at
+                // once.
+                assert!((0..=4 * 2).contains(&time_waits), "{change:?}");
             }
         }
     };
@@ -111,5 +112,5 @@ fn every_time_wait_is_entered_once_and_left_once() {
     count(script.events());
     assert!(script.tracker().next_deadline().is_none_or(|deadline| deadline > at(ms + 1_000_000)));
     assert!(script.tracker().sockets() <= 16);
-    assert_eq!((waits, script.tracker().evicted()), (0, 0));
+    assert_eq!((time_waits, script.tracker().evicted()), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! Scripts for the tracker in virtual time: inputs in a line each, events as short text.
+//! Scripts for the tracker in virtual time: each input is one line, each event is short text.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::lifecycle::{
     Event, EventKind, InferFrom, Input, Options, SegmentInput, SocketInput, TcpHeader, Time, Tracker,
 };
 
-/// A tracker, and the events it told that were not looked at yet.
+/// A tracker, and the events it reported that the test has not read yet.
 pub(super) struct Script {
     tracker: Tracker,
     events: Vec<Event>,
@@ -56,13 +56,13 @@ impl Script {
         std::mem::take(&mut self.events)
     }
 
-    /// The events told since the last call, segments left out.
-    pub(super) fn told(&mut self) -> Vec<String> {
+    /// The events reported since the last call, except segments.
+    pub(super) fn reported(&mut self) -> Vec<String> {
         let events = self.events();
         events.iter().filter(|event| !matches!(event.kind, EventKind::Segment(_))).map(describe).collect()
     }
 
-    /// The segments told since the last call.
+    /// The segments reported since the last call.
     pub(super) fn segments(&mut self) -> Vec<String> {
         let events = self.events();
         events.iter().filter(|event| matches!(event.kind, EventKind::Segment(_))).map(describe).collect()
@@ -129,8 +129,8 @@ pub(super) fn server(ms: u64, from: TcpState, to: TcpState) -> SocketInput {
     }
 }
 
-/// A transition of the connecting socket, with the numbers that mirror the server's; our SYN is
-/// acknowledged too.
+/// A transition of the connecting socket. Its numbers mirror the server's; `bytes_acked` includes
+/// its SYN.
 pub(super) fn client(ms: u64, from: TcpState, to: TcpState) -> SocketInput {
     SocketInput {
         cookie: 72,
@@ -162,7 +162,7 @@ impl SocketInput {
         self.with(|tcp| tcp.sk_err = sk_err)
     }
 
-    /// Our FIN is acknowledged: one more of sequence space.
+    /// Our FIN is acknowledged: it takes one sequence number.
     pub(super) fn fin_acked(self) -> Self {
         self.with(|tcp| {
             tcp.snd_nxt += 1;
@@ -171,7 +171,7 @@ impl SocketInput {
         })
     }
 
-    /// The peer's FIN is received: one more of sequence space.
+    /// The peer's FIN is received: it takes one sequence number.
     pub(super) fn fin_received(self) -> Self {
         let input = self.with(|tcp| {
             tcp.rcv_nxt += 1;
@@ -238,15 +238,15 @@ pub(super) fn describe(event: &Event) -> String {
         EventKind::Segment(segment) => {
             let relative = |number: Option<u32>| number.map_or("?".into(), |n| format!("+{n}"));
             let (seq, ack) = (relative(segment.seq_rel), relative(segment.ack_rel));
-            let again = if segment.retransmission { " again" } else { "" };
-            format!("{ms} {} {} {seq} {ack}{again}", segment.src, segment.step.label())
+            let retransmitted = if segment.retransmission { " retransmitted" } else { "" };
+            format!("{ms} {} {} {seq} {ack}{retransmitted}", segment.src, segment.step.label())
         }
         EventKind::State(change) => {
-            let spent =
-                change.state_duration.map_or(String::new(), |spent| format!(" after {}", millis(spent)));
+            let after =
+                change.state_duration.map_or(String::new(), |after| format!(" after {}", millis(after)));
             let (from, to) = (change.from.label(), change.to.label());
             let remote = change.remote.map_or("*".into(), |remote| remote.to_string());
-            format!("{ms} {} {remote} {from}>{to} {}{spent}", change.local, change.evidence.label())
+            format!("{ms} {} {remote} {from}>{to} {}{after}", change.local, change.evidence.label())
         }
         EventKind::Handshake(handshake) => {
             let duration = handshake.duration.map_or("?".into(), millis);

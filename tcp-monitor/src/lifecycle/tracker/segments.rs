@@ -159,8 +159,9 @@ impl Tracker {
         Some(place)
     }
 
-    /// A packet that the connection `first` sent is seen in the network namespace of another one. They are
-    /// one connection, unless both have a socket at the same end. Returns which is the connection now.
+    /// A packet that the connection `first` sent is seen in the network namespace of another one.
+    /// They are one connection, unless both have a socket at the same end. Returns which is the
+    /// connection now.
     fn join(&mut self, first: Place, other: Place, tuple: &Tuple, now: Time) -> Place {
         let (Some(known), Some(joined)) = (self.table.get(first), self.table.get(other)) else {
             return other;

@@ -342,8 +342,8 @@ impl Table {
         Lifetime::ALL.into_iter().filter_map(|lifetime| self.first_of(lifetime)).map(|(due, _)| due).min()
     }
 
-    /// Discards what the segments of connections showed that have no socket here and were silent for
-    /// long.
+    /// Discards what the segments of connections showed that have no socket here and were silent
+    /// for long.
     pub(super) fn expire(&mut self, now: Time) {
         for lifetime in Lifetime::ALL {
             while let Some((deadline, place)) = self.first_of(lifetime)

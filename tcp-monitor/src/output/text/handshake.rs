@@ -12,7 +12,7 @@ use crate::output::human::{Human, Times, spaced};
 
 /// Adds the details of a handshake that `end` ended, if a transition did.
 pub(super) fn add(handshake: &Handshake, end: Option<StateChange>, details: &mut Details) {
-    // Where nobody listens there is no state.
+    // Without a listener there is no state.
     if handshake.result != Err(HandshakeFailure::NoListener) {
         let opening = match handshake.role {
             Role::Server => TcpState::SynRecv,

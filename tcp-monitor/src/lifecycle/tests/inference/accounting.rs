@@ -1,4 +1,4 @@
-//! Bytes, retransmissions, and connections met midway.
+//! Bytes, retransmissions, and connections first seen midway.
 
 use super::wire::{ACK, FIN, RST, SYN, SYN_ACK, Wire};
 use crate::lifecycle::tests::script::{from_client, from_server};
@@ -20,16 +20,22 @@ fn closed(wire: &mut Wire) -> Vec<crate::lifecycle::event::Closed> {
 }
 
 #[test]
-fn bytes_are_those_acknowledged_each_way() {
+fn acknowledged_bytes_are_counted_each_way() {
     let mut wire = Wire::established();
     wire.client(ACK, 1, 1, 500);
     wire.server(ACK, 1, 501, 1_000);
     wire.client(FIN, 501, 1_001, 20);
     wire.server(FIN, 1_001, 522, 7);
     wire.client(ACK, 522, 1_009, 0);
-    let told = wire.told();
-    assert!(told.contains(&"7 client closed by local after 5 ms, 520 out 1007 in".into()), "{told:?}");
-    assert!(told.contains(&"7 server closed by remote after 5 ms, 1007 out 520 in".into()), "{told:?}");
+    let reported = wire.reported();
+    assert!(
+        reported.contains(&"7 client closed by local after 5 ms, 520 out 1007 in".into()),
+        "{reported:?}"
+    );
+    assert!(
+        reported.contains(&"7 server closed by remote after 5 ms, 1007 out 520 in".into()),
+        "{reported:?}"
+    );
 }
 
 #[test]
@@ -54,25 +60,25 @@ fn client_acking(ack: u32) -> SegmentInput {
 }
 
 #[test]
-fn what_is_sent_again_is_counted_and_told() {
+fn retransmitted_data_is_counted_and_reported() {
     let mut wire = Wire::established();
     for seq in [1, 101, 201] {
         wire.server(ACK, seq, 1, 100);
     }
     wire.server(ACK, 101, 1, 100);
     wire.server(ACK, 101, 1, 200);
-    assert_eq!(wire.told(), ["6 retransmit data in established", "7 retransmit data in established"]);
+    assert_eq!(wire.reported(), ["6 retransmit data in established", "7 retransmit data in established"]);
     wire.client(RST, 1, 0, 0);
     let retransmits = closed(&mut wire).iter().map(|closed| closed.retransmits).collect::<Vec<_>>();
     assert_eq!(retransmits, [Some(0), Some(2)]);
 }
 
 #[test]
-fn a_reordered_segment_is_not_sent_again() {
+fn a_reordered_segment_is_no_retransmission() {
     let mut wire = Wire::established();
     wire.server(ACK, 101, 1, 100);
     wire.server(ACK, 1, 1, 100);
-    assert_eq!(wire.told(), [""; 0]);
+    assert_eq!(wire.reported(), [""; 0]);
 }
 
 #[test]
@@ -84,7 +90,7 @@ fn keep_alives_are_no_data() {
         wire.client(ACK, 10, 1, len);
         wire.server(ACK, 1, 11, 0);
     }
-    assert_eq!(wire.told(), [""; 0]);
+    assert_eq!(wire.reported(), [""; 0]);
     wire.client(FIN, 11, 1, 0);
     wire.server(FIN, 1, 12, 0);
     wire.client(ACK, 12, 2, 0);
@@ -93,7 +99,7 @@ fn keep_alives_are_no_data() {
 }
 
 #[test]
-fn segments_that_were_not_captured_count_when_they_are_acknowledged() {
+fn data_that_was_not_captured_counts_when_it_is_acknowledged() {
     let mut wire = Wire::established();
     wire.client(ACK, 1, 5_001, 0);
     wire.client(RST, 1, 0, 0);
@@ -101,11 +107,11 @@ fn segments_that_were_not_captured_count_when_they_are_acknowledged() {
 }
 
 #[test]
-fn a_connection_met_midway_is_partial() {
+fn a_connection_first_seen_midway_is_partial() {
     let mut wire = Wire::new();
     wire.client(ACK, 900_001, 7_001, 50);
     wire.server(ACK, 7_001, 900_051, 100);
-    assert_eq!(wire.told(), [""; 0], "which state it was in before is not known");
+    assert_eq!(wire.reported(), [""; 0], "which state it was in before is not known");
     wire.client(FIN, 900_051, 7_101, 0);
     wire.server(FIN, 7_101, 900_052, 0);
     wire.client(ACK, 900_052, 7_102, 0);
@@ -136,23 +142,23 @@ fn a_connection_met_midway_is_partial() {
 }
 
 #[test]
-fn a_straggler_is_no_new_connection() {
+fn a_late_segment_is_no_new_connection() {
     let mut wire = Wire::new();
     wire.client(ACK, 1, 1, 0);
     wire.client(RST, 1, 1, 0);
-    assert_eq!((wire.told().len(), wire.tracker().inferred()), (0, 0));
+    assert_eq!((wire.reported().len(), wire.tracker().inferred()), (0, 0));
     let mut wire = Wire::established();
     wire.client(RST, 1, 0, 0);
-    wire.told();
+    wire.reported();
     wire.server(ACK, 1, 1, 100);
     wire.server(FIN, 101, 1, 0);
-    assert_eq!(wire.told(), [""; 0]);
+    assert_eq!(wire.reported(), [""; 0]);
     wire.wait_until(5_003);
     assert_eq!(wire.tracker().inferred(), 0);
 }
 
 #[test]
-fn a_full_table_forgets_the_closed_first_then_the_half_open() {
+fn a_full_table_evicts_the_closed_first_then_the_half_open() {
     let mut wire = Wire::with(Options { infer_from: InferFrom::AllSegments, max_connections: 3 });
     let syn = |port: u16| {
         let mut segment = from_client(0, SYN, 0, 0);
@@ -163,16 +169,16 @@ fn a_full_table_forgets_the_closed_first_then_the_half_open() {
     wire.see(syn(2));
     wire.client(RST, 1, 1, 0);
     wire.see(syn(3));
-    wire.told();
+    wire.reported();
     wire.see(syn(4));
-    // The reset one is gone, and what comes of it now is met midway.
+    // The reset connection was evicted: its next segment is that of a connection first seen midway.
     wire.client(ACK, 1, 1, 5);
     assert_eq!(wire.tracker().inferred(), 3);
-    // The oldest half-open one went for that.
+    // The oldest half-open connection was evicted for it.
     let mut answer = from_server(0, SYN_ACK, 0, 1);
     answer.dst.set_port(3);
     wire.see(answer);
-    let told = wire.told();
-    assert!(told.iter().any(|line| line.contains("listen>syn_recv")), "{told:?}");
+    let reported = wire.reported();
+    assert!(reported.iter().any(|line| line.contains("listen>syn_recv")), "{reported:?}");
     assert_eq!(wire.tracker().evicted(), 2);
 }

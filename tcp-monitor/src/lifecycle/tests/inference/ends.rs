@@ -1,5 +1,5 @@
-//! A client and a server that keep their books themselves: which sequence numbers they used, and
-//! which state was told of them.
+//! A client and a server with their own record of the sequence numbers that they used and of the
+//! state that was reported of them.
 
 use std::net::SocketAddr;
 
@@ -16,12 +16,12 @@ use crate::lifecycle::segment::Flags;
 use crate::lifecycle::tests::script::{client_addr, from_client, server_addr};
 use crate::lifecycle::{EventKind, SegmentInput};
 
-/// An end in a state, and its peer in another, and the segments that brought them there: `>` what
-/// the end sent, `<` what its peer did, with the initials of the flags; `~` is sent before the
-/// other's FIN has come.
+/// The state of an end, its role, the state of its peer, and the segments that lead there, as the
+/// initials of their flags. `>`: sent by the end. `<`: sent by its peer. `~`: sent before the
+/// other's FIN has arrived.
 pub(super) type Way = (TcpState, Role, TcpState, &'static str);
 
-/// How a segment fits in with what was sent before.
+/// How the numbers of a segment relate to those sent before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Numbers {
     /// It continues what was sent, and acknowledges all that its receiver has sent.
@@ -32,17 +32,17 @@ pub(super) enum Numbers {
     Old,
     /// Its sequence number is right of the window.
     Ahead,
-    /// It acknowledges what was not sent.
+    /// It acknowledges data that was not sent.
     AckOfUnsent,
 }
 
-/// Both ends of a connection: the one that is looked at, and its peer.
+/// Both ends of a connection: the one under test, and its peer.
 pub(super) struct Ends {
     wire: Wire,
     addresses: [SocketAddr; 2],
     pub(super) sent: [Sent; 2],
-    /// The state that was told last.
-    pub(super) told: [Option<TcpState>; 2],
+    /// The state that was reported last.
+    pub(super) reported: [Option<TcpState>; 2],
 }
 
 /// What an end has sent.
@@ -51,28 +51,29 @@ pub(super) struct Sent {
     isn: u32,
     /// Next sequence number.
     next: u32,
-    /// Its FIN was sent; and is not acknowledged.
+    /// Its FIN was sent.
     fin: bool,
-    pub(super) fin_waits: bool,
+    /// Its FIN was sent and is not acknowledged.
+    pub(super) fin_unacked: bool,
 }
 
 impl Ends {
-    pub(super) fn brought(way: &Way) -> Self {
+    pub(super) fn after(way: &Way) -> Self {
         let (state, role, peer, script) = *way;
         let addresses = match role {
             Role::Client => [client_addr(), server_addr()],
             Role::Server => [server_addr(), client_addr()],
         };
         // The second wraps around with its SYN.
-        let sent = [7_000, u32::MAX].map(|isn| Sent { isn, next: isn, fin: false, fin_waits: false });
-        let mut ends = Self { wire: Wire::new(), addresses, sent, told: [None; 2] };
+        let sent = [7_000, u32::MAX].map(|isn| Sent { isn, next: isn, fin: false, fin_unacked: false });
+        let mut ends = Self { wire: Wire::new(), addresses, sent, reported: [None; 2] };
         for word in script.split_whitespace() {
             let from = usize::from(word.starts_with('<'));
             let numbers = if word.ends_with('~') { Numbers::FitButFin } else { Numbers::Fit };
             let segment = ends.segment(from, parse(&word[1..]), numbers);
             ends.pass(from, segment);
         }
-        assert!(ends.is_in(0, state) && ends.is_in(1, peer), "{way:?} leads to {:?}", ends.told);
+        assert!(ends.is_in(0, state) && ends.is_in(1, peer), "{way:?} leads to {:?}", ends.reported);
         ends
     }
 
@@ -81,9 +82,9 @@ impl Ends {
         let (sender, receiver) = (self.sent[from], self.sent[1 - from]);
         let [syn, fin] =
             [Flags::SYN, Flags::FIN].map(|flag| flags.contains(flag) && !flags.contains(Flags::RST));
-        let seq = match self.told[from] {
+        let seq = match self.reported[from] {
             None | Some(SynSent | SynRecv) if syn => sender.isn,
-            Some(_) if syn && self.told[1 - from] == Some(SynSent) => sender.isn,
+            Some(_) if syn && self.reported[1 - from] == Some(SynSent) => sender.isn,
             Some(Close | TimeWait) if syn => sender.next.wrapping_add(100_000),
             Some(_) if fin && sender.fin => sender.next.wrapping_sub(1),
             None | Some(_) => sender.next,
@@ -94,7 +95,7 @@ impl Ends {
             Numbers::Ahead => seq.wrapping_add(1_000_000),
         };
         let ack = match numbers {
-            // Of the SYN it answers.
+            // The ACK of the SYN that it answers.
             Numbers::Fit | Numbers::FitButFin | Numbers::Old | Numbers::Ahead if syn => {
                 receiver.isn.wrapping_add(1)
             }
@@ -114,12 +115,17 @@ impl Ends {
         match answer {
             Answer::Ack if misplaced => {
                 let peer = self.sent[1];
-                self.with_numbers(0, Flags::ACK, own.next, peer.next.wrapping_sub(u32::from(peer.fin_waits)))
+                self.with_numbers(
+                    0,
+                    Flags::ACK,
+                    own.next,
+                    peer.next.wrapping_sub(u32::from(peer.fin_unacked)),
+                )
             }
             Answer::Ack => self.with_numbers(0, Flags::ACK, own.next, end),
             Answer::SynAck => {
                 let seq =
-                    if self.told[0] == Some(TimeWait) { own.next.wrapping_add(100_000) } else { own.isn };
+                    if self.reported[0] == Some(TimeWait) { own.next.wrapping_add(100_000) } else { own.isn };
                 self.with_numbers(0, Flags::SYN.union(Flags::ACK), seq, segment.header.seq.wrapping_add(1))
             }
             Answer::Rst if flags.contains(Flags::ACK) => {
@@ -137,37 +143,37 @@ impl Ends {
         segment
     }
 
-    /// The segment passes. Returns what is told of it, if it is told.
+    /// The tracker processes a segment. Returns its verdict on it, if the segment is reported.
     pub(super) fn pass(&mut self, from: usize, segment: SegmentInput) -> Option<Option<Unexpected>> {
         let header = segment.header;
         let [rst, syn, fin, ack] =
             [Flags::RST, Flags::SYN, Flags::FIN, Flags::ACK].map(|flag| header.flags.contains(flag));
         let [sender, receiver] = [from, 1 - from];
-        if syn && !rst && matches!(self.told[from], None | Some(Close | Listen | TimeWait)) {
+        if syn && !rst && matches!(self.reported[from], None | Some(Close | Listen | TimeWait)) {
             self.sent[sender] =
-                Sent { isn: header.seq, next: header.seq.wrapping_add(1), fin: false, fin_waits: false };
+                Sent { isn: header.seq, next: header.seq.wrapping_add(1), fin: false, fin_unacked: false };
         } else if fin && ack && !rst && !syn && header.seq == self.sent[sender].next {
             let next = header.seq.wrapping_add(1);
-            self.sent[sender] = Sent { next, fin: true, fin_waits: true, ..self.sent[sender] };
+            self.sent[sender] = Sent { next, fin: true, fin_unacked: true, ..self.sent[sender] };
         }
         if ack && !rst && header.ack == self.sent[receiver].next {
-            self.sent[receiver].fin_waits = false;
+            self.sent[receiver].fin_unacked = false;
         }
         self.wire.see(segment);
-        self.listen()
+        self.read_events()
     }
 
-    fn listen(&mut self) -> Option<Option<Unexpected>> {
+    fn read_events(&mut self) -> Option<Option<Unexpected>> {
         let mut verdict = None;
         for event in self.wire.events() {
             match &event.kind {
                 EventKind::Segment(segment) => verdict = Some(segment.unexpected),
                 EventKind::State(change) => {
                     let end = usize::from(change.local != self.addresses[0]);
-                    let is_birth = matches!(self.told[end], None | Some(Close));
-                    assert!(is_birth || self.told[end] == Some(change.from), "{change:?}");
+                    let is_new = matches!(self.reported[end], None | Some(Close));
+                    assert!(is_new || self.reported[end] == Some(change.from), "{change:?}");
                     assert!(is_legal(change.from, change.to), "{change:?}");
-                    self.told[end] = Some(change.to);
+                    self.reported[end] = Some(change.to);
                 }
                 EventKind::Handshake(_)
                 | EventKind::Reset(_)
@@ -184,7 +190,7 @@ impl Ends {
     /// they answer.
     pub(super) fn is_in(&self, end: usize, state: TcpState) -> bool {
         let or_close = |state| if state == Listen { Close } else { state };
-        or_close(self.told[end].unwrap_or(Close)) == or_close(state)
+        or_close(self.reported[end].unwrap_or(Close)) == or_close(state)
     }
 }
 

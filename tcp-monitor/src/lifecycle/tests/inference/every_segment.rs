@@ -1,5 +1,5 @@
 //! Every state, with every set of flags, sent and received, by a client and by a server, with
-//! numbers that fit and numbers that do not: what the tracker tells is what RFC 9293 says.
+//! numbers that fit and numbers that do not: the tracker must report what RFC 9293 says.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ use super::rfc9293::{Answer, Effect, after_sending, name, on_receiving};
 use crate::lifecycle::event::Unexpected;
 use crate::lifecycle::segment::Flags;
 
-/// How each end comes into each state it can be in. The kernel's NEW_SYN_RECV cannot be told from
-/// SYN_RECV by segments.
+/// How each end enters each state that it can be in. Segments do not distinguish the kernel's
+/// NEW_SYN_RECV from SYN_RECV.
 const WAYS: [Way; 38] = [
     (Close, Client, Close, ""),
     (Close, Client, Close, ">S <RA"),
@@ -89,20 +89,20 @@ impl Trial<'_> {
         if self.from == 0 { self.way.2 } else { self.way.0 }
     }
 
-    /// Whether there is such a segment: a SYN that opens a connection chooses its number, no other
-    /// is wrong.
-    fn is_possible(&self, fin_waits: bool) -> bool {
+    /// Whether there is such a segment. A SYN that opens a connection chooses its sequence number,
+    /// so that none is old or ahead.
+    fn is_possible(&self, fin_unacked: bool) -> bool {
         let chooses = matches!(self.sender(), Close | Listen | SynSent | SynRecv | TimeWait)
             || self.receiver() == SynSent;
         match self.numbers {
             Numbers::Fit | Numbers::AckOfUnsent => true,
-            Numbers::FitButFin => fin_waits,
+            Numbers::FitButFin => fin_unacked,
             Numbers::Old | Numbers::Ahead => !(self.opens() && chooses),
         }
     }
 
-    /// Whether the receiver takes it for one of its connection: RFC 9293, section 3.10.7, and of a
-    /// RST RFC 5961, section 3.2.
+    /// Whether the receiver accepts it: RFC 9293, section 3.10.7, and for a RST RFC 5961, section
+    /// 3.2.
     fn is_acceptable(&self) -> bool {
         let [rst, ack] = [Flags::RST, Flags::ACK].map(|flag| self.has(flag));
         match self.receiver() {
@@ -118,16 +118,16 @@ impl Trial<'_> {
         }
     }
 
-    /// Who looks on cannot be as strict as who receives: it may have missed what was sent before.
+    /// Whether an observer accepts it though the receiver does not: it may have missed earlier
+    /// segments.
     fn is_lenient(&self) -> bool {
         let [fin, ack] = [Flags::FIN, Flags::ACK].map(|flag| self.has(flag));
         let is_plain = ack && !self.has(Flags::RST) && !self.opens();
         match self.numbers {
             Numbers::Ahead => is_plain,
-            // What is sent again acknowledges too.
+            // A retransmission acknowledges too.
             Numbers::Old => is_plain && !fin,
-            // A SYN-ACK of another SYN than that of the connection that waits: the new one was
-            // missed.
+            // A SYN-ACK of a new connection from addresses in TIME_WAIT: its SYN was missed.
             Numbers::AckOfUnsent => self.opens() && ack && self.receiver() == TimeWait,
             Numbers::Fit | Numbers::FitButFin => false,
         }
@@ -137,16 +137,16 @@ impl Trial<'_> {
     fn after_sending(&self, acks_fin: bool) -> TcpState {
         let state = self.way.0;
         let out_of_window = matches!(self.numbers, Numbers::Old | Numbers::Ahead);
-        // It is not of the connection that opens, but disowns one of before.
+        // The RST is not of the connection that is being opened, but of an earlier one.
         let disowns = self.has(Flags::RST) && out_of_window && state == SynSent;
-        // The SYN that it answers is over, too.
+        // The connection of the SYN that it answers is closed, too.
         let is_stray =
             self.opens() && self.has(Flags::ACK) && self.receiver() == TimeWait && state == TimeWait;
         let is_known = !self.way.3.is_empty() && state != Listen;
         if disowns || !self.is_acceptable() && !self.is_lenient() || is_stray && !self.is_lenient() {
             state
         } else if !is_known && name(self.flags) == "FA" {
-            // Neither CLOSE nor LISTEN sends a FIN: the connection is first met here.
+            // Neither CLOSE nor LISTEN sends a FIN: the connection is first seen here.
             FinWait1
         } else {
             after_sending(state, self.flags, acks_fin)
@@ -168,7 +168,7 @@ impl Trial<'_> {
         }
     }
 
-    /// What is unexpected of the segment.
+    /// What is unexpected about the segment.
     fn verdict(&self) -> Option<Unexpected> {
         let is_misplaced = on_receiving(self.receiver(), self.flags, false).misplaced;
         if self.has(Flags::RST) {
@@ -185,12 +185,12 @@ impl Trial<'_> {
     }
 
     fn run(&self) -> Result<bool, String> {
-        let mut ends = Ends::brought(self.way);
-        let fin_waits = ends.sent[1 - self.from].fin_waits;
-        if !self.is_possible(fin_waits) {
+        let mut ends = Ends::after(self.way);
+        let fin_unacked = ends.sent[1 - self.from].fin_unacked;
+        if !self.is_possible(fin_unacked) {
             return Ok(false);
         }
-        let acks_fin = self.has(Flags::ACK) && fin_waits && self.numbers != Numbers::FitButFin;
+        let acks_fin = self.has(Flags::ACK) && fin_unacked && self.numbers != Numbers::FitButFin;
         let segment = ends.segment(self.from, self.flags, self.numbers);
         let verdict = ends.pass(self.from, segment);
         let expected = if self.from == 0 {
@@ -203,16 +203,16 @@ impl Trial<'_> {
             }
             effect.state
         };
-        // Before a connection is established, much may be meant otherwise.
+        // Before a connection is established, a segment can be ambiguous.
         let is_judged = [self.sender(), self.receiver()].into_iter().all(is_synchronized);
         let is_right = verdict.is_none_or(|verdict| !is_judged || verdict == self.verdict());
         if ends.is_in(0, expected) && is_right {
             return Ok(true);
         }
-        let (way, numbers, told) = (self.way, self.numbers, ends.told[0]);
+        let (way, numbers, reported) = (self.way, self.numbers, ends.reported[0]);
         let direction = if self.from == 0 { "sent" } else { "received" };
         Err(format!(
-            "{way:?}: {} {direction}, {numbers:?}: {told:?}, {verdict:?} and not {expected:?}, {:?}",
+            "{way:?}: {} {direction}, {numbers:?}: {reported:?}, {verdict:?} and not {expected:?}, {:?}",
             name(self.flags),
             self.verdict()
         ))
@@ -220,12 +220,12 @@ impl Trial<'_> {
 }
 
 #[test]
-fn what_a_segment_does_is_what_rfc_9293_says() {
+fn a_segment_has_the_effect_that_rfc_9293_says() {
     let (mut done, mut wrong) = (0, BTreeSet::new());
     for way in &WAYS {
         for from in [0, 1] {
             for numbers in NUMBERS {
-                // Of FIN, SYN, RST, PSH, ACK and URG, all that can be; PSH and URG make no
+                // All combinations of FIN, SYN, RST, PSH, ACK and URG; PSH and URG make no
                 // difference.
                 for flags in (0..64).map(Flags::from_low_byte) {
                     match (Trial { way, from, flags, numbers }).run() {
@@ -243,7 +243,7 @@ fn what_a_segment_does_is_what_rfc_9293_says() {
 }
 
 #[test]
-fn both_roles_are_tried_in_every_state_they_can_be_in() {
+fn both_roles_are_tested_in_every_state_they_can_be_in() {
     for state in TcpState::ALL {
         let roles = [Client, Server].map(|role| WAYS.iter().any(|way| (way.0, way.1) == (state, role)));
         let expected = match state {

@@ -1,4 +1,4 @@
-//! Connections of which the kernel tells nothing, explained from their segments.
+//! Connections that the kernel does not report: their states are inferred from segments.
 
 mod accounting;
 mod closes;

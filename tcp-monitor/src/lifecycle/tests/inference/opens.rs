@@ -1,14 +1,14 @@
-//! How connections begin, or fail to, as their segments show it.
+//! Handshakes, completed and failed, inferred from segments.
 
 use super::wire::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Wire};
 use crate::lifecycle::tests::script::{CLIENT_ISN, from_client};
 
 #[test]
-fn a_handshake_is_told_of_both_ends() {
+fn a_handshake_is_reported_for_both_ends() {
     let mut wire = Wire::new();
     wire.handshake();
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "0 client close>syn_sent segment",
             "1 server listen>syn_recv segment",
@@ -25,24 +25,24 @@ fn a_syn_ack_that_is_not_answered_does_not_open_the_client() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.server(SYN_ACK, 0, 1, 0);
-    wire.told();
+    wire.reported();
     wire.wait_until(1000);
     wire.server(SYN_ACK, 0, 1, 0);
-    assert_eq!(wire.told(), ["1000 retransmit syn_ack in syn_recv"]);
+    assert_eq!(wire.reported(), ["1000 retransmit syn_ack in syn_recv"]);
     wire.client(ACK, 1, 1, 0);
-    let told = wire.told();
-    assert_eq!(told[0], "1001 client syn_sent>established segment after 1001 ms");
-    assert_eq!(told[3], "1001 server handshake completed in 1001 ms");
+    let reported = wire.reported();
+    assert_eq!(reported[0], "1001 client syn_sent>established segment after 1001 ms");
+    assert_eq!(reported[3], "1001 server handshake completed in 1001 ms");
 }
 
 #[test]
-fn a_reset_refuses() {
+fn a_reset_in_answer_to_a_syn_refuses_the_connection() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
-    wire.told();
+    wire.reported();
     wire.server(RST_ACK, 0, 1, 0);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "1 server handshake no_listener in 1 ms",
             "1 reset sent unknown",
@@ -57,12 +57,12 @@ fn a_reset_refuses() {
 fn a_reset_that_does_not_acknowledge_the_syn_refuses_nothing() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
-    wire.told();
+    wire.reported();
     wire.server(RST, 0, 0, 0);
     wire.server(RST_ACK, 0, 77, 0);
     assert_eq!(wire.segments()[0], "1 server rst ? ? out_of_window");
     wire.server(SYN_ACK, 0, 1, 0);
-    assert_eq!(wire.told(), ["3 server listen>syn_recv segment"]);
+    assert_eq!(wire.reported(), ["3 server listen>syn_recv segment"]);
 }
 
 #[test]
@@ -70,10 +70,10 @@ fn a_reset_in_answer_to_the_syn_ack_aborts_the_handshake() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.server(SYN_ACK, 0, 1, 0);
-    wire.told();
+    wire.reported();
     wire.client(RST, 1, 0, 0);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "2 reset sent unknown",
             "2 reset received unknown",
@@ -86,19 +86,19 @@ fn a_reset_in_answer_to_the_syn_ack_aborts_the_handshake() {
 }
 
 #[test]
-fn an_unanswered_syn_times_out_after_the_last() {
+fn an_unanswered_syn_times_out_70_s_after_its_last_retransmission() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.wait_until(1000);
     wire.client(SYN, 0, 0, 0);
     wire.wait_until(3000);
     wire.client(SYN, 0, 0, 0);
-    assert_eq!(wire.told()[1..], ["1000 retransmit syn in syn_sent", "3000 retransmit syn in syn_sent"]);
+    assert_eq!(wire.reported()[1..], ["1000 retransmit syn in syn_sent", "3000 retransmit syn in syn_sent"]);
     wire.wait_until(72_999);
-    assert_eq!(wire.told(), [""; 0]);
+    assert_eq!(wire.reported(), [""; 0]);
     wire.wait_until(80_000);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         ["73000 client syn_sent>close timer after 73000 ms", "73000 client handshake timed_out in 73000 ms"]
     );
     wire.wait_until(90_000);
@@ -110,10 +110,10 @@ fn an_unanswered_syn_ack_times_out_on_both_ends() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.server(SYN_ACK, 0, 1, 0);
-    wire.told();
+    wire.reported();
     wire.wait_until(80_000);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "70001 client syn_sent>close timer after 70001 ms",
             "70001 client handshake timed_out in 70001 ms",
@@ -124,24 +124,24 @@ fn an_unanswered_syn_ack_times_out_on_both_ends() {
 }
 
 #[test]
-fn an_acknowledgment_of_what_was_not_sent_opens_nothing() {
+fn an_ack_of_an_unseen_segment_opens_nothing() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
-    wire.told();
+    wire.reported();
     wire.server(SYN_ACK, 0, 2, 0);
     assert_eq!(wire.segments(), ["1 server syn_ack +0 +2 ack"]);
-    // The client disowns it (RFC 9293, figure 9), and goes on.
+    // The client answers with a RST (RFC 9293, figure 9) and stays in SYN_SENT.
     wire.client(RST, 2, 0, 0);
     wire.server(SYN_ACK, 0, 1, 0);
-    assert_eq!(wire.told(), ["3 server listen>syn_recv segment"]);
+    assert_eq!(wire.reported(), ["3 server listen>syn_recv segment"]);
     wire.client(ACK, 1, 70_000, 0);
-    assert_eq!(wire.told(), [""; 0]);
+    assert_eq!(wire.reported(), [""; 0]);
     wire.client(ACK, 1, 1, 0);
-    assert_eq!(wire.told().len(), 4);
+    assert_eq!(wire.reported().len(), 4);
 }
 
 #[test]
-fn both_ends_can_open_at_once() {
+fn a_simultaneous_open_is_reported_for_both_ends() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.server(SYN, 0, 0, 0);
@@ -149,7 +149,7 @@ fn both_ends_can_open_at_once() {
     wire.server(SYN_ACK, 0, 1, 0);
     wire.client(ACK, 1, 1, 0);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "0 client close>syn_sent segment",
             "1 server close>syn_sent segment",
@@ -170,7 +170,7 @@ fn a_socket_that_connects_to_itself_is_one_end() {
         let mut segment = from_client(0, flags, seq, 0);
         (segment.dst, segment.header.ack) = (segment.src, CLIENT_ISN + ack);
         wire.see(segment);
-        wire.told().into_iter().map(|line| line.replace("client client", "self")).collect::<Vec<_>>()
+        wire.reported().into_iter().map(|line| line.replace("client client", "self")).collect::<Vec<_>>()
     };
     assert_eq!(to_itself(SYN, 0, 0), ["0 self close>syn_sent segment"]);
     assert_eq!(
@@ -198,7 +198,7 @@ fn a_connection_whose_syn_was_missed_is_known_from_its_syn_ack() {
     wire.server(SYN_ACK, 0, 1, 0);
     wire.client(ACK, 1, 1, 0);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "0 server listen>syn_recv segment",
             "1 client syn_sent>established segment",
@@ -215,41 +215,41 @@ fn data_in_the_syn_counts() {
     wire.client(SYN, 0, 0, 20);
     wire.server(SYN_ACK, 0, 21, 0);
     wire.server(ACK, 1, 21, 100);
-    wire.told();
+    wire.reported();
     wire.client(ACK, 21, 101, 0);
-    assert_eq!(wire.told()[3], "3 server handshake completed in 3 ms");
+    assert_eq!(wire.reported()[3], "3 server handshake completed in 3 ms");
     wire.client(RST, 21, 0, 0);
-    assert_eq!(wire.told()[3], "4 client closed by local_reset after 1 ms, 20 out 100 in");
+    assert_eq!(wire.reported()[3], "4 client closed by local_reset after 1 ms, 20 out 100 in");
 }
 
 #[test]
-fn a_request_that_is_answered_with_another_cookie_is_the_same_request() {
+fn a_request_answered_with_another_syn_cookie_is_the_same_request() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.server(SYN_ACK, 5_000, 1, 0);
     wire.server(SYN_ACK, 0, 1, 0);
     wire.client(ACK, 1, 1, 0);
-    let told = wire.told();
-    assert_eq!(told.len(), 6, "{told:?}");
-    assert_eq!(told[5], "3 server handshake completed in 3 ms");
+    let reported = wire.reported();
+    assert_eq!(reported.len(), 6, "{reported:?}");
+    assert_eq!(reported[5], "3 server handshake completed in 3 ms");
 }
 
 #[test]
-fn a_new_attempt_from_the_same_port_gives_up_the_last() {
+fn a_new_attempt_from_the_same_port_aborts_the_previous_one() {
     let mut wire = Wire::new();
     wire.client(SYN, 0, 0, 0);
     wire.wait_until(5_000);
-    wire.told();
+    wire.reported();
     wire.client(SYN, 9_999, 0, 0);
     assert_eq!(
-        wire.told(),
+        wire.reported(),
         [
             "5000 client syn_sent>close segment after 5000 ms",
             "5000 client handshake aborted in 5000 ms",
             "5000 client close>syn_sent segment",
         ]
     );
-    // A late answer to the first is none to the second.
+    // A late SYN-ACK of the first SYN does not acknowledge the second.
     wire.server(SYN_ACK, 0, 1, 0);
     assert_eq!(wire.segments(), ["5001 server syn_ack +0 +4294957298 ack"]);
 }

@@ -1,4 +1,4 @@
-//! What a RST does in every state, and which do not count.
+//! The effect of a RST in every state, and the RSTs that are ignored.
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::ResetPhase;
@@ -9,8 +9,8 @@ use crate::lifecycle::input::ResetDirection;
 
 type Steps = fn(&mut Wire);
 
-/// A way into each state of the client, and what the server's RST must have for a sequence number
-/// then.
+/// Each state of the client, the sequence number that a RST from the server must have in it, and
+/// the segments after the handshake that lead to it.
 const STATES: [(TcpState, u32, Steps); 8] = [
     (TcpState::Established, 1, |_| {}),
     (TcpState::FinWait1, 1, |wire| wire.client(FIN, 1, 1, 0)),
@@ -90,7 +90,7 @@ fn a_reset_closes_in_every_state() {
 }
 
 #[test]
-fn a_reset_closes_who_sends_it_in_every_state_but_time_wait() {
+fn a_reset_closes_its_sender_in_every_state_but_time_wait() {
     for (state, _, steps) in STATES {
         let mut wire = Wire::new();
         wire.handshake();
@@ -132,7 +132,7 @@ fn a_reset_at_another_sequence_number_is_ignored_in_every_state() {
 }
 
 #[test]
-fn a_reset_behind_a_gap_in_the_capture_ends_the_connection_but_none_behind_a_fin() {
+fn a_reset_behind_a_capture_gap_closes_the_connection_unless_a_fin_came_before() {
     let mut wire = Wire::established();
     wire.server(RST, 1_001, 0, 0);
     assert_eq!(client(&wire.events()), (Some(TcpState::Close), Some(ClosedBy::RemoteReset)));
@@ -144,7 +144,7 @@ fn a_reset_behind_a_gap_in_the_capture_ends_the_connection_but_none_behind_a_fin
 }
 
 #[test]
-fn a_reset_falls_into_a_phase_of_each_end() {
+fn a_reset_is_reported_with_the_phase_of_each_end() {
     let phases = |wire: &mut Wire| {
         let events = wire.events();
         let resets = events.iter().filter_map(|event| match &event.kind {
@@ -168,34 +168,34 @@ fn a_reset_falls_into_a_phase_of_each_end() {
     wire.server(FIN, 1, 1, 0);
     wire.client(RST, 1, 0, 0);
     assert_eq!(phases(&mut wire), [(sent, ResetPhase::Established), (received, ResetPhase::Closing)]);
-    // What comes after the end reaches nobody.
+    // A RST after the close reaches no socket.
     wire.client(RST, 1, 0, 0);
     assert_eq!(phases(&mut wire), [(sent, ResetPhase::NoSocket)]);
 }
 
 #[test]
-fn data_in_flight_does_not_save_from_a_reset() {
+fn a_reset_closes_the_connection_while_data_is_in_flight() {
     let mut wire = Wire::established();
     wire.server(ACK, 1, 1, 1000);
-    wire.told();
+    wire.reported();
     wire.server(RST, 1001, 0, 0);
-    assert_eq!(wire.told()[3], "4 server closed by local_reset after 2 ms, 0 out 0 in");
+    assert_eq!(wire.reported()[3], "4 server closed by local_reset after 2 ms, 0 out 0 in");
     let mut wire = Wire::established();
     wire.server(ACK, 1, 1, 1000);
-    wire.told();
-    // An answer to what the client acknowledged last.
+    wire.reported();
+    // It answers the client's latest acknowledgment.
     wire.server(RST, 1, 0, 0);
-    assert_eq!(wire.told().len(), 6);
+    assert_eq!(wire.reported().len(), 6);
 }
 
 #[test]
-fn an_end_that_lost_its_connection_disowns_it_and_opens_anew() {
+fn an_end_that_reset_its_connection_can_open_a_new_one() {
     let mut wire = Wire::established();
     wire.client(RST, 1, 0, 0);
     wire.client(SYN, 70_000, 0, 0);
-    wire.told();
+    wire.reported();
     wire.server(SYN_ACK, 9, 70_001, 0);
     wire.client(ACK, 70_001, 10, 0);
-    let told = wire.told();
-    assert_eq!(told.last().map(String::as_str), Some("6 server handshake completed in 2 ms"));
+    let reported = wire.reported();
+    assert_eq!(reported.last().map(String::as_str), Some("6 server handshake completed in 2 ms"));
 }

@@ -1,6 +1,6 @@
-//! What RFC 9293 lets each segment do in each state, as tables to read: sections 3.10.1 to 3.10.5
-//! of a segment that is sent, 3.10.7 of one that arrives. Written from the RFC and not from the
-//! tracker, which is judged by them.
+//! The effect of each segment in each state by RFC 9293, as tables: sections 3.10.1 to 3.10.5 for a
+//! segment that is sent, 3.10.7 for one that arrives. They are written from the RFC, not from the
+//! tracker, and the tracker is tested against them.
 
 use tcp_monitor_common::TcpState;
 
@@ -14,9 +14,10 @@ const STATES: &str =
 /// due; a dot where it does not change. What no end sends in a state proves nothing of it.
 ///
 /// - A SYN begins a new connection where there is none, also in place of one in TIME_WAIT.
-/// - To acknowledge a SYN-ACK is to have it: SYN_SENT is over.
-/// - A FIN ends what has begun, SYN_RECV included (3.10.4).
-/// - A RST ends all (3.10.5), but is also what CLOSE, LISTEN and TIME_WAIT answer strays with.
+/// - An ACK of a SYN-ACK shows that it has arrived: SYN_SENT is over.
+/// - A FIN closes an opened connection, SYN_RECV included (3.10.4).
+/// - A RST aborts the connection (3.10.5). CLOSE, LISTEN and TIME_WAIT also answer stray segments
+///   with one.
 const SENT: &str = "
               CLOSE    LISTEN   SYN_SENT    SYN_RECV  ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE_WAIT CLOSING LAST_ACK TIME_WAIT
     -         .        .        .           .         .           .         .         .          .       .        .
@@ -37,30 +38,30 @@ const SENT: &str = "
     RSFA      .        .        CLOSE       CLOSE     CLOSE       CLOSE     CLOSE     CLOSE      CLOSE   CLOSE    .
 ";
 
-/// The same where the peer's FIN waits for its acknowledgment, and the segment is that. Flags that
-/// are not here: as above.
+/// The same for a segment that acknowledges a FIN of the peer for the first time. For flags that
+/// are not listed: as above.
 const SENT_ANSWERING_FIN: &str = "
               CLOSE    LISTEN   SYN_SENT    SYN_RECV  ESTABLISHED FIN_WAIT1 FIN_WAIT2 CLOSE_WAIT CLOSING LAST_ACK TIME_WAIT
     A         .        .        CLOSE_WAIT  .         CLOSE_WAIT  CLOSING   TIME_WAIT .          .       .        .
     FA        .        .        LAST_ACK    .         LAST_ACK    CLOSING   TIME_WAIT .          .       .        .
 ";
 
-/// The state of an end to which a segment with these flags has come, its numbers being acceptable,
-/// and what it answers: `ack`, `syn-ack` or `rst`; nothing where it says nothing. `drop` and
-/// `challenge` (an ACK as answer, RFC 5961) are of segments that have no place in the state.
+/// The state of an end that has received a segment with these flags and acceptable numbers, and
+/// what it answers: `ack`, `syn-ack` or `rst`; nothing where none is given. `drop` and `challenge`
+/// (an ACK as answer, RFC 5961): the segment is not expected in the state.
 ///
-/// Of RFC 9293 and the kernel, where they differ, this is the kernel:
+/// Where RFC 9293 and the kernel differ, the table follows the kernel:
 /// - SYN with FIN: discarded by a listener (`tcp_rcv_state_process`). The RFC lets the SYN count.
 /// - SYN-ACK with FIN, in SYN_SENT: the FIN does not count (`tcp_rcv_synsent_state_process`). The
 ///   RFC goes on to CLOSE_WAIT.
-/// - SYN in SYN_RECV: the same SYN again has the SYN-ACK sent again (`tcp_check_req`). By the RFC,
-///   an ACK.
+/// - SYN in SYN_RECV: a retransmitted SYN makes the kernel retransmit the SYN-ACK
+///   (`tcp_check_req`). The RFC answers with an ACK.
 /// - SYN-ACK in SYN_RECV of a simultaneous open: completes it, as figure 8 of the RFC has it and
 ///   its section 3.10.7.4 does not, for the sequence number is an old one
 ///   (`tcp_validate_incoming`).
 /// - SYN in TIME_WAIT: a new connection (`TCP_TW_SYN`), which the RFC allows (3.6.1).
-/// - FIN in LAST_ACK, sent again: its acknowledgment counts, since it ends where the window begins
-///   (`tcp_sequence`).
+/// - Retransmitted FIN in LAST_ACK: its acknowledgment counts, since it ends where the window
+///   begins (`tcp_sequence`).
 const RECEIVED: &str = "
               CLOSE    LISTEN           SYN_SENT         SYN_RECV       ESTABLISHED    FIN_WAIT1   FIN_WAIT2     CLOSE_WAIT CLOSING   LAST_ACK  TIME_WAIT
     -         rst      drop             drop             drop           drop           drop        drop          drop       drop      drop      drop
@@ -81,8 +82,8 @@ const RECEIVED: &str = "
     RSFA      .        .                CLOSE            CLOSE          CLOSE          CLOSE       CLOSE         CLOSE      CLOSE     CLOSE     CLOSE
 ";
 
-/// The same where the FIN of the end waits for its acknowledgment, and the segment is that. Flags
-/// that are not here: as above.
+/// The same for a segment that acknowledges the FIN of the end for the first time. For flags that
+/// are not listed: as above.
 const RECEIVED_ACKING_FIN: &str = "
               CLOSE    LISTEN   SYN_SENT    SYN_RECV  ESTABLISHED FIN_WAIT1     FIN_WAIT2 CLOSE_WAIT CLOSING       LAST_ACK TIME_WAIT
     A         .        .        .           .         .           FIN_WAIT2     .         .          TIME_WAIT     CLOSE    .
@@ -94,7 +95,7 @@ const RECEIVED_ACKING_FIN: &str = "
 pub(super) struct Effect {
     pub(super) state: TcpState,
     pub(super) answer: Option<Answer>,
-    /// The segment has no place in the state.
+    /// The segment is not expected in the state.
     pub(super) misplaced: bool,
 }
 
@@ -106,7 +107,7 @@ pub(super) enum Answer {
     Rst,
 }
 
-/// What a segment with these flags, sent in `state`, makes of that state.
+/// The state of an end after it has sent a segment with these flags in `state`.
 pub(super) fn after_sending(state: TcpState, flags: Flags, answers_fin: bool) -> TcpState {
     let special = answers_fin.then(|| find(SENT_ANSWERING_FIN, state, flags)).flatten();
     let cell = special.or_else(|| find(SENT, state, flags)).expect("the table names all flags");
@@ -123,15 +124,15 @@ pub(super) fn on_receiving(state: TcpState, flags: Flags, acks_fin: bool) -> Eff
 fn effect(cell: &str, state: TcpState) -> Effect {
     let (to, answer) = cell.split_once(':').unwrap_or((cell, ""));
     let named = TcpState::ALL.into_iter().find(|state| state.to_string() == to);
-    let said = if named.is_some() { answer } else { cell };
-    let (answer, misplaced) = match said {
+    let answered = if named.is_some() { answer } else { cell };
+    let (answer, misplaced) = match answered {
         "" | "." => (None, false),
         "ack" => (Some(Answer::Ack), false),
         "syn-ack" => (Some(Answer::SynAck), false),
         "rst" => (Some(Answer::Rst), false),
         "challenge" => (Some(Answer::Ack), true),
         "drop" => (None, true),
-        _ => panic!("{cell:?} says nothing"),
+        _ => panic!("unknown cell {cell:?}"),
     };
     Effect { state: named.unwrap_or(state), answer, misplaced }
 }

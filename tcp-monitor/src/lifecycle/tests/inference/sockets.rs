@@ -1,4 +1,4 @@
-//! Where the kernel tells of the socket of an end, nothing is inferred for that end.
+//! Nothing is inferred for an end whose socket the kernel reports.
 
 use tcp_monitor_common::TcpState::{Close, CloseWait, Established, LastAck, SynSent};
 
@@ -12,7 +12,7 @@ fn socket(input: SocketInput) -> SocketInput {
 }
 
 #[test]
-fn the_kernels_word_wins_and_is_the_only_one() {
+fn an_end_whose_socket_the_kernel_reports_has_no_inferred_states() {
     let mut wire = Wire::new();
     wire.script().socket(socket(client(0, Close, SynSent)));
     wire.see_as_is(from_client(0, SYN, 0, 0));
@@ -26,8 +26,8 @@ fn the_kernels_word_wins_and_is_the_only_one() {
     wire.see_as_is(from_client(0, FIN, 1, 2));
     wire.see_as_is(from_server(0, ACK, 2, 2));
     wire.script().socket(socket(client(7, LastAck, Close).fin_received().fin_acked()));
-    let told = wire.told();
-    let of_client = told.iter().filter(|line| line.contains(" client ")).collect::<Vec<_>>();
+    let reported = wire.reported();
+    let of_client = reported.iter().filter(|line| line.contains(" client ")).collect::<Vec<_>>();
     assert_eq!(
         of_client,
         [
@@ -40,7 +40,7 @@ fn the_kernels_word_wins_and_is_the_only_one() {
             "7 client closed by remote after 6 ms, 50 out 100 in",
         ]
     );
-    let of_server = told.iter().filter(|line| line.contains(" server ")).collect::<Vec<_>>();
+    let of_server = reported.iter().filter(|line| line.contains(" server ")).collect::<Vec<_>>();
     assert_eq!(
         of_server,
         [
@@ -60,5 +60,5 @@ fn without_inference_segments_change_no_state() {
     let mut wire = Wire::with(crate::lifecycle::Options::default());
     wire.handshake();
     wire.client(FIN, 1, 1, 0);
-    assert_eq!((wire.told().len(), wire.tracker().inferred()), (0, 0));
+    assert_eq!((wire.reported().len(), wire.tracker().inferred()), (0, 0));
 }

@@ -1,4 +1,4 @@
-//! Which segments are steps, where the source does not say.
+//! The segments that are steps, where the source does not mark them.
 
 use crate::lifecycle::EventKind;
 use tcp_monitor_common::record::Direction;
@@ -46,32 +46,32 @@ fn data_can_complete_the_handshake() {
 }
 
 #[test]
-fn the_acknowledgment_of_a_syn_ack_sent_again_is_a_step_again() {
+fn the_ack_of_a_retransmitted_syn_ack_is_another_step() {
     let mut wire = Wire::established();
     wire.events();
     wire.server(SYN_ACK, 0, 1, 0);
     wire.client(ACK, 1, 1, 0);
-    assert_eq!(wire.segments(), ["3 server syn_ack +0 +1 again", "4 client handshake_ack +1 +1"]);
+    assert_eq!(wire.segments(), ["3 server syn_ack +0 +1 retransmitted", "4 client handshake_ack +1 +1"]);
 }
 
 #[test]
-fn a_packet_seen_twice_is_one_packet() {
-    let seen_twice = |wire: &mut Wire, segment: SegmentInput| {
+fn a_packet_observed_twice_is_one_packet() {
+    let observed_twice = |wire: &mut Wire, segment: SegmentInput| {
         for (ifindex, direction) in [(2, Direction::Ingress), (3, Direction::Egress)] {
             wire.see_as_is(SegmentInput { ifindex, direction: Some(direction), netns: 0, ..segment });
         }
     };
     let mut wire = Wire::new();
-    seen_twice(&mut wire, from_client(0, SYN, 0, 0));
-    seen_twice(&mut wire, from_server(0, SYN_ACK, 0, 1));
-    seen_twice(&mut wire, from_client(0, ACK, 1, 1));
-    seen_twice(&mut wire, SegmentInput { payload_len: 100, ..from_client(0, ACK, 1, 1) });
-    seen_twice(&mut wire, from_server(0, ACK, 1, 101));
+    observed_twice(&mut wire, from_client(0, SYN, 0, 0));
+    observed_twice(&mut wire, from_server(0, SYN_ACK, 0, 1));
+    observed_twice(&mut wire, from_client(0, ACK, 1, 1));
+    observed_twice(&mut wire, SegmentInput { payload_len: 100, ..from_client(0, ACK, 1, 1) });
+    observed_twice(&mut wire, from_server(0, ACK, 1, 101));
     let events = wire.events();
     assert!(!events.iter().any(|event| matches!(event.kind, EventKind::Retransmit(_))), "{events:?}");
     assert_eq!(events.len(), 3 + 6);
-    seen_twice(&mut wire, from_client(0, RST, 101, 0));
-    let told = wire.told();
-    assert_eq!(told.len(), 2 + 2 * 2, "{told:?}");
-    assert_eq!(told[3], "10 client closed by local_reset after 6 ms, 100 out 0 in");
+    observed_twice(&mut wire, from_client(0, RST, 101, 0));
+    let reported = wire.reported();
+    assert_eq!(reported.len(), 2 + 2 * 2, "{reported:?}");
+    assert_eq!(reported[3], "10 client closed by local_reset after 6 ms, 100 out 0 in");
 }

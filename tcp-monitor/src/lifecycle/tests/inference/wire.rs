@@ -1,4 +1,4 @@
-//! A wire between a client and a server, seen by a capture: each segment in a line.
+//! A wire between a client and a server, as a capture sees it: each segment is one line.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::lifecycle::segment::{Flags, Options as TcpOptions};
 use crate::lifecycle::tests::script::{Script, at, from_client, from_server};
 use crate::lifecycle::{Event, EventKind, Options, SegmentInput, TcpHeader, Tracker};
 
-/// Segments in, 1 ms apart, and what is told of them.
+/// Passes segments to the tracker, 1 ms apart, and returns the events.
 pub(in crate::lifecycle::tests) struct Wire {
     script: Script,
     now: u64,
@@ -28,11 +28,11 @@ impl Wire {
         Self { script: Script::with(options), now: 0 }
     }
 
-    /// A wire on which the handshake is over since 2 ms, of which all is told.
+    /// A wire on which the handshake completed at 2 ms. All events up to then have been read.
     pub(in crate::lifecycle::tests) fn established() -> Self {
         let mut wire = Self::new();
         wire.handshake();
-        wire.told();
+        wire.reported();
         wire
     }
 
@@ -42,7 +42,7 @@ impl Wire {
         self.client(ACK, 1, 1, 0);
     }
 
-    /// The client sends a segment, its numbers relative to the start.
+    /// The client sends a segment. Its numbers are relative to the initial sequence numbers.
     pub(in crate::lifecycle::tests) fn client(&mut self, flags: Flags, seq: u32, ack: u32, len: u32) {
         self.see(SegmentInput { payload_len: len, ..from_client(self.now, flags, seq, ack) });
     }
@@ -51,7 +51,7 @@ impl Wire {
         self.see(SegmentInput { payload_len: len, ..from_server(self.now, flags, seq, ack) });
     }
 
-    /// The segment is seen now.
+    /// The segment is captured now.
     pub(in crate::lifecycle::tests) fn see(&mut self, segment: SegmentInput) {
         // What Linux offers, scaled by 2⁷ after the handshake.
         let options = TcpOptions { window_scale: Some(7), ..TcpOptions::default() };
@@ -75,7 +75,7 @@ impl Wire {
         self.now += 1;
     }
 
-    /// Nothing is seen until `ms`.
+    /// No segment passes until `ms`.
     pub(in crate::lifecycle::tests) fn wait_until(&mut self, ms: u64) {
         self.script.wait_until(ms);
         self.now = ms;
@@ -93,15 +93,16 @@ impl Wire {
         self.script.events()
     }
 
-    /// What was told since the last call, segments left out, addresses as `client` and `server`.
-    pub(in crate::lifecycle::tests) fn told(&mut self) -> Vec<String> {
-        short(self.script.told())
+    /// The events reported since the last call, except segments, with addresses as `client` and
+    /// `server`.
+    pub(in crate::lifecycle::tests) fn reported(&mut self) -> Vec<String> {
+        short(self.script.reported())
     }
 
-    /// The segments told since the last call, and what is unexpected of them.
+    /// The segments reported since the last call, and what is unexpected about them.
     pub(in crate::lifecycle::tests) fn segments(&mut self) -> Vec<String> {
         let events = self.events();
-        let told = events.iter().filter_map(|event| match &event.kind {
+        let reported = events.iter().filter_map(|event| match &event.kind {
             EventKind::Segment(segment) => {
                 let unexpected = segment.unexpected.map_or("", |unexpected| unexpected.label());
                 Some(format!("{} {unexpected}", crate::lifecycle::tests::script::describe(event)))
@@ -114,7 +115,7 @@ impl Wire {
             | EventKind::Lost(_)
             | EventKind::Stuck(_) => None,
         });
-        short(told.map(|line| line.trim_end().to_owned()).collect())
+        short(reported.map(|line| line.trim_end().to_owned()).collect())
     }
 }
 

@@ -1,4 +1,4 @@
-//! An agent that starts in the middle.
+//! Connections that were opened before monitoring started.
 
 use tcp_monitor_common::TcpState::{Established, FinWait1};
 
@@ -6,15 +6,15 @@ use super::host::{FIN, Host, IN, OUT, RST, SYN_ACK};
 use crate::lifecycle::tests::script::server;
 
 #[test]
-fn a_forwarded_connection_met_at_its_end_is_told_as_soon_as_both_ends_are_placed() {
+fn a_forwarded_connection_first_seen_at_its_end_is_reported_once_both_ends_are_known_to_be_remote() {
     let mut host = Host::router();
     host.client(FIN, 4_000, 5_000);
-    assert_eq!(host.told(), [""; 0], "the server may be here");
+    assert_eq!(host.reported(), [""; 0], "the server may be on this host");
     host.server_acks_fin(5_000, 4_001);
     host.server(FIN, 6_000, 4_001);
     host.client_acks_fin(4_001, 6_001);
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "1 client server established>fin_wait1 segment",
             "1 server client established>close_wait segment",
@@ -29,12 +29,12 @@ fn a_forwarded_connection_met_at_its_end_is_told_as_soon_as_both_ends_are_placed
 }
 
 #[test]
-fn a_request_of_which_the_syn_was_missed_is_half_open_from_its_syn_ack_on() {
+fn a_request_whose_syn_was_missed_is_half_open_from_its_syn_ack_on() {
     let mut host = Host::with_server();
     host.server(SYN_ACK, 0, 1);
     host.client(RST, 1, 0);
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "0 server client listen>syn_recv segment",
             "1 server client syn_recv>close segment after 1 ms",
@@ -44,21 +44,21 @@ fn a_request_of_which_the_syn_was_missed_is_half_open_from_its_syn_ack_on() {
 }
 
 #[test]
-fn a_socket_that_was_there_before_is_left_to_the_kernel() {
+fn nothing_is_inferred_for_a_socket_that_was_opened_before() {
     let mut host = Host::with_server();
     host.socket(server(0, Established, FinWait1));
     host.server(FIN, 101, 51);
     host.client(FIN, 51, 102);
-    assert_eq!(host.told(), ["0 server client established>fin_wait1 kernel"]);
-    // Nor is one told of which the kernel has said nothing yet.
+    assert_eq!(host.reported(), ["0 server client established>fin_wait1 kernel"]);
+    // The same for a socket that the kernel has not reported yet.
     let mut host = Host::new(&[(1, 1, OUT)], &[(1, 1, OUT)]);
     host.client(FIN, 51, 101);
     host.server(FIN, 101, 52);
     host.client(RST, 52, 0);
-    assert_eq!(host.told(), [""; 0]);
+    assert_eq!(host.reported(), [""; 0]);
     let mut host = Host::new(&[(1, 2, IN)], &[(1, 2, OUT)]);
     host.client(FIN, 51, 101);
     host.server_acks_fin(101, 52);
     host.wait_until(1_000_000);
-    assert_eq!((host.told(), host.tracker().inferred()), (vec![], 0));
+    assert_eq!((host.reported(), host.tracker().inferred()), (vec![], 0));
 }

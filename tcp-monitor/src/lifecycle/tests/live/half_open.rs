@@ -1,5 +1,4 @@
-//! Requests that await the last ACK of the handshake, of which the kernel tells nothing but how
-//! they end well.
+//! Half-open connections (SYN_RECV request sockets). The kernel reports only those that complete.
 
 use tcp_monitor_common::TcpState::{Close, Closing, Established, FinWait1, Listen, SynRecv, SynSent};
 
@@ -8,26 +7,26 @@ use crate::lifecycle::EventKind;
 use crate::lifecycle::tests::script::{client, from_server, no_addr, server, syn, syn_ack};
 use crate::lifecycle::{InferFrom, Input, Options, SegmentInput, SocketInput, Tracker};
 
-/// A server that has answered a SYN, of which all is told.
+/// A server that has answered a SYN. All events up to then have been read.
 fn half_open() -> Host {
     let mut host = Host::with_server();
     host.client(SYN, 0, 0);
-    assert_eq!(host.told(), [""; 0], "a SYN alone tells nothing of the server");
+    assert_eq!(host.reported(), [""; 0], "a SYN alone does not show that the server answers");
     host.server(SYN_ACK, 0, 1);
-    assert_eq!(host.told(), ["1 server client listen>syn_recv segment"]);
+    assert_eq!(host.reported(), ["1 server client listen>syn_recv segment"]);
     host
 }
 
 #[test]
-fn a_request_that_completes_is_told_once_and_since_its_syn_ack() {
+fn a_completed_request_is_reported_once_and_in_syn_recv_since_its_syn_ack() {
     let mut host = half_open();
     host.wait_until(40);
     host.client_acks_syn_ack();
-    assert_eq!(host.told(), [""; 0], "whether the server takes it is for the kernel to say");
+    assert_eq!(host.reported(), [""; 0], "only the kernel reports whether the server accepts it");
     host.socket(server(0, Listen, SynRecv));
     host.socket(server(0, SynRecv, Established));
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "40 server client syn_recv>established kernel after 39 ms",
             "40 server handshake completed in 40 ms",
@@ -35,28 +34,28 @@ fn a_request_that_completes_is_told_once_and_since_its_syn_ack() {
     );
     host.client(FIN, 51, 101);
     host.wait_until(1_000_000);
-    assert_eq!((host.told(), host.tracker().inferred()), (vec![], 0));
+    assert_eq!((host.reported(), host.tracker().inferred()), (vec![], 0));
 }
 
 #[test]
-fn a_child_that_is_born_without_an_address_takes_over_too() {
+fn an_unaddressed_child_replaces_its_request_too() {
     let mut host = half_open();
     host.client_acks_syn_ack();
-    // Before 6.18.
+    // Before Linux 6.18 a child has no addresses at first.
     host.socket(SocketInput { cookie: 70, remote: no_addr(), ..server(0, Listen, SynRecv) });
     host.socket(server(0, SynRecv, Established));
     assert_eq!(
-        host.told(),
+        host.reported(),
         ["2 server client syn_recv>established kernel after 1 ms", "2 server handshake completed in 2 ms"]
     );
 }
 
 #[test]
-fn a_request_whose_child_was_lost_is_established_by_the_kernels_word() {
+fn a_request_whose_child_was_lost_is_established_when_the_kernel_reports_it() {
     let mut host = half_open();
     host.client_acks_syn_ack();
     host.socket(server(0, SynRecv, Established));
-    assert_eq!(host.told()[0], "2 server client syn_recv>established kernel after 1 ms");
+    assert_eq!(host.reported()[0], "2 server client syn_recv>established kernel after 1 ms");
 }
 
 #[test]
@@ -64,12 +63,12 @@ fn with_one_retransmission_a_request_times_out_when_the_second_is_overdue() {
     let mut host = half_open();
     host.wait_until(1_031);
     host.server(SYN_ACK, 0, 1);
-    assert_eq!(host.told(), [""; 0], "the kernel tells what it sends again");
+    assert_eq!(host.reported(), [""; 0], "the kernel itself reports its retransmissions");
     host.wait_until(3_530);
-    assert_eq!(host.told(), [""; 0]);
+    assert_eq!(host.reported(), [""; 0]);
     host.wait_until(4_000);
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "3531 server client syn_recv>close timer after 3530 ms",
             "3531 server handshake timed_out in 3531 ms"
@@ -85,10 +84,10 @@ fn with_five_retransmissions_a_request_times_out_when_the_sixth_is_overdue() {
         host.server(SYN_ACK, 0, 1);
     }
     host.wait_until(60_000);
-    assert_eq!(host.told(), [""; 0]);
+    assert_eq!(host.reported(), [""; 0]);
     host.wait_until(90_000);
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "71930 server client syn_recv>close timer after 71929 ms",
             "71930 server handshake timed_out in 71930 ms"
@@ -97,42 +96,42 @@ fn with_five_retransmissions_a_request_times_out_when_the_sixth_is_overdue() {
 }
 
 #[test]
-fn a_request_whose_syn_ack_is_not_sent_again_may_be_a_syn_cookie_and_lasts() {
+fn a_request_without_syn_ack_retransmissions_may_be_a_syn_cookie_and_lasts_70_s() {
     let mut host = half_open();
     host.wait_until(70_000);
-    assert_eq!(host.told(), [""; 0]);
+    assert_eq!(host.reported(), [""; 0]);
     host.wait_until(80_000);
-    assert_eq!(host.told()[1], "70001 server handshake timed_out in 70001 ms");
+    assert_eq!(host.reported()[1], "70001 server handshake timed_out in 70001 ms");
 }
 
 #[test]
-fn a_syn_cookie_takes_the_place_of_a_request() {
+fn a_syn_cookie_replaces_a_request() {
     let mut host = half_open();
-    host.told();
+    host.reported();
     host.wait_until(50_000);
     let cookie = SegmentInput { syn_cookie: true, ..from_server(0, SYN_ACK, 7_000, 1) };
     host.see(cookie, &[(1, 2, OUT)]);
-    let told = host.told();
-    assert!(told[0].starts_with("50000 server client syn_recv>close segment after"), "{told:?}");
-    assert!(told[1].starts_with("50000 server handshake aborted"), "{told:?}");
+    let reported = host.reported();
+    assert!(reported[0].starts_with("50000 server client syn_recv>close segment after"), "{reported:?}");
+    assert!(reported[1].starts_with("50000 server handshake aborted"), "{reported:?}");
     host.wait_until(200_000);
-    assert_eq!((host.told().len(), host.tracker().inferred()), (0, 0));
+    assert_eq!((host.reported().len(), host.tracker().inferred()), (0, 0));
 }
 
 #[test]
 fn a_reset_in_answer_to_the_syn_ack_fails_the_handshake() {
     let mut host = half_open();
     host.client(RST, 77, 0);
-    assert_eq!(host.told(), [""; 0], "it has not the number that is expected");
+    assert_eq!(host.reported(), [""; 0], "its sequence number is not the expected one");
     host.client(RST, 1, 0);
     assert_eq!(
-        host.told(),
+        host.reported(),
         ["3 server client syn_recv>close segment after 2 ms", "3 server handshake reset in 3 ms"]
     );
 }
 
 #[test]
-fn an_answer_that_is_asked_for_again_found_the_accept_queue_full() {
+fn a_syn_ack_retransmitted_after_the_handshake_ack_shows_a_full_accept_queue() {
     let mut host = half_open();
     host.client_acks_syn_ack();
     for second in [1, 3] {
@@ -140,10 +139,10 @@ fn an_answer_that_is_asked_for_again_found_the_accept_queue_full() {
         host.server(SYN_ACK, 0, 1);
         host.client_acks_syn_ack();
     }
-    assert_eq!(host.told(), [""; 0]);
+    assert_eq!(host.reported(), [""; 0]);
     host.wait_until(80_000);
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "8001 server client syn_recv>close timer after 8000 ms",
             "8001 server handshake accept_queue_full in 8001 ms"
@@ -152,19 +151,18 @@ fn an_answer_that_is_asked_for_again_found_the_accept_queue_full() {
 }
 
 #[test]
-fn an_answer_that_is_not_asked_for_again_was_taken_by_someone() {
+fn a_handshake_ack_without_further_syn_acks_completes_the_handshake() {
     let mut host = half_open();
     host.wait_until(1000);
     host.server(SYN_ACK, 0, 1);
     host.client_acks_syn_ack();
-    // The kernel may tell of that late: an application can have it wait for data
-    // (TCP_DEFER_ACCEPT).
+    // The kernel may report the child late: with TCP_DEFER_ACCEPT it waits for data.
     host.wait_until(71_000);
-    assert_eq!(host.told(), [""; 0]);
+    assert_eq!(host.reported(), [""; 0]);
     host.wait_until(72_000);
-    // What accepted it has another address, or is no socket.
+    // What accepted it is a socket with another address, or not a socket.
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "71001 server client syn_recv>established timer after 71000 ms",
             "71001 server handshake completed in 1001 ms"
@@ -173,19 +171,19 @@ fn an_answer_that_is_not_asked_for_again_was_taken_by_someone() {
 }
 
 #[test]
-fn a_closed_port_has_no_listener() {
+fn a_reset_from_a_closed_port_is_reported_as_no_listener() {
     let mut host = Host::with_server();
     host.client(SYN, 0, 0);
     host.server(RST_ACK, 0, 1);
-    assert_eq!(host.told(), ["1 server handshake no_listener in 1 ms"]);
+    assert_eq!(host.reported(), ["1 server handshake no_listener in 1 ms"]);
     // Another attempt is another handshake.
     host.client(SYN, 500, 0);
     host.server(RST_ACK, 0, 501);
-    assert_eq!(host.told(), ["3 server handshake no_listener in 1 ms"]);
+    assert_eq!(host.reported(), ["3 server handshake no_listener in 1 ms"]);
 }
 
 #[test]
-fn on_loopback_the_client_is_told_by_the_kernel_and_the_request_by_its_segments() {
+fn on_loopback_the_kernel_reports_the_client_and_the_request_is_inferred() {
     let lo = &[(1, 1, OUT)];
     let mut host = Host::new(lo, lo);
     host.socket(client(0, Close, SynSent));
@@ -196,7 +194,7 @@ fn on_loopback_the_client_is_told_by_the_kernel_and_the_request_by_its_segments(
     host.socket(server(0, Listen, SynRecv));
     host.socket(server(0, SynRecv, Established));
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "0 client server close>syn_sent kernel",
             "1 server client listen>syn_recv segment",
@@ -209,7 +207,7 @@ fn on_loopback_the_client_is_told_by_the_kernel_and_the_request_by_its_segments(
 }
 
 #[test]
-fn with_fast_open_the_kernel_comes_first() {
+fn with_fast_open_the_kernel_reports_the_child_before_the_syn_ack() {
     let mut host = Host::with_server();
     host.client(SYN, 0, 0);
     host.socket(server(0, Listen, SynRecv));
@@ -217,7 +215,7 @@ fn with_fast_open_the_kernel_comes_first() {
     host.client_acks_syn_ack();
     host.socket(server(0, SynRecv, Established));
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "0 server client listen>syn_recv kernel",
             "2 server client syn_recv>established kernel after 2 ms",
@@ -227,7 +225,7 @@ fn with_fast_open_the_kernel_comes_first() {
 }
 
 #[test]
-fn a_connection_from_addresses_in_time_wait_begins_with_a_request_again() {
+fn a_new_connection_from_addresses_in_time_wait_begins_with_a_request() {
     let mut host = half_open();
     host.client_acks_syn_ack();
     host.socket(server(0, Listen, SynRecv));
@@ -239,14 +237,14 @@ fn a_connection_from_addresses_in_time_wait_begins_with_a_request_again() {
     host.client_acks_fin(52, 102);
     host.socket(server(0, Closing, Close).fin_received().fin_acked());
     assert_eq!(
-        host.told().last().map(String::as_str),
+        host.reported().last().map(String::as_str),
         Some("5 server closed by both after 3 ms, 100 out 50 in")
     );
     host.wait_until(10_000);
     host.client(SYN, 9_000, 0);
     host.server(SYN_ACK, 70_000, 9_001);
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "10001 server client time_wait>close segment after 9996 ms",
             "10001 server client listen>syn_recv segment",
@@ -267,6 +265,6 @@ fn requests_that_never_complete_are_bounded() {
         assert!(tracker.inferred() <= 10);
     }
     assert_eq!(events.iter().filter(|event| matches!(event.kind, EventKind::State(_))).count(), 999);
-    // Flows are forgotten too.
+    // Flows are evicted too.
     assert_eq!(tracker.evicted(), 2 * 989);
 }

@@ -1,5 +1,5 @@
-//! A running agent: the kernel tells of sockets, and of segments only those of handshakes and
-//! teardowns are seen, at each interface that they pass.
+//! A running agent: the kernel reports sockets, and the segments of handshakes and teardowns at
+//! each interface that they pass.
 
 mod beginnings;
 mod forwarding;

@@ -1,4 +1,4 @@
-//! Connections whose addresses are translated on their way through.
+//! Connections whose addresses this host translates (NAT).
 
 use tcp_monitor_common::TcpState::{Established, Listen, SynRecv};
 
@@ -28,7 +28,7 @@ impl Masquerade {
         self.0.see(segment, &[(1, 2, OUT)]);
     }
 
-    /// Of either side the first such ACK is handed over.
+    /// The first such ACK of either side is reported.
     fn client_acks(&mut self, mut segment: SegmentInput) {
         self.0.see(segment, &[(1, 2, IN)]);
         segment.src = router_addr();
@@ -37,13 +37,13 @@ impl Masquerade {
 }
 
 #[test]
-fn behind_a_masquerade_the_connection_is_told_with_the_addresses_it_came_in_with() {
+fn a_masqueraded_connection_is_reported_with_its_original_addresses() {
     let mut router = Masquerade::new();
     router.client(SYN, 0, 0);
     router.server(SYN_ACK, 0, 1);
     router.client_acks(SegmentInput { acks_syn_ack: true, ..from_client(0, Flags::ACK, 1, 1) });
     assert_eq!(
-        router.0.told(),
+        router.0.reported(),
         [
             "3 client server close>syn_sent segment",
             "3 server client listen>syn_recv segment",
@@ -56,19 +56,23 @@ fn behind_a_masquerade_the_connection_is_told_with_the_addresses_it_came_in_with
     router.0.wait_until(1_000_000);
     router.server(FIN, 5_000, 300);
     router.client(FIN, 300, 5_001);
-    let told = router.0.told();
-    assert!(told.iter().all(|line| !line.contains("router")), "{told:#?}");
-    assert_eq!(told.len(), 4, "{told:#?}");
+    let reported = router.0.reported();
+    assert!(reported.iter().all(|line| !line.contains("router")), "{reported:#?}");
+    assert_eq!(reported.len(), 4, "{reported:#?}");
 }
 
 #[test]
-fn behind_a_masquerade_a_refusal_is_the_servers() {
+fn a_masqueraded_connection_that_is_refused_is_not_reported_as_no_listener() {
     let mut router = Masquerade::new();
     router.client(SYN, 0, 0);
     router.server(RST_ACK, 0, 1);
-    let told = router.0.told();
-    assert_eq!(told.last().map(String::as_str), Some("3 client handshake refused in 3 ms"), "{told:#?}");
-    assert!(told.iter().all(|line| !line.contains("no_listener")), "{told:#?}");
+    let reported = router.0.reported();
+    assert_eq!(
+        reported.last().map(String::as_str),
+        Some("3 client handshake refused in 3 ms"),
+        "{reported:#?}"
+    );
+    assert!(reported.iter().all(|line| !line.contains("no_listener")), "{reported:#?}");
 }
 
 /// A port of the host that is published for a container: outside on interface 2, the container on
@@ -77,7 +81,7 @@ const OUTSIDE: &[Hop] = &[(1, 2, IN)];
 const INSIDE: &[Hop] = &[(1, 7, OUT), (2, 2, IN)];
 
 #[test]
-fn a_request_to_a_published_port_is_the_containers_alone() {
+fn a_request_to_a_published_port_is_reported_for_the_container_alone() {
     let published = router_addr();
     let mut host = Host::new(OUTSIDE, &[]);
     let syn = from_client(0, SYN, 0, 0);
@@ -93,7 +97,7 @@ fn a_request_to_a_published_port_is_the_containers_alone() {
     host.socket(inside(server(0, Listen, SynRecv)));
     host.socket(inside(server(0, SynRecv, Established)));
     assert_eq!(
-        host.told(),
+        host.reported(),
         [
             "2 server client listen>syn_recv segment",
             "5 server client syn_recv>established kernel after 3 ms",
@@ -103,5 +107,5 @@ fn a_request_to_a_published_port_is_the_containers_alone() {
         server_addr()
     );
     host.wait_until(1_000_000);
-    assert_eq!((host.told(), host.tracker().inferred()), (vec![], 0));
+    assert_eq!((host.reported(), host.tracker().inferred()), (vec![], 0));
 }
