@@ -58,7 +58,7 @@ impl WallClock {
     /// The system's wall clock.
     #[must_use]
     pub fn system() -> Self {
-        let (now, wall) = read_both();
+        let (now, wall, _) = read_both();
         Self::new(now, wall)
     }
 
@@ -76,14 +76,20 @@ impl WallClock {
 
     /// Reads the system's wall clock. To be called often: between two readings, a step shows late.
     pub fn update(&mut self) {
-        let (now, wall) = read_both();
-        self.set(now, wall);
+        let (now, wall, uncertainty) = read_both();
+        self.set_within(now, wall, uncertainty);
     }
 
     /// The wall clock shows `wall` at `now`, which is later than at the last call.
     pub fn set(&mut self, now: Time, wall: WallTime) {
-        let offset = offset(now, wall);
-        let is_new = self.offsets.back().is_none_or(|(_, last)| last.abs_diff(offset) >= RESOLUTION);
+        self.set_within(now, wall, 0);
+    }
+
+    /// As [`Self::set`], by a reading that may be wrong by `uncertainty` nanoseconds. Both clocks
+    /// are slewed alike (adjtimex(2)): what differs by less is no step of the wall clock.
+    fn set_within(&mut self, now: Time, wall: WallTime, uncertainty: u64) {
+        let (offset, least) = (offset(now, wall), RESOLUTION.max(uncertainty));
+        let is_new = self.offsets.back().is_none_or(|(_, last)| last.abs_diff(offset) >= least);
         if is_new {
             self.offsets.push_back((now, offset));
         }
@@ -106,12 +112,13 @@ const fn offset(now: Time, wall: WallTime) -> i64 {
     wall.0.wrapping_sub(now.as_nanos()).cast_signed()
 }
 
-/// Both clocks at one moment.
-fn read_both() -> (Time, WallTime) {
-    let before = now();
+/// Both clocks at one moment, and by how many nanoseconds that may be wrong: the process may be
+/// preempted between the readings.
+fn read_both() -> (Time, WallTime, u64) {
+    let before = now().as_nanos();
     let wall = read(ClockId::Realtime);
-    let after = now();
-    (Time::from_nanos(before.as_nanos().midpoint(after.as_nanos())), WallTime(wall))
+    let after = now().as_nanos();
+    (Time::from_nanos(before.midpoint(after)), WallTime(wall), after.saturating_sub(before))
 }
 
 /// Nanoseconds; neither clock is negative.
@@ -147,8 +154,8 @@ fn parse_offset(text: &str) -> Option<i64> {
 const NANOS_PER_SEC: i64 = 1_000_000_000;
 /// Smaller changes do not show in a log, which has microseconds.
 const RESOLUTION: u64 = 1_000;
-/// A clock that is slewed changes with each reading, 20 times a second. The latest event to be
-/// written is a tenth of a second old.
+/// Steps of the wall clock that are remembered. The latest event to be written is a tenth of a
+/// second old.
 const MAX_OFFSETS: usize = 64;
 const OFFSETS: &str = "/proc/self/timens_offsets";
 const OWN_NAMESPACE: &str = "/proc/self/ns/time";
@@ -171,6 +178,15 @@ mod tests {
 
     fn wall(nanos: u64) -> WallTime {
         WallTime::from_unix_nanos(nanos)
+    }
+
+    #[test]
+    fn an_uncertain_reading_is_no_step_of_the_clock() {
+        let mut clock = WallClock::new(at(0), wall(START));
+        clock.set_within(at(SECOND), wall(START + SECOND + 40_000), 50_000);
+        assert_eq!(clock.at(at(2 * SECOND)), wall(START + 2 * SECOND));
+        clock.set_within(at(3 * SECOND), wall(START + 3 * SECOND + 60_000), 50_000);
+        assert_eq!(clock.at(at(4 * SECOND)), wall(START + 4 * SECOND + 60_000));
     }
 
     #[test]

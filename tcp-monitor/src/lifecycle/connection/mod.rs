@@ -46,6 +46,9 @@ pub(super) struct Connection {
     pub(super) acknowledged: bool,
     /// Its segments are expected: `seen` of its ends counts.
     pub(super) is_seen: bool,
+    /// A socket of its first end opened it on addresses that were in use before: the next SYN of
+    /// that end is its own, not that of yet another connection.
+    pub(super) awaits_syn: bool,
     /// The addresses, in the network namespace that it was first met in.
     pub(super) tuple: Tuple,
     /// Other network namespaces that see its packets.
@@ -103,6 +106,7 @@ impl Connection {
             is_indexed: false,
             acknowledged: false,
             is_seen: false,
+            awaits_syn: false,
             tuple,
             other_netns: None,
             ends: Default::default(),
@@ -114,7 +118,14 @@ impl Connection {
     /// states stays theirs.
     pub(super) fn renew(&mut self, id: Option<ConnectionId>, first: usize) {
         (self.id, self.first) = (id, u8::from(first != 0));
+        self.awaits_syn = false;
         self.ends.iter_mut().for_each(|end| end.is_closed = false);
+    }
+
+    /// As [`Self::renew`], by the socket of the end `first`, whose SYN was not seen yet.
+    pub(super) fn renew_by_socket(&mut self, id: Option<ConnectionId>, first: usize) {
+        self.renew(id, first);
+        self.awaits_syn = true;
     }
 
     /// The identity of an end, by its index.

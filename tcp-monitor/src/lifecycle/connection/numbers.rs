@@ -57,7 +57,13 @@ impl Connection {
     }
 
     /// Whether a SYN from the end `sender` begins another connection.
-    pub(in crate::lifecycle) fn is_reused_by(&self, syn: &SegmentInput, sender: usize) -> bool {
+    pub(in crate::lifecycle) fn is_reused_by(&mut self, syn: &SegmentInput, sender: usize) -> bool {
+        if self.awaits_syn && usize::from(self.first) == sender {
+            self.awaits_syn = false;
+            if !self.ends[sender].is_closed {
+                return false;
+            }
+        }
         let is_known = self.ends[sender].isn == Some(syn.header.seq);
         let is_other = self.ends[sender].isn.is_some() && !is_known;
         let is_over = !self.has_socket() && self.ends.iter().any(|end| end.is_closed);

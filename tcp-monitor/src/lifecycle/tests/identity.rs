@@ -1,6 +1,7 @@
 //! The connection that an event belongs to, and the end at which it happened.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
@@ -93,6 +94,27 @@ fn an_end_in_time_wait_belongs_to_the_previous_connection() {
         ids(&events.cloned().collect::<Vec<_>>())
     };
     assert_eq!((of(&events, false), of(&events, true)), (vec![2], vec![1]), "{events:#?}");
+}
+
+#[test]
+fn a_port_reused_by_a_socket_and_its_syn_is_one_other_connection() {
+    for port_is_known in [true, false] {
+        let mut script = Script::inferring();
+        let opening = |ms: u64, cookie: u64, isn: u32| {
+            let socket = SocketInput { cookie, sk: cookie, ..client(ms, Close, SynSent) };
+            let local = if port_is_known { socket.local } else { SocketAddr::new(socket.local.ip(), 0) };
+            (SocketInput { local, ..socket }, from_client(ms + 1, SYN, isn, 0))
+        };
+        for (ms, cookie, isn) in [(0, 72, 0), (1000, 82, 7_000)] {
+            let (socket, syn) = opening(ms, cookie, isn);
+            script.socket(socket);
+            script.segment(syn);
+            script.segment(from_client(ms + 2, SYN, isn, 0));
+            script.segment(from_server(ms + 3, RST_ACK, 0, isn + 1));
+            script.socket(SocketInput { cookie, sk: cookie, ..client(ms + 4, SynSent, Close).with_err(111) });
+        }
+        assert_eq!(ids(&script.events()), [1, 2], "the port is known: {port_is_known}");
+    }
 }
 
 #[test]

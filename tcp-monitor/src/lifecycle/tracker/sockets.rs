@@ -210,7 +210,11 @@ impl Tracker {
             connection.discard_segments();
         }
         if begins && !is_fresh {
-            connection.renew(Some(ids.next()), first);
+            match socket.life.role {
+                Role::Client => connection.renew_by_socket(Some(ids.next()), first),
+                // Its peer's SYN has come.
+                Role::Server => connection.renew(Some(ids.next()), first),
+            }
         }
         socket.life.set_identity(connection.identity(end));
         self.table.add_socket(at, Box::new(socket), time);
@@ -349,7 +353,7 @@ impl Tracker {
         // Its SYN may have been seen before it was known whose that was.
         let is_others = mine.is_closed || mine.isn.is_none() || mine.time_wait.is_some();
         if connection.id != id && (is_reported || is_others) {
-            connection.renew(id, at.end());
+            connection.renew_by_socket(id, at.end());
         }
         let identity = connection.identity(at.end());
         if let Some(socket) = self.table.socket_mut(at) {
