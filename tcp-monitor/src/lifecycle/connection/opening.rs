@@ -52,10 +52,21 @@ impl Inference {
             self.ends[to] = InferredEnd::listening(passage.identity(to));
             passage.discard_sent(to);
         }
+        self.identify_listening(passage);
         self.note_reported(passage);
         self.begin_stream(passage);
         self.apply(passage, 0);
         None
+    }
+
+    /// An end that has not begun is of the connection that begins now, which may be another one than
+    /// when the end was met.
+    fn identify_listening(&mut self, passage: &Passage<'_>) {
+        for end in [passage.from, passage.to] {
+            if self.ends[end].life.state() == TcpState::Listen {
+                self.ends[end].life.set_identity(passage.identity(end));
+            }
+        }
     }
 
     /// A SYN with ACK.
@@ -67,6 +78,7 @@ impl Inference {
         if let Some(unexpected) = self.find_answerer(passage) {
             return Some(unexpected);
         }
+        self.identify_listening(passage);
         self.note_reported(passage);
         let acked = self.ends[passage.to].stream.position(segment.header.ack);
         self.begin_stream(passage);

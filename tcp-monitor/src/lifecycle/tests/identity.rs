@@ -118,6 +118,21 @@ fn a_port_reused_by_a_socket_and_its_syn_is_one_other_connection() {
 }
 
 #[test]
+fn a_port_without_listener_belongs_to_the_connection_that_was_refused() {
+    let mut host = Host::new(&[(1, 2, OUT), (2, 2, IN)], &[(2, 2, OUT), (1, 2, IN)]);
+    let socket = |ms: u64, cookie: u64, from, to| SocketInput { cookie, sk: cookie, ..client(ms, from, to) };
+    for (attempt, isn) in [(1, 0), (2, 7_000), (3, 9_000)] {
+        host.socket(socket(0, attempt, Close, SynSent));
+        host.client(SYN, isn, 0);
+        host.server(RST_ACK, 0, isn + 1);
+        host.socket(socket(0, attempt, SynSent, Close).with_err(111));
+        let events = host.events();
+        let failed = events.iter().filter(|event| matches!(event.kind, EventKind::Handshake(_))).count();
+        assert_eq!((ids(&events), failed), (vec![attempt], 2), "{events:#?}");
+    }
+}
+
+#[test]
 fn a_socket_that_reconnects_is_another_connection() {
     let mut script = Script::new();
     for (ms, id) in [(0, 1), (100, 2)] {
