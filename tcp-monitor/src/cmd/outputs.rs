@@ -3,11 +3,9 @@
 use std::env;
 use std::io::{self, IsTerminal};
 
-use rustix::termios::tcgetwinsize;
-
-use super::locale;
 use super::recording::{Recording, RecordingError, RecordingFile};
 use super::stdout::Stdout;
+use super::{locale, terminal_width};
 use crate::cli::{self, Report};
 use crate::output::{EventSink, FanOut, Json, Pcapng, Shape, Style, Text, View};
 
@@ -42,11 +40,15 @@ fn sink(report: &Report, text: impl FnOnce(Style) -> Text) -> Option<Box<dyn Eve
         (cli::OutputFormat::Json, _) => Box::new(Json::default()),
         (cli::OutputFormat::Text, cli::TextView::Log) => {
             let text = text(style(report));
-            Box::new(if io::stdout().is_terminal() { text.wrapped(terminal_width) } else { text })
+            Box::new(if io::stdout().is_terminal() {
+                text.wrapped(|| terminal_width(io::stdout()))
+            } else {
+                text
+            })
         }
         (cli::OutputFormat::Text, cli::TextView::Ladder) => {
             let asked = || env::var("COLUMNS").ok()?.parse().ok();
-            let width = terminal_width().or_else(asked).unwrap_or(DEFAULT_WIDTH);
+            let width = terminal_width(io::stdout()).or_else(asked).unwrap_or(DEFAULT_WIDTH);
             Box::new(View::new(Shape::Ladder { width }, style(report)))
         }
         (cli::OutputFormat::Text, cli::TextView::Table) => Box::new(View::new(Shape::Table, style(report))),
@@ -56,12 +58,6 @@ fn sink(report: &Report, text: impl FnOnce(Style) -> Text) -> Option<Box<dyn Eve
 fn style(report: &Report) -> Style {
     let color = report.color.colors(io::stdout().is_terminal(), env::var_os("NO_COLOR").as_deref());
     Style { color, ascii: report.ascii || locale::is_ascii() }
-}
-
-/// Columns of the terminal, if standard output is one.
-fn terminal_width() -> Option<usize> {
-    let size = tcgetwinsize(io::stdout()).ok()?;
-    Some(usize::from(size.ws_col)).filter(|width| *width > 0)
 }
 
 const DEFAULT_WIDTH: usize = 80;

@@ -59,8 +59,8 @@ impl Inference {
         None
     }
 
-    /// An end that has not begun is of the connection that begins now, which may be another one than
-    /// when the end was met.
+    /// An end that has not begun is of the connection that begins now, which may be another one
+    /// than when the end was met.
     fn identify_listening(&mut self, passage: &Passage<'_>) {
         for end in [passage.from, passage.to] {
             if self.ends[end].life.state() == TcpState::Listen {
