@@ -20,7 +20,6 @@ use super::Identity;
 use super::numbers::Relative;
 use crate::lifecycle::event::{ConnectionId, End, Event, EventKind, Retransmit, Unexpected};
 use crate::lifecycle::input::{RetransmitKind, SegmentInput};
-use crate::lifecycle::queues::Place;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::time::Time;
 use crate::lifecycle::tuple::Tuple;
@@ -30,8 +29,6 @@ pub(in crate::lifecycle) struct Inference {
     /// In the order of the tuple.
     pub(in crate::lifecycle) ends: [InferredEnd; 2],
     pub(in crate::lifecycle) visibility: Visibility,
-    /// Where it queues for its time, and to be evicted.
-    pub(in crate::lifecycle) queued: Place,
     /// When its last segment was seen.
     pub(super) last_seen: Time,
 }
@@ -104,10 +101,10 @@ impl Passage<'_> {
 
 impl Inference {
     /// A connection of which no segment was seen. `sees_all_segments` says whether all will be.
-    pub(in crate::lifecycle) fn new(sees_all_segments: bool, of: [Identity; 2], queued: Place) -> Self {
+    pub(in crate::lifecycle) fn new(sees_all_segments: bool, of: [Identity; 2]) -> Self {
         let ends = of.map(InferredEnd::listening);
         let visibility = Visibility::new(sees_all_segments);
-        Self { ends, visibility, queued, last_seen: Time::default() }
+        Self { ends, visibility, last_seen: Time::default() }
     }
 
     /// From now on the kernel reports the socket of an end. Returns since when it is reported to be

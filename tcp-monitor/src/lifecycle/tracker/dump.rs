@@ -42,6 +42,6 @@ impl Tracker {
                 self.find_time_wait(at, Box::new(Socket::from_dump(present, of, state)), left, time);
             }
         }
-        self.table.note_socket(place, time);
+        self.table.note_use(place, time);
     }
 }

@@ -36,33 +36,26 @@ impl Tracker {
 
     /// Makes sure that something can be inferred of one more connection.
     pub(super) fn make_room_for_inference(&mut self) {
-        while self.table.inferences.len() >= self.max_connections
-            && let Some(place) = self.table.inferences.lowest()
+        while self.table.inferred() >= self.max_connections
+            && let Some((_, place)) =
+                Class::ALL.into_iter().find_map(|class| self.table.first_inferred(class))
         {
-            self.evict_inference(place);
+            self.table.evict_inferred(place, self.now);
         }
     }
 
     /// Evicts what a flood of SYNs adds to a class beyond its limit.
     pub(super) fn limit_unproven(&mut self) {
-        while self.table.inferences.count(Class::HalfOpen as usize) > self.max_unproven
-            && let Some((_, place)) = self.table.inferences.front(Class::HalfOpen as usize)
+        while self.table.inferred_in(Class::HalfOpen) > self.max_unproven
+            && let Some((_, place)) = self.table.first_inferred(Class::HalfOpen)
         {
-            self.evict_inference(place);
+            self.table.evict_inferred(place, self.now);
         }
         // Nothing is left to report of those: it is no loss.
-        while self.table.inferences.count(Class::Closed as usize) > self.max_unproven
-            && let Some((_, place)) = self.table.inferences.front(Class::Closed as usize)
-            && let Some(connection) = self.table.inferences.get(place).copied()
+        while self.table.inferred_in(Class::Closed) > self.max_unproven
+            && let Some((_, place)) = self.table.first_inferred(Class::Closed)
         {
-            self.table.drop_inference(connection);
-        }
-    }
-
-    fn evict_inference(&mut self, place: Place) {
-        if let Some(connection) = self.table.inferences.get(place).copied() {
-            self.table.evicted += 1;
-            self.table.drop_inference(connection);
+            self.table.drop_inference(place, self.now);
         }
     }
 

@@ -96,13 +96,13 @@ impl Tracker {
             Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
         };
         let numbers = Numbers { relative: inference.relative(from, to, segment), check };
-        let (class, queued) = (Class::of(&inference), inference.queued);
+        let class = Class::of(&inference);
         connection.inference = Some(inference);
         if of_now != of {
             connection.renew(of_now.0, of_now.1);
         }
         let sender = Some(connection.identity(from));
-        self.queue_inference(queued, class, class.stays(segment, unexpected));
+        self.queue_inference(place, class, class.stays(segment, unexpected));
         Reading { numbers, unexpected, sender }
     }
 
@@ -125,7 +125,7 @@ impl Tracker {
             // reports a socket.
             if let Some(inference) = &mut connection.inference {
                 inference.replace_ends(segment.time, &connection.tuple, out);
-                self.table.drop_inference(place);
+                self.table.drop_inference(place, self.now);
             }
             return None;
         }
@@ -163,7 +163,7 @@ impl Tracker {
             inference.process(&mut passage);
         }
         let of_now = passage.connection;
-        let (class, queued) = (Class::of(&inference), inference.queued);
+        let class = Class::of(&inference);
         let is_answered_here = inference.visibility.is_here(from);
         let is_settled = inference.is_settled();
         connection.inference = Some(inference);
@@ -172,11 +172,11 @@ impl Tracker {
         }
         let (identity, tuple) = (connection.identity(from), connection.tuple);
         if is_settled {
-            self.table.drop_inference(place);
+            self.table.drop_inference(place, self.now);
             return Some(identity);
         }
         let at_least = if is_duplicate { Duration::MAX } else { class.stays(segment, None) };
-        self.queue_inference(queued, class, at_least);
+        self.queue_inference(place, class, at_least);
         let sender = Opener { tuple, end: from };
         self.follow_translation(segment, sender, reported_by_kernel[0], is_duplicate, is_answered_here);
         Some(identity)
@@ -227,15 +227,15 @@ impl Tracker {
         let Connection { inference, ends, .. } = connection;
         let Some(inference) = inference else { return false };
         let since = inference.hand_over(at.end());
-        let (class, queued) = (Class::of(inference), inference.queued);
+        let class = Class::of(inference);
         if let (Some(since), Some(socket)) = (since, &mut ends[at.end()].socket) {
             socket.life.resume(TcpState::SynRecv, since);
         }
         self.now = self.now.max(now);
         if inference.is_settled() {
-            self.table.drop_inference(at.place);
+            self.table.drop_inference(at.place, self.now);
         } else {
-            self.queue_inference(queued, class, Duration::MAX);
+            self.queue_inference(at.place, class, Duration::MAX);
         }
         since.is_some()
     }
@@ -249,7 +249,7 @@ impl Tracker {
     pub(super) fn expire_inference(&mut self, now: Time, out: &mut Vec<Event>) {
         let deadlines =
             Class::ALL.into_iter().filter_map(|class| Some((class, self.inference_deadline(class)?)));
-        let Some((class, (deadline, queued))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
+        let Some((class, (deadline, place))) = deadlines.min_by_key(|(_, (deadline, _))| *deadline) else {
             return;
         };
         if deadline > now {
@@ -257,9 +257,8 @@ impl Tracker {
         }
         // After all inputs so far, or it would have been due before them.
         self.now = self.now.max(deadline);
-        let Some(place) = self.table.inferences.get(queued).copied() else { return };
         if class == Class::Closed || class == Class::Open && !self.sees_all_segments() {
-            self.table.drop_inference(place);
+            self.table.drop_inference(place, self.now);
             return;
         }
         let Some(connection) = self.table.get_mut(place) else { return };
@@ -268,16 +267,16 @@ impl Tracker {
             inference.time_out(class, deadline, &connection.tuple, out);
         }
         let class = Class::of(inference);
-        self.queue_inference(queued, class, Duration::ZERO);
+        self.queue_inference(place, class, Duration::ZERO);
     }
 
-    fn queue_inference(&mut self, queued: Place, class: Class, at_least: Duration) {
-        self.table.inferences.queue(queued, class as usize, self.now, at_least);
+    fn queue_inference(&mut self, place: Place, class: Class, at_least: Duration) {
+        self.table.queue_inferred(place, class, self.now, at_least);
         self.limit_unproven();
     }
 
     fn inference_deadline(&self, class: Class) -> Option<(Time, Place)> {
-        let (queued, place) = self.table.inferences.front(class as usize)?;
+        let (queued, place) = self.table.first_inferred(class)?;
         Some((queued + class.timeout(self.sees_all_segments()), place))
     }
 }

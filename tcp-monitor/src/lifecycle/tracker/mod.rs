@@ -176,7 +176,7 @@ impl Tracker {
     /// How many connections are known from their segments, those closed a moment ago included.
     #[must_use]
     pub fn inferred(&self) -> usize {
-        self.table.inferences.len()
+        self.table.inferred()
     }
 
     /// Which of them have not ended yet.

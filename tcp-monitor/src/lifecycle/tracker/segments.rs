@@ -218,7 +218,7 @@ impl Tracker {
         }
         let numbers = connection.observe(passing.segment, step, passing.from, sees_all_segments);
         if let Some(place) = known {
-            self.table.note_segment(place, passing.segment.time);
+            self.table.note_use(place, passing.segment.time);
         }
         numbers
     }

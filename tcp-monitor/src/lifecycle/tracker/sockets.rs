@@ -142,7 +142,7 @@ impl Tracker {
             }
             Outcome::EntersFinWait2Timewait => self.await_fin(at, time, out),
         }
-        self.table.note_socket(at.place, time);
+        self.table.note_use(at.place, time);
     }
 
     fn enter(
@@ -333,7 +333,7 @@ impl Tracker {
             None if has_port => self.reuse_time_wait(at, now, Evidence::Kernel, out),
             None => {}
         }
-        self.table.note_socket(at.place, now);
+        self.table.note_use(at.place, now);
     }
 
     /// The SYN of a socket was seen, which shows its local port: it is of the connection with this
@@ -384,7 +384,7 @@ impl Tracker {
         if let Some(connection) = self.table.get_mut(at.place) {
             connection.ends[at.end()].is_closed |= end == SocketEnd::Closed;
         }
-        self.table.note_socket(at.place, now);
+        self.table.note_use(at.place, now);
     }
 
     /// Data that comes after the application closed makes the kernel set ECONNRESET, as for a RST

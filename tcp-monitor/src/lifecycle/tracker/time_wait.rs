@@ -124,7 +124,7 @@ impl Tracker {
         if let Some(socket) = connection.and_then(|connection| connection.ends[at.end()].time_wait.as_mut()) {
             socket.queued = Some(queued);
         }
-        self.table.note_socket(at.place, now);
+        self.table.note_use(at.place, now);
     }
 
     fn receive_fin(&mut self, at: EndRef, time: Time, out: &mut Vec<Event>) {
@@ -137,7 +137,7 @@ impl Tracker {
         if let Some(queued) = socket.queued {
             self.time_waits.ends.queue(queued, Class::TimeWait as usize, time, Duration::ZERO);
         }
-        self.table.note_socket(at.place, time);
+        self.table.note_use(at.place, time);
     }
 
     /// A new connection takes over the addresses of a timewait socket.
@@ -193,7 +193,7 @@ impl Tracker {
         if let Some(queued) = socket.queued {
             self.time_waits.ends.remove(queued);
         }
-        self.table.note_socket(at.place, now);
+        self.table.note_use(at.place, now);
     }
 
     /// A socket is closed whose timewait socket was listed by a dump a moment later.
