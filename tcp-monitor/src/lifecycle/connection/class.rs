@@ -5,14 +5,14 @@ use std::time::Duration;
 use tcp_monitor_common::TcpState;
 
 use super::ORDERED_TO;
+use super::endpoint::Endpoint;
 use super::enter::{Cause, is_handshake};
-use super::inference::Inference;
-use super::inferred_end::InferredEnd;
-use crate::lifecycle::event::{Event, Unexpected};
+use super::flow::Flow;
+use super::inference::{Ends, Inference};
+use crate::lifecycle::event::Unexpected;
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::segment::Flags;
 use crate::lifecycle::time::Time;
-use crate::lifecycle::tuple::Tuple;
 
 /// Connections whose end was not seen. Of each there is one client, but where both ends open at
 /// once.
@@ -43,11 +43,14 @@ impl Class {
     pub(in crate::lifecycle) const ALL: [Self; 5] =
         [Self::Closed, Self::TimeWait, Self::HalfOpen, Self::Closing, Self::Open];
 
-    pub(in crate::lifecycle) fn of(connection: &Inference) -> Self {
-        if !connection.matters() {
+    pub(in crate::lifecycle) fn of(inference: &Inference, ends: &[Endpoint; 2]) -> Self {
+        if !inference.matters(ends) {
             return Self::Closed;
         }
-        let classes = connection.ends.each_ref().map(|end| Self::of_end(end.life.state()));
+        let classes = ends.each_ref().map(|end| {
+            let is_inferred = !end.life.is_reported_by_kernel();
+            if is_inferred { Self::of_end(end.life.state()) } else { Self::Closed }
+        });
         let order = [Self::HalfOpen, Self::Closing, Self::Open, Self::TimeWait];
         order.into_iter().find(|class| classes.contains(class)).unwrap_or(Self::Closed)
     }
@@ -97,44 +100,38 @@ impl Class {
 
 impl Inference {
     /// Closes each end of which something was reported: another connection takes its place.
-    pub(in crate::lifecycle) fn replace_ends(&mut self, time: Time, tuple: &Tuple, out: &mut Vec<Event>) {
-        for end in 0..self.ends.len() {
-            if self.ends[end].has_reports {
-                self.change(end, TcpState::Close, Cause::Replaced, time, tuple, out);
+    pub(in crate::lifecycle) fn replace_ends(&mut self, time: Time, ends: &mut Ends<'_>) {
+        for end in 0..ends.of.len() {
+            if ends.of[end].life.has_reports {
+                self.change(end, TcpState::Close, Cause::Replaced, time, ends);
             }
         }
     }
 
     /// When an end that awaits the answer to its SYN or SYN-ACK has given up.
-    pub(in crate::lifecycle) fn is_half_open_until(&self) -> Time {
-        let is_answered = self.ends.iter().any(InferredEnd::is_answered);
-        let gives_up = self.ends.iter().filter_map(|end| end.gives_up_after(self.last_seen)).min();
+    pub(in crate::lifecycle) fn is_half_open_until(&self, ends: &[Endpoint; 2]) -> Time {
+        let is_answered = self.flows.iter().any(Flow::is_answered);
+        let flows = self.flows.iter().zip(ends);
+        let gives_up = flows.filter_map(|(flow, end)| flow.gives_up_after(&end.life, self.last_seen)).min();
         self.last_seen + gives_up.filter(|_| !is_answered).unwrap_or(UNANSWERED_SYN)
     }
 
     /// No segment was seen for as long as the class allows.
-    pub(in crate::lifecycle) fn time_out(
-        &mut self,
-        class: Class,
-        deadline: Time,
-        tuple: &Tuple,
-        out: &mut Vec<Event>,
-    ) {
-        for end in 0..self.ends.len() {
-            let is_over = match Class::of_end(self.ends[end].life.state()) {
+    pub(in crate::lifecycle) fn time_out(&mut self, class: Class, deadline: Time, ends: &mut Ends<'_>) {
+        for end in 0..ends.of.len() {
+            let life = &ends.of[end].life;
+            let is_over = match Class::of_end(life.state()) {
                 Class::Closed => false,
-                Class::TimeWait => {
-                    self.ends[end].life.since().is_none_or(|since| deadline.since(since) >= TIME_WAIT)
-                }
+                Class::TimeWait => life.since().is_none_or(|since| deadline.since(since) >= TIME_WAIT),
                 Class::HalfOpen => true,
                 Class::Closing | Class::Open => class != Class::HalfOpen,
             };
             if is_over {
                 // What is not retransmitted was accepted.
-                let is_answered = is_handshake(self.ends[end].life.state()) && self.ends[end].is_answered();
+                let is_answered = is_handshake(life.state()) && self.flows[end].is_answered();
                 let state = if is_answered { TcpState::Established } else { TcpState::Close };
                 self.visibility.is_given_up = true;
-                self.change(end, state, Cause::Timer, deadline, tuple, out);
+                self.change(end, state, Cause::Timer, deadline, ends);
             }
         }
         self.visibility.is_given_up = false;
@@ -145,7 +142,7 @@ impl Inference {
 const TIME_WAIT: Duration = Duration::from_secs(60);
 /// Longer than the longest pause between two SYNs or SYN-ACKs that Linux sends by default, 64 s.
 const UNANSWERED_SYN: Duration = Duration::from_secs(70);
-/// Of this, both [`UNANSWERED_SYN`] and whatever [`InferredEnd::gives_up_after`] says are
+/// Of this, both [`UNANSWERED_SYN`] and whatever [`Flow::gives_up_after`] says are
 /// multiples.
 const HALF_OPEN_CHECKED: Duration = Duration::from_millis(2500);
 /// Longer than the longest pause between two retransmissions (Linux: `TCP_RTO_MAX`, 120 s): the

@@ -10,8 +10,9 @@ use tcp_monitor_common::record::Role;
 
 use super::Identity;
 use super::effect::{Effect, Way};
-use super::inference::{Inference, Passage};
-use super::inferred_end::InferredEnd;
+use super::endpoint::Endpoint;
+use super::flow::Flow;
+use super::inference::{Ends, Inference, Passage};
 use super::life::{Reported, report};
 use crate::lifecycle::event::{Closed, ClosedBy, Event, EventKind, Evidence, Handshake, StateChange};
 use crate::lifecycle::time::Time;
@@ -32,51 +33,46 @@ pub(super) enum Cause {
 impl Inference {
     /// The one place where the state of an end changes because of a segment.
     pub(super) fn enter(&mut self, end: usize, to: TcpState, cause: Cause, passage: &mut Passage<'_>) {
-        self.change(end, to, cause, passage.segment.time, &passage.tuple, passage.out);
+        self.change(end, to, cause, passage.segment.time, &mut passage.ends);
     }
 
-    /// Changes the state of an end and reports what that means.
-    pub(super) fn change(
-        &mut self,
-        end: usize,
-        to: TcpState,
-        cause: Cause,
-        time: Time,
-        tuple: &Tuple,
-        out: &mut Vec<Event>,
-    ) {
-        let from = self.ends[end].life.state();
-        if from == to {
+    /// Changes the state of an end, unless the kernel reports its states, and reports what that
+    /// means.
+    pub(super) fn change(&mut self, end: usize, to: TcpState, cause: Cause, time: Time, ends: &mut Ends<'_>) {
+        let life = &ends.of[end].life;
+        let from = life.state();
+        if from == to || life.is_reported_by_kernel() {
             return;
         }
-        self.emit_deferred(end, time, tuple, out);
-        let mine = &mut self.ends[end];
-        let state_duration = mine.life.enter(from, to, time);
+        self.emit_deferred(end, time, ends);
+        let life = &mut ends.of[end].life;
+        let state_duration = life.enter(from, to, time);
         if to == TcpState::Established {
             // The answer may have been processed before that showed.
-            mine.life.established = mine.answered.or(Some(time));
+            life.established = self.flows[end].answered.or(Some(time));
         }
-        if !self.is_reported_here(end) || self.ends[end].reported == to {
+        let reported = life.reported;
+        if !self.is_reported_here(end, ends.of) || reported == to {
             return;
         }
         let evidence = match cause {
             Cause::Segment(..) | Cause::Replaced => Evidence::Segment,
             Cause::Timer => Evidence::Timer,
         };
-        let state_duration = state_duration.filter(|_| self.ends[end].reported == from);
-        let outcome = self.outcome(end, from, to, cause, tuple);
-        self.emit(end, evidence, state_duration, outcome, time, tuple, out);
+        let state_duration = state_duration.filter(|_| reported == from);
+        let outcome = self.outcome(end, from, to, cause, ends);
+        self.emit(end, evidence, state_duration, outcome, time, ends);
     }
 
     /// What the transition of an end means.
-    fn outcome(&self, end: usize, from: TcpState, to: TcpState, cause: Cause, tuple: &Tuple) -> Outcome {
-        let (mine, peer) = (&self.ends[end], &self.ends[tuple.peer_of(end)]);
-        let ends = matches!(to, TcpState::Close | TcpState::TimeWait);
+    fn outcome(&self, end: usize, from: TcpState, to: TcpState, cause: Cause, ends: &Ends<'_>) -> Outcome {
+        let (mine, peer) = (&self.flows[end], &self.flows[ends.tuple.peer_of(end)]);
+        let closes = matches!(to, TcpState::Close | TcpState::TimeWait);
         if is_handshake(from) && to == TcpState::Close {
-            Outcome::HandshakeFailed(failure(mine, cause))
+            Outcome::HandshakeFailed(failure(ends.of[end].life.role, mine, cause))
         } else if is_handshake(from) && is_synchronized(to) {
             Outcome::Established
-        } else if is_synchronized(from) && from != TcpState::TimeWait && ends {
+        } else if is_synchronized(from) && from != TcpState::TimeWait && closes {
             Outcome::Closed(closed_by(mine, peer, cause))
         } else {
             Outcome::Continues
@@ -85,68 +81,65 @@ impl Inference {
 
     /// Reports the state of an end of which it was not known until now whether it is to be
     /// reported.
-    pub(in crate::lifecycle) fn emit_deferred(
-        &mut self,
-        end: usize,
-        time: Time,
-        tuple: &Tuple,
-        out: &mut Vec<Event>,
-    ) {
-        if !self.is_reported_here(end) || self.ends[end].reported == self.ends[end].life.state() {
+    pub(in crate::lifecycle) fn emit_deferred(&self, end: usize, time: Time, ends: &mut Ends<'_>) {
+        let is_reported_here = self.is_reported_here(end, ends.of);
+        let life = &mut ends.of[end].life;
+        let state = life.state();
+        if !is_reported_here || life.reported == state {
             return;
         }
-        let mine = &mut self.ends[end];
-        if mine.has_reports {
-            self.emit(end, Evidence::Segment, None, Outcome::Continues, time, tuple, out);
-        } else if matches!(mine.life.state(), TcpState::TimeWait | TcpState::Close) {
+        if life.has_reports {
+            self.emit(end, Evidence::Segment, None, Outcome::Continues, time, ends);
+        } else if matches!(state, TcpState::TimeWait | TcpState::Close) {
             // It is too late to report how this life ended.
-            mine.reported = TcpState::Close;
-        } else if is_synchronized(mine.life.state()) && !is_one_step(mine.reported, mine.life.state()) {
+            life.reported = TcpState::Close;
+        } else if is_synchronized(state) && !is_one_step(life.reported, state) {
             // And here, how it began: it is met in its course.
-            (mine.reported, mine.life.partial, mine.life.established) = (mine.life.state(), true, None);
+            (life.reported, life.partial, life.established) = (state, true, None);
         } else {
-            if mine.reported == TcpState::Close && mine.life.state() == TcpState::SynRecv {
+            if life.reported == TcpState::Close && state == TcpState::SynRecv {
                 // Both ends opened at once.
-                mine.reported = TcpState::SynSent;
+                life.reported = TcpState::SynSent;
             }
-            self.emit(end, Evidence::Segment, None, Outcome::Continues, time, tuple, out);
+            self.emit(end, Evidence::Segment, None, Outcome::Continues, time, ends);
         }
     }
 
     /// Reports that an end is in its state, and what that means.
-    #[expect(clippy::too_many_arguments, reason = "what a transition is")]
     fn emit(
-        &mut self,
+        &self,
         end: usize,
         evidence: Evidence,
         state_duration: Option<Duration>,
         outcome: Outcome,
         time: Time,
-        tuple: &Tuple,
-        out: &mut Vec<Event>,
+        ends: &mut Ends<'_>,
     ) {
+        let (local, remote) = ends.tuple.addresses(end);
+        let (life, flow) = (&mut ends.of[end].life, &self.flows[end]);
         let sees_all_segments = self.visibility.sees_all_segments;
-        let mine = &mut self.ends[end];
-        mine.has_reports = true;
-        let (local, remote) = tuple.addresses(end);
+        let to = life.state();
+        let from = mem::replace(&mut life.reported, to);
+        life.has_reports = true;
         let change = StateChange {
             local,
             remote: Some(remote),
-            role: mine.life.role,
-            from: mem::replace(&mut mine.reported, mine.life.state()),
-            to: mine.life.state(),
-            seq: mine.stream.next_seq().filter(|_| sees_all_segments),
-            ack: mine.expects.filter(|_| sees_all_segments),
+            role: life.role,
+            from,
+            to,
+            seq: flow.stream.next_seq().filter(|_| sees_all_segments),
+            ack: flow.expects.filter(|_| sees_all_segments),
             evidence,
             process: None,
             state_duration,
         };
-        report(&EndOf { inference: self, end, tuple }, change, outcome, time, out);
+        let end = EndOf { inference: self, end, ends: ends.of, tuple: &ends.tuple };
+        report(&end, change, outcome, time, ends.out);
     }
 
     /// What happened at an end.
-    pub(super) fn event(&self, end: usize, time: Time, kind: EventKind, tuple: &Tuple) -> Event {
-        EndOf { inference: self, end, tuple }.event(time, kind)
+    pub(super) fn event(&self, end: usize, time: Time, kind: EventKind, ends: &Ends<'_>) -> Event {
+        EndOf { inference: self, end, ends: ends.of, tuple: &ends.tuple }.event(time, kind)
     }
 
     /// The end of a handshake, of which there is no transition.
@@ -155,9 +148,9 @@ impl Inference {
         end: usize,
         failure: HandshakeFailure,
         time: Time,
-        tuple: &Tuple,
+        ends: &Ends<'_>,
     ) -> Event {
-        let end = EndOf { inference: self, end, tuple };
+        let end = EndOf { inference: self, end, ends: ends.of, tuple: &ends.tuple };
         end.event(time, EventKind::Handshake(end.handshake(time, Err(failure))))
     }
 }
@@ -166,21 +159,23 @@ impl Inference {
 struct EndOf<'a> {
     inference: &'a Inference,
     end: usize,
+    ends: &'a [Endpoint; 2],
     tuple: &'a Tuple,
 }
 
 impl Reported for EndOf<'_> {
     fn event(&self, time: Time, kind: EventKind) -> Event {
-        let Self { inference, end, tuple } = *self;
-        let Identity { connection, end: of } = inference.ends[end].life.of();
+        let Self { inference, end, ends, tuple } = *self;
+        let Identity { connection, end: of } = ends[end].life.of();
         let netns = inference.visibility.netns(end).unwrap_or(tuple.netns);
         Event { time, connection, end: connection.map(|_| of), netns, cookie: 0, frame: None, kind }
     }
 
     fn handshake(&self, time: Time, result: Result<(), HandshakeFailure>) -> Handshake {
-        let Self { inference, end, tuple } = *self;
-        let (mine, peer) = (&inference.ends[end], &inference.ends[1 - end]);
-        let opened = match mine.life.role {
+        let Self { inference, end, ends, tuple } = *self;
+        let (mine, peer) = (&inference.flows[end], &inference.flows[1 - end]);
+        let role = ends[end].life.role;
+        let opened = match role {
             Role::Client => mine.opened,
             Role::Server => peer.opened,
         };
@@ -190,7 +185,7 @@ impl Reported for EndOf<'_> {
         Handshake {
             local,
             remote,
-            role: mine.life.role,
+            role,
             result,
             duration: opened.map(|opened| ended.since(opened)),
             // It has sent nothing else yet.
@@ -199,23 +194,24 @@ impl Reported for EndOf<'_> {
     }
 
     fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
-        let Self { inference, end, tuple } = *self;
+        let Self { inference, end, ends, tuple } = *self;
         let (local, remote) = tuple.addresses(end);
-        let (mine, peer) = (&inference.ends[end], &inference.ends[tuple.peer_of(end)]);
+        let (mine, peer) = (&inference.flows[end], &inference.flows[tuple.peer_of(end)]);
+        let life = &ends[end].life;
         let sees_all_segments = inference.visibility.sees_all_segments;
         Closed {
             local,
             remote,
-            role: mine.life.role,
+            role: life.role,
             closed_by,
-            duration: mine.life.established.map(|established| time.since(established)),
+            duration: life.established.map(|established| time.since(established)),
             bytes_sent: mine.stream.payload_acked().filter(|_| sees_all_segments),
             bytes_received: peer.stream.payload_acked().filter(|_| sees_all_segments),
             retransmits: Some(mine.retransmits).filter(|_| sees_all_segments),
             rtt_us: None,
             process: None,
-            partial: mine.life.partial,
-            states: mine.life.time_in_states.states(),
+            partial: life.partial,
+            states: life.time_in_states.states(),
         }
     }
 }
@@ -237,9 +233,9 @@ pub(super) const fn is_handshake(state: TcpState) -> bool {
 }
 
 /// Why the handshake of an end failed.
-const fn failure(mine: &InferredEnd, cause: Cause) -> HandshakeFailure {
+const fn failure(role: Role, mine: &Flow, cause: Cause) -> HandshakeFailure {
     match cause {
-        Cause::Segment(Way::Received, _) => match mine.life.role {
+        Cause::Segment(Way::Received, _) => match role {
             Role::Client => HandshakeFailure::Refused,
             Role::Server => HandshakeFailure::Reset,
         },
@@ -251,7 +247,7 @@ const fn failure(mine: &InferredEnd, cause: Cause) -> HandshakeFailure {
 
 /// Who ended a connection. Of two FINs the second is the one that acknowledges the other; if none
 /// does, they crossed.
-fn closed_by(mine: &InferredEnd, peer: &InferredEnd, cause: Cause) -> ClosedBy {
+fn closed_by(mine: &Flow, peer: &Flow, cause: Cause) -> ClosedBy {
     match cause {
         Cause::Segment(Way::Sent, Effect::Rst) => ClosedBy::LocalReset,
         Cause::Segment(Way::Received, Effect::Rst) => ClosedBy::RemoteReset,
@@ -279,8 +275,7 @@ mod tests {
     use tcp_monitor_common::counters::HandshakeFailure;
     use tcp_monitor_common::record::Role;
 
-    use super::{Cause, Effect, Identity, InferredEnd, Way, failure};
-    use crate::lifecycle::event::End;
+    use super::{Cause, Effect, Flow, Way, failure};
 
     #[test]
     fn a_handshake_fails_for_each_role_in_its_own_words() {
@@ -293,10 +288,7 @@ mod tests {
             (Cause::Replaced, HandshakeFailure::Aborted, HandshakeFailure::Aborted),
         ] {
             for (role, expected) in [(Role::Client, client), (Role::Server, server)] {
-                let of = Identity { connection: None, end: End::First };
-                let mut end = InferredEnd::listening(of);
-                end.life.role = role;
-                assert_eq!(failure(&end, cause), expected);
+                assert_eq!(failure(role, &Flow::default(), cause), expected);
             }
         }
     }

@@ -11,10 +11,10 @@ use super::check::Sent;
 use super::effect::{Effect, Way, effects, next};
 use super::endpoint::Endpoint;
 use super::enter::{Cause, is_handshake};
-use super::inferred_end::InferredEnd;
+use super::flow::Flow;
+use super::life::{Life, Source};
 use super::stream::Novelty;
 use super::visibility::Visibility;
-use tcp_monitor_common::transition::is_synchronized;
 
 use super::Identity;
 use super::numbers::Relative;
@@ -24,31 +24,35 @@ use crate::lifecycle::segment::Flags;
 use crate::lifecycle::time::Time;
 use crate::lifecycle::tuple::Tuple;
 
+/// What the segments of a connection show besides the states of its ends.
 #[derive(Debug)]
 pub(in crate::lifecycle) struct Inference {
     /// In the order of the tuple.
-    pub(in crate::lifecycle) ends: [InferredEnd; 2],
+    pub(super) flows: [Flow; 2],
     pub(in crate::lifecycle) visibility: Visibility,
     /// When its last segment was seen.
     pub(super) last_seen: Time,
 }
 
-/// A segment on its way from one end to the other, and where to report what follows from it.
-pub(in crate::lifecycle) struct Passage<'a> {
+/// Both ends of a connection, and where to report what happens to them.
+pub(in crate::lifecycle) struct Ends<'a> {
     pub(in crate::lifecycle) tuple: Tuple,
+    /// In the order of the tuple.
+    pub(in crate::lifecycle) of: &'a mut [Endpoint; 2],
+    pub(in crate::lifecycle) out: &'a mut Vec<Event>,
+}
+
+/// A segment on its way from one end to the other.
+pub(in crate::lifecycle) struct Passage<'a> {
+    pub(in crate::lifecycle) ends: Ends<'a>,
     /// The connection, and the index of the end that opened it.
     pub(in crate::lifecycle) connection: (Option<ConnectionId>, usize),
     pub(in crate::lifecycle) ids: &'a mut Ids,
-    /// Its ends, whose `sent` is kept here where all segments are seen.
-    pub(in crate::lifecycle) ends: Option<&'a mut [Endpoint; 2]>,
     /// The index of the end that sent it, and of that it goes to: the same if a socket connects to
     /// itself.
     pub(in crate::lifecycle) from: usize,
     pub(in crate::lifecycle) to: usize,
     pub(in crate::lifecycle) segment: &'a SegmentInput,
-    /// Whether the kernel reports the sockets of the sender and the receiver.
-    pub(in crate::lifecycle) reported_by_kernel: [bool; 2],
-    pub(in crate::lifecycle) out: &'a mut Vec<Event>,
 }
 
 /// What a segment is the first to acknowledge.
@@ -78,22 +82,27 @@ impl Passage<'_> {
         Identity { connection, end: if end == first { End::First } else { End::Second } }
     }
 
-    /// What an end sent, where that is kept here.
-    fn sent(&mut self, end: usize) -> Option<&mut Sent> {
-        self.ends.as_mut().map(|ends| &mut ends[end].sent)
+    pub(super) fn life(&self, end: usize) -> &Life {
+        &self.ends.of[end].life
     }
 
-    /// An end begins a new life.
-    pub(super) fn discard_sent(&mut self, end: usize) {
-        if let Some(sent) = self.sent(end) {
-            *sent = Sent::default();
-        }
+    pub(super) fn life_mut(&mut self, end: usize) -> &mut Life {
+        &mut self.ends.of[end].life
     }
 
-    /// Another connection begins, which the end `first` opens, unless it is known already that
-    /// `last` is not the one that this segment is of.
-    pub(super) fn renew(&mut self, last: Identity, first: usize) {
-        if last.connection == self.connection.0 {
+    pub(super) fn state(&self, end: usize) -> TcpState {
+        self.life(end).state()
+    }
+
+    /// The kernel reports the socket of an end, and that is not closed.
+    pub(super) fn has_socket(&self, end: usize) -> bool {
+        self.life(end).is_reported_by_kernel() && self.state(end) != TcpState::Close
+    }
+
+    /// Another connection begins, which the end `first` opens, unless it is known already that the
+    /// last one of that end is not the one that this segment is of.
+    pub(super) fn renew(&mut self, first: usize) {
+        if self.life(first).of().connection == self.connection.0 {
             self.connection = (Some(self.ids.next()), first);
         }
     }
@@ -101,35 +110,30 @@ impl Passage<'_> {
 
 impl Inference {
     /// A connection of which no segment was seen. `sees_all_segments` says whether all will be.
-    pub(in crate::lifecycle) fn new(sees_all_segments: bool, of: [Identity; 2]) -> Self {
-        let ends = of.map(InferredEnd::listening);
+    pub(in crate::lifecycle) fn new(sees_all_segments: bool) -> Self {
         let visibility = Visibility::new(sees_all_segments);
-        Self { ends, visibility, last_seen: Time::default() }
+        Self { flows: Default::default(), visibility, last_seen: Time::default() }
     }
 
-    /// From now on the kernel reports the socket of an end. Returns since when it is reported to be
-    /// in SYN_RECV, if it is.
-    pub(in crate::lifecycle) fn hand_over(&mut self, end: usize) -> Option<Time> {
-        let is_reported_here = self.is_reported_here(end);
-        let mine = &mut self.ends[end];
-        mine.reported_by_kernel = true;
-        let is_in_syn_recv = is_reported_here && mine.has_reports && mine.reported == TcpState::SynRecv;
-        mine.life.since().filter(|_| is_in_syn_recv)
+    /// An end begins a new life, whose states are inferred.
+    pub(super) fn begin_life(&mut self, end: usize, life: Life, flow: Flow, passage: &mut Passage<'_>) {
+        self.flows[end] = flow;
+        *passage.life_mut(end) = life;
+        if let Some(sent) = self.sent(end, passage) {
+            *sent = Sent::default();
+        }
     }
 
-    /// An end is established, and not closed yet.
-    pub(super) fn is_open(&self) -> bool {
-        let is_open =
-            |end: &InferredEnd| is_synchronized(end.life.state()) && end.life.state() != TcpState::TimeWait;
-        self.ends.iter().any(is_open)
+    /// What an end sent, where that is known from all segments.
+    fn sent<'a>(&self, end: usize, passage: &'a mut Passage<'_>) -> Option<&'a mut Sent> {
+        self.visibility.sees_all_segments.then_some(&mut passage.ends.of[end].sent)
     }
 
     /// Processes a segment. Returns what is unexpected of it, if anything is.
     pub(in crate::lifecycle) fn process(&mut self, passage: &mut Passage<'_>) -> Option<Unexpected> {
-        self.note_reported(passage);
         self.last_seen = self.last_seen.max(passage.segment.time);
         let flags = passage.segment.header.flags;
-        let unexpected = match flags.kind() {
+        match flags.kind() {
             Some(SegmentKind::Rst) => self.reset(passage),
             Some(SegmentKind::SynAck) => self.answer(passage),
             Some(SegmentKind::Syn) => self.open(passage),
@@ -142,26 +146,28 @@ impl Inference {
                     self.skip(passage)
                 }
             }
-        };
-        // A new life may have begun.
-        self.note_reported(passage);
-        unexpected
+        }
     }
 
     /// What `segment` from the end `from` acknowledges first, and only it or one that answers a
     /// retransmission of the same segment.
-    pub(in crate::lifecycle) fn acks(&self, from: usize, to: usize, segment: &SegmentInput) -> Acks {
+    pub(in crate::lifecycle) fn acks(
+        &self,
+        [sender, receiver]: [TcpState; 2],
+        to: usize,
+        segment: &SegmentInput,
+    ) -> Acks {
         let flags = segment.header.flags;
-        let (sender, receiver) = (&self.ends[from], &self.ends[to]);
-        let is_straggler = sender.life.state() == TcpState::Close;
+        let is_straggler = sender == TcpState::Close;
         if !flags.contains(Flags::ACK) || flags.contains(Flags::RST) || is_straggler {
             return Acks::default();
         }
-        let acked = receiver.stream.find(segment.header.ack).filter(|acked| receiver.accepts_ack(*acked));
+        let flow = &self.flows[to];
+        let acked = flow.stream.find(segment.header.ack).filter(|acked| flow.accepts_ack(receiver, *acked));
         let Some(acked) = acked else { return Acks::default() };
         Acks {
-            syn_ack: receiver.awaits_ack_of_syn_ack && (acked == 1 || !receiver.stream.is_acked()),
-            fin: receiver.awaits_ack_of_fin && receiver.stream.fin().is_some_and(|fin| acked > fin),
+            syn_ack: flow.awaits_ack_of_syn_ack && (acked == 1 || !flow.stream.is_acked()),
+            fin: flow.awaits_ack_of_fin && flow.stream.fin().is_some_and(|fin| acked > fin),
         }
     }
 
@@ -169,8 +175,8 @@ impl Inference {
     pub(in crate::lifecycle) fn relative(&self, from: usize, to: usize, segment: &SegmentInput) -> Relative {
         let header = &segment.header;
         let is_start = header.flags.contains(Flags::SYN);
-        let seq = self.ends[from].stream.isn().map(|isn| header.seq.wrapping_sub(isn));
-        let ack = self.ends[to].stream.isn().filter(|_| header.flags.contains(Flags::ACK));
+        let seq = self.flows[from].stream.isn().map(|isn| header.seq.wrapping_sub(isn));
+        let ack = self.flows[to].stream.isn().filter(|_| header.flags.contains(Flags::ACK));
         Relative {
             seq: if is_start { Some(0) } else { seq },
             ack: ack.map(|isn| header.ack.wrapping_sub(isn)),
@@ -182,15 +188,15 @@ impl Inference {
         let Passage { from, to, segment, .. } = *passage;
         let header = &segment.header;
         self.meet_midway(passage);
-        if self.ends[from].life.state() == TcpState::Close {
+        if passage.state(from) == TcpState::Close {
             // A straggler.
             return None;
         }
-        let acked = self.ends[to].stream.position(header.ack);
-        if !self.ends[to].accepts_ack(acked) {
+        let acked = self.flows[to].stream.position(header.ack);
+        if !self.flows[to].accepts_ack(passage.state(to), acked) {
             return Some(Unexpected::Ack);
         }
-        let stream = &mut self.ends[from].stream;
+        let stream = &mut self.flows[from].stream;
         let position = stream.position(header.seq);
         let is_fin = header.flags.contains(Flags::FIN);
         let end = position + i64::from(segment.payload_len) + i64::from(is_fin);
@@ -200,7 +206,7 @@ impl Inference {
         }
         let unexpected = stream.is_ahead(position).then_some(Unexpected::OutOfWindow);
         if is_fin && stream.fin().is_none() {
-            self.ends[from].fin_answers = acked_fin(&self.ends[to], acked);
+            self.flows[from].fin_answers = acked_fin(&self.flows[to], acked);
         }
         self.count(passage, position);
         self.acknowledge(passage, acked);
@@ -214,20 +220,20 @@ impl Inference {
         let Passage { from, to, segment, .. } = *passage;
         let header = &segment.header;
         self.meet_midway(passage);
-        if self.ends[from].life.state() == TcpState::Close {
+        if passage.state(from) == TcpState::Close {
             // A straggler.
             return None;
         }
-        let acked = self.ends[to].stream.skip_to_ack(header.ack);
-        if is_handshake(self.ends[to].life.state()) && acked < 1 {
+        let acked = self.flows[to].stream.skip_to_ack(header.ack);
+        if is_handshake(passage.state(to)) && acked < 1 {
             return None;
         }
         let is_fin = header.flags.contains(Flags::FIN);
         let space = segment.payload_len.saturating_add(u32::from(is_fin));
-        let stream = &mut self.ends[from].stream;
+        let stream = &mut self.flows[from].stream;
         let position = stream.skip_to(header.seq, space, is_fin);
         if is_fin && stream.fin().is_none() {
-            self.ends[from].fin_answers = acked_fin(&self.ends[to], acked);
+            self.flows[from].fin_answers = acked_fin(&self.flows[to], acked);
         }
         self.count(passage, position);
         self.acknowledge(passage, acked);
@@ -238,19 +244,19 @@ impl Inference {
     /// Ends of which no segment was seen before this one, which can be of an open connection only.
     fn meet_midway(&mut self, passage: &mut Passage<'_>) {
         let Passage { from, to, segment, .. } = *passage;
-        let roles = match [from, to].map(|end| self.ends[end].life.state() == TcpState::Listen) {
+        let roles = match [from, to].map(|end| passage.state(end) == TcpState::Listen) {
             [true, true] => roles_by_port(segment.src, segment.dst).map(Some),
-            [true, false] => [Some(other(self.ends[to].life.role)), None],
-            [false, true] => [None, Some(other(self.ends[from].life.role))],
+            [true, false] => [Some(other(passage.life(to).role)), None],
+            [false, true] => [None, Some(other(passage.life(from).role))],
             [false, false] => [None, None],
         };
         for (end, role) in [from, to].into_iter().zip(roles) {
             if let Some(role) = role {
-                self.ends[end] = InferredEnd::met_midway(passage.identity(end), role);
-                passage.discard_sent(end);
+                let (of, state) = (passage.identity(end), TcpState::Established);
+                let life = Life::met(of, role, state, Source::Segments);
+                self.begin_life(end, life, Flow::default(), passage);
             }
         }
-        self.note_reported(passage);
     }
 
     /// Counts what a segment carries, and reports a retransmission.
@@ -260,15 +266,15 @@ impl Inference {
         let [syn, fin] = [Flags::SYN, Flags::FIN].map(|flag| flags.contains(flag));
         let is_fin = fin && !syn;
         let space = segment.payload_len.saturating_add(u32::from(syn) + u32::from(is_fin));
-        if let Some(sent) = passage.sent(passage.from) {
+        if let Some(sent) = self.sent(passage.from, passage) {
             sent.send(segment);
         }
-        let sender = &mut self.ends[passage.from];
+        let sender = &mut self.flows[passage.from];
         if is_fin {
             sender.awaits_ack_of_fin = true;
         }
         // Who answers a SYN with his own sends it again, but with an ACK.
-        let opens_too = syn && flags.contains(Flags::ACK) && sender.life.state() == TcpState::SynSent;
+        let opens_too = syn && flags.contains(Flags::ACK) && passage.state(passage.from) == TcpState::SynSent;
         let control = match (syn, fin) {
             (true, _) => Flags::SYN,
             (false, true) => Flags::FIN,
@@ -285,25 +291,26 @@ impl Inference {
             (false, true) => RetransmitKind::Fin,
             (false, false) => RetransmitKind::Data,
         };
-        if self.is_reported_here_alone(passage.from) {
+        if self.is_reported_here_alone(passage.from, passage.ends.of) {
             let retransmit = EventKind::Retransmit(Retransmit {
                 local: segment.src,
                 remote: segment.dst,
                 kind,
-                state: self.ends[passage.from].life.state(),
+                state: passage.state(passage.from),
             });
-            passage.out.push(self.event(passage.from, segment.time, retransmit, &passage.tuple));
+            let event = self.event(passage.from, segment.time, retransmit, &passage.ends);
+            passage.ends.out.push(event);
         }
     }
 
     /// Processes the acknowledgment of a segment, and its window.
     pub(super) fn acknowledge(&mut self, passage: &mut Passage<'_>, acked: i64) {
         let Passage { from, to, segment, .. } = *passage;
-        if let Some(sent) = passage.sent(to) {
+        if let Some(sent) = self.sent(to, passage) {
             sent.acknowledge(segment);
         }
         let is_syn = segment.header.flags.contains(Flags::SYN);
-        let receiver = &mut self.ends[to];
+        let receiver = &mut self.flows[to];
         receiver.awaits_ack_of_syn_ack = false;
         if acked_fin(receiver, acked) {
             receiver.awaits_ack_of_fin = false;
@@ -311,18 +318,18 @@ impl Inference {
         let is_latest = !receiver.stream.is_behind(acked);
         receiver.stream.acknowledge(acked);
         if is_latest {
-            self.ends[from].expects = Some(segment.header.ack);
+            self.flows[from].expects = Some(segment.header.ack);
         }
         if let Some(shift) = self.window_shift(from, to, is_syn) {
             let window = i64::from(segment.header.window) << shift;
-            self.ends[to].stream.open_window(acked.saturating_add(window));
+            self.flows[to].stream.open_window(acked.saturating_add(window));
         }
     }
 
     /// How the windows that the end `from` announces are scaled, if that is known (RFC 7323,
     /// section 2.2).
     fn window_shift(&self, from: usize, to: usize, is_syn: bool) -> Option<u8> {
-        let (sender, receiver) = (&self.ends[from], &self.ends[to]);
+        let (sender, receiver) = (&self.flows[from], &self.flows[to]);
         if is_syn {
             return Some(0);
         }
@@ -336,28 +343,24 @@ impl Inference {
     /// Changes the states of both ends as the segment proves it.
     pub(super) fn apply(&mut self, passage: &mut Passage<'_>, acked: i64) {
         let flags = passage.segment.header.flags;
-        let acks_fin = acked_fin(&self.ends[passage.to], acked);
+        let acks_fin = acked_fin(&self.flows[passage.to], acked);
         for (end, way) in [(passage.from, Way::Sent), (passage.to, Way::Received)] {
             for effect in effects(flags, acked >= 1, acks_fin) {
-                if (way, effect) == (Way::Received, Effect::AckOfSyn) && self.awaits_kernel(end) {
-                    self.ends[end].answered.get_or_insert(passage.segment.time);
+                if (way, effect) == (Way::Received, Effect::AckOfSyn)
+                    && self.awaits_kernel(end, passage.ends.of)
+                {
+                    self.flows[end].answered.get_or_insert(passage.segment.time);
                     continue;
                 }
-                let state = next(self.ends[end].life.state(), way, effect);
+                let state = next(passage.state(end), way, effect);
                 self.enter(end, state, Cause::Segment(way, effect), passage);
             }
-        }
-    }
-
-    pub(in crate::lifecycle) fn note_reported(&mut self, passage: &Passage<'_>) {
-        for (end, reported) in [passage.from, passage.to].into_iter().zip(passage.reported_by_kernel) {
-            self.ends[end].reported_by_kernel |= reported;
         }
     }
 }
 
 /// Whether an acknowledgment up to `acked` is of the FIN of `end` too.
-fn acked_fin(end: &InferredEnd, acked: i64) -> bool {
+fn acked_fin(end: &Flow, acked: i64) -> bool {
     end.stream.fin().is_some_and(|fin| acked > fin)
 }
 

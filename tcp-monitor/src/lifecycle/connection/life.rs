@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
-use tcp_monitor_common::record::Role;
+use tcp_monitor_common::rules::role::{Role, role_in_state, role_in_transition};
 use tcp_monitor_common::transition::{Outcome, is_synchronized};
 
 use super::Identity;
@@ -22,7 +22,13 @@ pub(in crate::lifecycle) struct Life {
     connection: Option<ConnectionId>,
     end: End,
     pub(in crate::lifecycle) role: Role,
+    /// Where its states are known from.
+    pub(in crate::lifecycle) source: Source,
     state: TcpState,
+    /// The state that was reported last or, if none was, in which it was met.
+    pub(super) reported: TcpState,
+    /// Something was reported of it.
+    pub(in crate::lifecycle) has_reports: bool,
     /// When it entered `state`, if that was seen.
     since: Option<Time>,
     /// When its handshake was completed.
@@ -32,18 +38,65 @@ pub(in crate::lifecycle) struct Life {
     pub(super) time_in_states: TimeInStates,
 }
 
+/// Where the states of a life are known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::lifecycle) enum Source {
+    /// They are inferred from segments.
+    Segments,
+    /// The kernel reports them.
+    Kernel,
+    /// The kernel reports them of a socket with other addresses, which are translated to these.
+    Translated,
+}
+
 impl Life {
     /// An end that is met in `state`.
-    pub(super) fn met(of: Identity, role: Role, state: TcpState) -> Self {
+    pub(super) fn met(of: Identity, role: Role, state: TcpState, source: Source) -> Self {
         Self {
             connection: of.connection,
             end: of.end,
             role,
+            source,
             state,
+            reported: state,
+            has_reports: false,
             since: None,
             established: None,
             partial: is_synchronized(state),
             time_in_states: TimeInStates::default(),
+        }
+    }
+
+    /// An end that a segment goes to and that has sent none: if it is there at all, it listens.
+    pub(super) fn listening(of: Identity) -> Self {
+        Self::met(of, Role::Server, TcpState::Listen, Source::Segments)
+    }
+
+    /// An end that sends a SYN, which was seen or is known from its answer.
+    pub(super) fn opening(of: Identity, is_seen: bool) -> Self {
+        let state = if is_seen { TcpState::Close } else { TcpState::SynSent };
+        Self::met(of, Role::Client, state, Source::Segments)
+    }
+
+    /// An end whose socket is met at its transition from `from` to `to`, in `from` still.
+    pub(in crate::lifecycle) fn of_socket(of: Identity, from: TcpState, to: TcpState, role: Role) -> Self {
+        Self::met(of, role_in_transition(from, to).unwrap_or(role), from, Source::Kernel)
+    }
+
+    /// An end whose socket was found in `state`: nothing is known of how it got there.
+    pub(in crate::lifecycle) fn from_dump(of: Identity, state: TcpState, role: Role) -> Self {
+        Self::met(of, role_in_state(state).unwrap_or(role), state, Source::Kernel)
+    }
+
+    /// An end whose socket is closed.
+    pub(in crate::lifecycle) fn closed(of: Identity, role: Role) -> Self {
+        Self::met(of, role, TcpState::Close, Source::Kernel)
+    }
+
+    /// An end that has not begun is of this connection.
+    pub(in crate::lifecycle) fn identify_listening(&mut self, of: Identity) {
+        if self.state == TcpState::Listen {
+            self.set_identity(of);
         }
     }
 
@@ -89,9 +142,28 @@ impl Life {
         }
     }
 
-    /// Takes over a state that is reported already, since then.
-    pub(in crate::lifecycle) fn resume(&mut self, state: TcpState, since: Time) {
-        (self.state, self.since) = (state, Some(since));
+    /// From now on the kernel reports its states, of a listener's child.
+    pub(in crate::lifecycle) fn continue_as_child(&mut self) {
+        (self.source, self.role) = (Source::Kernel, Role::Server);
+    }
+
+    /// Its states are inferred, and the last one that was reported is this one.
+    pub(in crate::lifecycle) fn is_inferred_in(&self, state: TcpState) -> bool {
+        self.source == Source::Segments && self.has_reports && self.reported == state
+    }
+
+    /// The kernel reports its states.
+    pub(in crate::lifecycle) fn is_reported_by_kernel(&self) -> bool {
+        match self.source {
+            Source::Segments => false,
+            Source::Kernel | Source::Translated => true,
+        }
+    }
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self::listening(Identity::NONE)
     }
 }
 

@@ -22,8 +22,8 @@ pub(super) mod class;
 mod effect;
 pub(super) mod endpoint;
 mod enter;
+mod flow;
 pub(super) mod inference;
-pub(super) mod inferred_end;
 pub(super) mod life;
 pub(super) mod numbers;
 mod opening;
@@ -31,6 +31,7 @@ mod reset;
 pub(super) mod socket;
 mod stream;
 mod time_in_states;
+pub(super) mod time_wait;
 pub(super) mod visibility;
 
 /// A connection, and what lingers of the one before on the same addresses.
@@ -119,7 +120,7 @@ impl Connection {
     pub(super) fn renew(&mut self, id: Option<ConnectionId>, first: usize) {
         (self.id, self.first) = (id, u8::from(first != 0));
         self.awaits_syn = false;
-        self.ends.iter_mut().for_each(|end| end.is_closed = false);
+        self.ends.iter_mut().filter(|end| end.is_closed()).for_each(Endpoint::forget_life);
     }
 
     /// As [`Self::renew`], by the socket of the end `first`, whose SYN was not seen yet.

@@ -60,15 +60,15 @@ impl Connection {
     pub(in crate::lifecycle) fn is_reused_by(&mut self, syn: &SegmentInput, sender: usize) -> bool {
         if self.awaits_syn && usize::from(self.first) == sender {
             self.awaits_syn = false;
-            if !self.ends[sender].is_closed {
+            if !self.ends[sender].is_closed() {
                 return false;
             }
         }
         let is_known = self.ends[sender].isn == Some(syn.header.seq);
         let is_other = self.ends[sender].isn.is_some() && !is_known;
-        let is_over = !self.has_socket() && self.ends.iter().any(|end| end.is_closed);
-        let is_open = self.ends.iter().any(Endpoint::is_living)
-            || self.inference.as_ref().is_some_and(|inference| inference.is_open());
+        let is_over = !self.has_socket() && self.ends.iter().any(Endpoint::is_closed);
+        let is_open =
+            self.ends.iter().any(Endpoint::is_living) || self.ends.iter().any(Endpoint::is_inferred_open);
         (is_other || is_over && !is_known) && !is_open
     }
 

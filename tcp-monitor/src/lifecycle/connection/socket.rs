@@ -1,4 +1,4 @@
-//! A socket as the kernel reports it: its states, how long each lasted, and what it moved.
+//! What the kernel reports of a socket besides its states: which it is, whose, and what it moved.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -6,37 +6,34 @@ use std::net::SocketAddr;
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::counters::HandshakeFailure;
 use tcp_monitor_common::rules::payload::{is_fin_acked, payload_acked, payload_received};
-use tcp_monitor_common::rules::role::{Role, role_in_state, role_in_transition};
-use tcp_monitor_common::transition::{Outcome, is_synchronized};
+use tcp_monitor_common::rules::role::Role;
+use tcp_monitor_common::transition::Outcome;
 
+use super::endpoint::Endpoint;
 use super::life::{Life, Reported, report};
+use super::time_wait::TimeWait;
 use super::{Connection, Identity};
 use crate::lifecycle::event::{Closed, ClosedBy, Event, EventKind, Evidence, Handshake, StateChange};
 use crate::lifecycle::input::{PresentSocket, Process, SocketInput, TcpSock};
 use crate::lifecycle::queues::Place;
 use crate::lifecycle::time::Time;
 
-/// One life of a socket, from its first state to CLOSE. A socket that connects again begins a new
-/// one.
+/// What the kernel reports of a socket besides its states, in one life of its end: a socket that
+/// connects again begins a new one.
 #[derive(Clone, Debug)]
 pub(in crate::lifecycle) struct Socket {
     pub(in crate::lifecycle) key: SocketKey,
-    pub(in crate::lifecycle) life: Life,
     /// Where it queues for its time, and to be evicted.
     pub(in crate::lifecycle) queued: Option<Place>,
-    /// When it entered SYN_SENT, while that is not reported because its local port is not known
-    /// yet.
-    pub(in crate::lifecycle) deferred_syn_sent: Option<Time>,
     /// When it entered SYN_SENT.
     syn_sent: Option<Time>,
+    /// That is not reported yet, because its local port is not known.
+    is_deferred: bool,
     process: Option<Process>,
     /// `process` made the call that the latest input is of.
     is_caller: bool,
     /// As the kernel last reported.
     tcp: Option<TcpSock>,
-    /// Of a timewait socket, the next sequence number expected: the only one with which the peer's
-    /// FIN or RST counts.
-    rcv_nxt: Option<u32>,
     peer_closed: bool,
     /// Our FIN was acknowledged.
     fin_acked: bool,
@@ -83,32 +80,25 @@ impl SocketKey {
 }
 
 impl Socket {
-    /// A socket met at its transition from `from` to `to`, in `from` still.
-    pub(in crate::lifecycle) fn met(input: &SocketInput, of: Identity, from: TcpState, to: TcpState) -> Self {
-        let role = role_in_transition(from, to).unwrap_or(input.role);
-        let mut socket = Self::new(SocketKey::of(input), Life::met(of, role, from));
-        socket.learn(input);
-        socket
+    /// The socket that an input is of.
+    pub(in crate::lifecycle) fn of(input: &SocketInput) -> Self {
+        Self::new(SocketKey::of(input))
     }
 
-    /// A socket found in `state`: nothing is known of how it got there.
-    pub(in crate::lifecycle) fn from_dump(present: &PresentSocket, of: Identity, state: TcpState) -> Self {
-        let role = role_in_state(state).unwrap_or(present.role);
-        let key = SocketKey::with_cookie(present.netns, present.cookie);
-        Self { is_from_dump: true, ..Self::new(key, Life::met(of, role, state)) }
+    /// A socket from a dump.
+    pub(in crate::lifecycle) fn from_dump(present: &PresentSocket) -> Self {
+        Self { is_from_dump: true, ..Self::new(SocketKey::with_cookie(present.netns, present.cookie)) }
     }
 
-    fn new(key: SocketKey, life: Life) -> Self {
+    fn new(key: SocketKey) -> Self {
         Self {
             key,
-            life,
             queued: None,
-            deferred_syn_sent: None,
             syn_sent: None,
+            is_deferred: false,
             process: None,
             is_caller: false,
             tcp: None,
-            rcv_nxt: None,
             peer_closed: false,
             fin_acked: false,
             is_from_dump: false,
@@ -116,11 +106,11 @@ impl Socket {
     }
 
     /// Takes over what an input has besides the event itself.
-    pub(in crate::lifecycle) fn learn(&mut self, input: &SocketInput) {
+    pub(in crate::lifecycle) fn learn(&mut self, input: &SocketInput, life: &mut Life) {
         // The kernel is never wrong in this, but behind `listen(fd, 0)` it takes a server's socket
         // for a client's.
         if mem::take(&mut self.is_from_dump) && input.role == Role::Server {
-            self.life.role = Role::Server;
+            life.role = Role::Server;
         }
         self.is_caller = input.process.is_some();
         self.process = input.process.or(self.process);
@@ -128,10 +118,31 @@ impl Socket {
         self.peer_closed |= input.peer_closed;
     }
 
-    /// Changes the state, and describes that.
-    fn enter(&mut self, transition: Transition, (local, remote): (SocketAddr, SocketAddr)) -> StateChange {
+    /// It entered SYN_SENT, which is not reported until its local port is known.
+    pub(in crate::lifecycle) fn defer_syn_sent(&mut self, time: Time) {
+        (self.syn_sent, self.is_deferred) = (Some(time), true);
+    }
+
+    /// When it entered SYN_SENT, while that is not reported.
+    pub(in crate::lifecycle) fn deferred_syn_sent(&self) -> Option<Time> {
+        self.syn_sent.filter(|_| self.is_deferred)
+    }
+
+    /// The same; it is reported now.
+    pub(in crate::lifecycle) fn take_deferred_syn_sent(&mut self) -> Option<Time> {
+        self.syn_sent.filter(|_| mem::take(&mut self.is_deferred))
+    }
+
+    /// Its end enters a state, which means this.
+    fn enter(
+        &mut self,
+        end: &mut KernelEnd<'_>,
+        transition: Transition,
+        outcome: Outcome,
+        out: &mut Vec<Event>,
+    ) {
         let Transition { from, to, time, evidence } = transition;
-        let state_duration = self.life.enter(from, to, time);
+        let state_duration = end.life.enter(from, to, time);
         self.is_from_dump = false;
         self.fin_acked |= self.proves_fin_acked(from, to);
         if to == TcpState::SynSent {
@@ -141,10 +152,11 @@ impl Socket {
             Evidence::Kernel => self.sequence_numbers(from, to),
             Evidence::Segment | Evidence::Timer => (None, None),
         };
-        StateChange {
+        let (local, remote) = end.addresses;
+        let change = StateChange {
             local,
             remote: (remote.port() != 0).then_some(remote),
-            role: self.life.role,
+            role: end.life.role,
             from,
             to,
             seq,
@@ -152,12 +164,8 @@ impl Socket {
             evidence,
             process: self.process.filter(|_| mem::take(&mut self.is_caller)),
             state_duration,
-        }
-    }
-
-    /// Its connection is established and not in TIME_WAIT.
-    pub(in crate::lifecycle) fn is_living(&self) -> bool {
-        is_synchronized(self.life.state()) && self.life.state() != TcpState::TimeWait
+        };
+        report(&SocketOf { socket: self, end }, change, outcome, time, out);
     }
 
     /// It is from a dump, and nothing was reported of it since.
@@ -170,25 +178,9 @@ impl Socket {
         self.is_from_dump = false;
     }
 
-    /// A timewait socket takes over.
-    pub(in crate::lifecycle) fn become_time_wait(&mut self) {
-        self.rcv_nxt = self.tcp.map(|tcp| tcp.rcv_nxt);
-    }
-
-    /// Of a timewait socket: the peer's FIN was received.
-    pub(in crate::lifecycle) fn pass_fin(&mut self) {
-        self.rcv_nxt = self.rcv_nxt.map(|next| next.wrapping_add(1));
-    }
-
-    /// Of a timewait socket: whether a segment of the peer that begins at `seq` continues what was
-    /// received.
-    pub(in crate::lifecycle) fn accepts(&self, seq: u32) -> bool {
-        self.rcv_nxt.is_none_or(|next| next == seq)
-    }
-
-    /// Of a timewait socket: whether the peer's FIN at `seq` is the one awaited.
-    pub(in crate::lifecycle) fn awaits_fin(&self, seq: u32) -> bool {
-        self.life.state() == TcpState::FinWait2 && self.accepts(seq)
+    /// RCV.NXT, as the kernel last reported.
+    pub(super) fn rcv_nxt(&self) -> Option<u32> {
+        self.tcp.map(|tcp| tcp.rcv_nxt)
     }
 
     /// FIN_WAIT2 and TIME_WAIT begin with the acknowledgment of our FIN (RFC 9293, section 3.6),
@@ -222,15 +214,23 @@ pub(in crate::lifecycle) struct Transition {
     pub(in crate::lifecycle) evidence: Evidence,
 }
 
-/// A socket with its connection.
+/// An end whose states the kernel reports.
+struct KernelEnd<'a> {
+    life: &'a mut Life,
+    /// Local and remote.
+    addresses: (SocketAddr, SocketAddr),
+    /// When the first SYN of this end was seen, and of the peer.
+    syn_at: [Option<Time>; 2],
+}
+
+/// A socket and its end.
 struct SocketOf<'a> {
     socket: &'a Socket,
-    connection: &'a Connection,
-    end: usize,
+    end: &'a KernelEnd<'a>,
 }
 
 impl Connection {
-    /// The socket of an end enters a state, which means this.
+    /// An end with a socket enters a state, which means this.
     pub(in crate::lifecycle) fn enter(
         &mut self,
         end: usize,
@@ -238,20 +238,14 @@ impl Connection {
         outcome: Outcome,
         out: &mut Vec<Event>,
     ) {
-        if let Some(mut socket) = self.ends[end].socket.take() {
-            let change = socket.enter(transition, self.tuple.addresses(end));
-            report(
-                &SocketOf { socket: &socket, connection: self, end },
-                change,
-                outcome,
-                transition.time,
-                out,
-            );
-            self.ends[end].socket = Some(socket);
+        let (addresses, syn_at) = (self.tuple.addresses(end), self.syn_at(end));
+        let Endpoint { life, socket, .. } = &mut self.ends[end];
+        if let Some(socket) = socket {
+            socket.enter(&mut KernelEnd { life, addresses, syn_at }, transition, outcome, out);
         }
     }
 
-    /// The same of the timewait socket of an end.
+    /// The timewait socket of an end enters a state, which means this.
     pub(in crate::lifecycle) fn enter_time_wait(
         &mut self,
         end: usize,
@@ -259,23 +253,21 @@ impl Connection {
         outcome: Outcome,
         out: &mut Vec<Event>,
     ) {
-        if let Some(mut socket) = self.ends[end].time_wait.take() {
-            let change = socket.enter(transition, self.tuple.addresses(end));
-            report(
-                &SocketOf { socket: &socket, connection: self, end },
-                change,
-                outcome,
-                transition.time,
-                out,
-            );
-            self.ends[end].time_wait = Some(socket);
+        let (addresses, syn_at) = (self.tuple.addresses(end), self.syn_at(end));
+        if let Some(TimeWait { life, socket, .. }) = self.ends[end].time_wait.as_deref_mut() {
+            socket.enter(&mut KernelEnd { life, addresses, syn_at }, transition, outcome, out);
         }
+    }
+
+    /// When the first SYN of an end was seen, and of its peer.
+    fn syn_at(&self, end: usize) -> [Option<Time>; 2] {
+        [end, self.tuple.peer_of(end)].map(|end| self.ends[end].syn_at)
     }
 }
 
 impl Reported for SocketOf<'_> {
     fn event(&self, time: Time, kind: EventKind) -> Event {
-        let Identity { connection, end } = self.socket.life.of();
+        let Identity { connection, end } = self.end.life.of();
         Event {
             time,
             connection,
@@ -288,20 +280,18 @@ impl Reported for SocketOf<'_> {
     }
 
     fn handshake(&self, time: Time, result: Result<(), HandshakeFailure>) -> Handshake {
-        let Self { socket, connection, end } = *self;
-        let begun = match socket.life.role {
+        let Self { socket, end } = *self;
+        let [own_syn, peers_syn] = end.syn_at;
+        let begun = match end.life.role {
             // A SYN older than the socket's own is of an earlier connection.
-            Role::Client => {
-                let syn_at = connection.ends[end].syn_at;
-                syn_at.filter(|seen| Some(*seen) >= socket.syn_sent).or(socket.syn_sent)
-            }
-            Role::Server => connection.ends[connection.tuple.peer_of(end)].syn_at,
+            Role::Client => own_syn.filter(|seen| Some(*seen) >= socket.syn_sent).or(socket.syn_sent),
+            Role::Server => peers_syn,
         };
-        let (local, remote) = connection.tuple.addresses(end);
+        let (local, remote) = end.addresses;
         Handshake {
             local,
             remote,
-            role: socket.life.role,
+            role: end.life.role,
             result,
             duration: begun.map(|begun| time.since(begun)),
             // No other segment was sent yet. A child takes over the count of its half-open request.
@@ -310,23 +300,22 @@ impl Reported for SocketOf<'_> {
     }
 
     fn closed(&self, time: Time, closed_by: ClosedBy) -> Closed {
-        let Self { socket, connection, end } = *self;
-        let (local, remote) = connection.tuple.addresses(end);
+        let Self { socket, end } = *self;
+        let (local, remote) = end.addresses;
+        let life = &end.life;
         Closed {
             local,
             remote,
-            role: socket.life.role,
+            role: life.role,
             closed_by,
-            duration: socket.life.established.map(|established| time.since(established)),
-            bytes_sent: socket
-                .tcp
-                .map(|tcp| payload_acked(tcp.bytes_acked, socket.life.role, socket.fin_acked)),
+            duration: life.established.map(|established| time.since(established)),
+            bytes_sent: socket.tcp.map(|tcp| payload_acked(tcp.bytes_acked, life.role, socket.fin_acked)),
             bytes_received: socket.tcp.map(|tcp| payload_received(tcp.bytes_received, socket.peer_closed)),
             retransmits: socket.tcp.map(|tcp| tcp.total_retrans),
             rtt_us: socket.tcp.map(|tcp| tcp.srtt_us).filter(|rtt| *rtt != 0),
             process: socket.process,
-            partial: socket.life.partial,
-            states: socket.life.time_in_states.states(),
+            partial: life.partial,
+            states: life.time_in_states.states(),
         }
     }
 }

@@ -9,6 +9,7 @@
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::{Direction, Role};
 
+use super::endpoint::Endpoint;
 use super::inference::Inference;
 use crate::lifecycle::dedup::{Observation, Transmission};
 use crate::lifecycle::input::SegmentInput;
@@ -87,38 +88,39 @@ impl Visibility {
 
 impl Inference {
     /// Whether what happens to an end is reported from segments.
-    pub(in crate::lifecycle) fn is_reported_here(&self, end: usize) -> bool {
-        let mine = &self.ends[end];
+    pub(in crate::lifecycle) fn is_reported_here(&self, end: usize, ends: &[Endpoint; 2]) -> bool {
+        let life = &ends[end].life;
         let is_half_open = self.visibility.is_here(end)
-            && mine.life.role == Role::Server
-            && matches!(mine.life.state(), TcpState::SynRecv | TcpState::NewSynRecv);
+            && life.role == Role::Server
+            && matches!(life.state(), TcpState::SynRecv | TcpState::NewSynRecv);
         // What was begun is reported to its end.
-        !mine.reported_by_kernel && (mine.has_reports || self.is_all_seen_or_passes() || is_half_open)
+        !life.is_reported_by_kernel()
+            && (life.has_reports || self.is_all_seen_or_passes(ends) || is_half_open)
     }
 
     /// Whether the kernel reports nothing at all of an end: neither its RSTs nor its
     /// retransmissions.
-    pub(in crate::lifecycle) fn is_reported_here_alone(&self, end: usize) -> bool {
-        !self.ends[end].reported_by_kernel && self.is_all_seen_or_passes()
+    pub(in crate::lifecycle) fn is_reported_here_alone(&self, end: usize, ends: &[Endpoint; 2]) -> bool {
+        !ends[end].life.is_reported_by_kernel() && self.is_all_seen_or_passes(ends)
     }
 
     /// Whether an answer to the SYN-ACK of an end proves nothing yet. A server here may drop it,
     /// for want of room in its accept queue; if it does not, the kernel reports the new socket.
-    pub(in crate::lifecycle) fn awaits_kernel(&self, end: usize) -> bool {
-        let mine = &self.ends[end];
+    pub(in crate::lifecycle) fn awaits_kernel(&self, end: usize, ends: &[Endpoint; 2]) -> bool {
+        let life = &ends[end].life;
         self.visibility.is_here(end)
-            && !self.is_all_seen_or_passes()
-            && mine.life.role == Role::Server
-            && matches!(mine.life.state(), TcpState::SynRecv | TcpState::NewSynRecv)
+            && !self.is_all_seen_or_passes(ends)
+            && life.role == Role::Server
+            && matches!(life.state(), TcpState::SynRecv | TcpState::NewSynRecv)
     }
 
     /// Whether there is anything to report of the connection, now or later.
-    pub(in crate::lifecycle) fn matters(&self) -> bool {
-        let is_begun = self.ends.iter().any(|end| end.has_reports && !end.reported_by_kernel);
-        let is_opening = self.ends.iter().any(|end| {
+    pub(in crate::lifecycle) fn matters(&self, ends: &[Endpoint; 2]) -> bool {
+        let is_begun = ends.iter().any(|end| end.life.has_reports && !end.life.is_reported_by_kernel());
+        let is_opening = ends.iter().any(|end| {
             matches!(end.life.state(), TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv)
         });
-        let may_pass = !self.ends.iter().any(|end| end.reported_by_kernel)
+        let may_pass = !ends.iter().any(|end| end.life.is_reported_by_kernel())
             && ![0, 1].into_iter().any(|end| self.visibility.is_here(end))
             && (self.visibility.is_forwarded || is_opening);
         self.visibility.sees_all_segments || is_begun || may_pass
@@ -126,14 +128,14 @@ impl Inference {
 
     /// Whether nothing is to report of this connection any more: the kernel reports one end, and
     /// the other is reported too, or on another host.
-    pub(in crate::lifecycle) fn is_settled(&self) -> bool {
-        let is_reported = |end: usize| self.ends[end].reported_by_kernel;
+    pub(in crate::lifecycle) fn is_settled(&self, ends: &[Endpoint; 2]) -> bool {
+        let is_reported = |end: usize| ends[end].life.is_reported_by_kernel();
         let is_settled = |end: usize| is_reported(end) || self.visibility.is_elsewhere(end);
-        !self.matters() && (is_reported(0) || is_reported(1)) && is_settled(0) && is_settled(1)
+        !self.matters(ends) && (is_reported(0) || is_reported(1)) && is_settled(0) && is_settled(1)
     }
 
-    fn is_all_seen_or_passes(&self) -> bool {
-        let is_kernels = || self.ends.iter().any(|end| end.reported_by_kernel);
+    fn is_all_seen_or_passes(&self, ends: &[Endpoint; 2]) -> bool {
+        let is_kernels = || ends.iter().any(|end| end.life.is_reported_by_kernel());
         self.visibility.sees_all_segments || self.visibility.passes_through() && !is_kernels()
     }
 }

@@ -6,7 +6,9 @@ use tcp_monitor_common::record::Role;
 
 use super::Tracker;
 use crate::lifecycle::connection::EndRef;
+use crate::lifecycle::connection::life::Life;
 use crate::lifecycle::connection::socket::{Socket, SocketKey};
+use crate::lifecycle::connection::time_wait::TimeWait;
 use crate::lifecycle::input::{Presence, PresentSocket};
 use crate::lifecycle::tuple::Tuple;
 
@@ -35,11 +37,13 @@ impl Tracker {
         let (at, of) = (EndRef::new(place, end), connection.identity(end));
         match present.presence {
             Presence::Socket(state) => {
-                self.table.add_socket(at, Box::new(Socket::from_dump(present, of, state)), time);
+                connection.ends[end].life = Life::from_dump(of, state, present.role);
+                self.table.add_socket(at, Box::new(Socket::from_dump(present)), time);
             }
             Presence::Waiting { peer_closed, left } => {
                 let state = if peer_closed { TcpState::TimeWait } else { TcpState::FinWait2 };
-                self.find_time_wait(at, Box::new(Socket::from_dump(present, of, state)), left, time);
+                let life = Life::from_dump(of, state, present.role);
+                self.find_time_wait(at, TimeWait::of(life, Box::new(Socket::from_dump(present))), left, time);
             }
         }
         self.table.note_use(place, time);

@@ -3,18 +3,18 @@
 
 use std::time::Duration;
 
-use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Direction;
 use tcp_monitor_common::rules::control::SegmentKind;
 
 use super::nat::Opener;
 use super::segments::{Passing, Reading, client, opener};
 use super::{InferFrom, Tracker};
+use crate::lifecycle::connection::Identity;
 use crate::lifecycle::connection::check::check;
 use crate::lifecycle::connection::class::Class;
-use crate::lifecycle::connection::inference::{Acks, Passage};
+use crate::lifecycle::connection::inference::{Ends, Passage};
+use crate::lifecycle::connection::life::Source;
 use crate::lifecycle::connection::numbers::Numbers;
-use crate::lifecycle::connection::{Connection, EndRef, Identity};
 use crate::lifecycle::dedup::{Observation, Transmission};
 use crate::lifecycle::event::{Event, Step, Unexpected};
 use crate::lifecycle::input::SegmentInput;
@@ -32,8 +32,11 @@ impl Tracker {
     pub(super) fn recognize(&self, passing: &Passing<'_>, known: Option<Place>) -> SegmentInput {
         let Passing { segment, from, to, .. } = *passing;
         let connection = known.and_then(|place| self.table.get(place));
-        let inference = connection.and_then(|connection| connection.inference.as_ref());
-        let acks = inference.map_or(Acks::default(), |inference| inference.acks(from, to, segment));
+        let acks = connection.and_then(|connection| {
+            let states = [from, to].map(|end| connection.ends[end].life.state());
+            connection.inference.as_ref().map(|inference| inference.acks(states, to, segment))
+        });
+        let acks = acks.unwrap_or_default();
         SegmentInput {
             acks_syn_ack: segment.acks_syn_ack || acks.syn_ack,
             acks_fin: segment.acks_fin || acks.fin,
@@ -73,22 +76,12 @@ impl Tracker {
             }
         };
         let Some((connection, ids)) = self.table.get_with_ids(place) else { return Reading::default() };
-        let reported_by_kernel = [from, to].map(|end| connection.ends[end].reported_state().is_some());
         let Some(mut inference) = connection.inference.take() else { return Reading::default() };
         let sent = |end: usize| &connection.ends[end].sent;
         let before = step.map(|step| check(segment, step, sent(from), sent(to))).unwrap_or_default();
         let of = (connection.id, usize::from(connection.first));
-        let mut passage = Passage {
-            tuple: connection.tuple,
-            connection: of,
-            ids,
-            ends: Some(&mut connection.ends),
-            from,
-            to,
-            segment,
-            reported_by_kernel,
-            out,
-        };
+        let ends = Ends { tuple: connection.tuple, of: &mut connection.ends, out };
+        let mut passage = Passage { ends, connection: of, ids, from, to, segment };
         let unexpected = inference.process(&mut passage);
         let of_now = passage.connection;
         let check = match unexpected {
@@ -96,7 +89,7 @@ impl Tracker {
             Some(Unexpected::OutOfWindow | Unexpected::State) | None => before,
         };
         let numbers = Numbers { relative: inference.relative(from, to, segment), check };
-        let class = Class::of(&inference);
+        let class = Class::of(&inference, &connection.ends);
         connection.inference = Some(inference);
         if of_now != of {
             connection.renew(of_now.0, of_now.1);
@@ -111,7 +104,6 @@ impl Tracker {
     pub(super) fn infer_from_control(
         &mut self,
         passing: &Passing<'_>,
-        step: Step,
         observation: &Observation,
         place: Place,
         out: &mut Vec<Event>,
@@ -124,7 +116,8 @@ impl Tracker {
             // There is no request, and nothing to time out. If the cookie comes back, the kernel
             // reports a socket.
             if let Some(inference) = &mut connection.inference {
-                inference.replace_ends(segment.time, &connection.tuple, out);
+                let mut ends = Ends { tuple: connection.tuple, of: &mut connection.ends, out };
+                inference.replace_ends(segment.time, &mut ends);
                 self.table.drop_inference(place, self.now);
             }
             return None;
@@ -137,35 +130,22 @@ impl Tracker {
             self.table.add_inference(place, false, self.now);
         }
         let (connection, ids) = self.table.get_with_ids(place)?;
-        let is_reported = |end: usize| connection.ends[end].reported_state().is_some();
-        // It is not the timewait socket that answers a SYN.
-        let is_of_listener = step == Step::Syn && connection.ends[to].time_wait.is_some();
-        let reported_by_kernel = [is_reported(from), !is_of_listener && is_reported(to)];
         let mut inference = connection.inference.take()?;
         let of = (connection.id, usize::from(connection.first));
-        let mut passage = Passage {
-            tuple: connection.tuple,
-            connection: of,
-            ids,
-            ends: None,
-            from,
-            to,
-            segment,
-            reported_by_kernel,
-            out,
-        };
-        inference.note_reported(&passage);
+        let ends = Ends { tuple: connection.tuple, of: &mut connection.ends, out };
+        let mut passage = Passage { ends, connection: of, ids, from, to, segment };
         inference.visibility.note(from, segment, observation);
-        for end in 0..inference.ends.len() {
-            inference.emit_deferred(end, segment.time, &passage.tuple, passage.out);
+        for end in [0, 1] {
+            inference.emit_deferred(end, segment.time, &mut passage.ends);
         }
         if !is_duplicate {
             inference.process(&mut passage);
         }
         let of_now = passage.connection;
-        let class = Class::of(&inference);
+        let class = Class::of(&inference, &connection.ends);
         let is_answered_here = inference.visibility.is_here(from);
-        let is_settled = inference.is_settled();
+        let is_settled = inference.is_settled(&connection.ends);
+        let is_reported = connection.ends[from].life.is_reported_by_kernel();
         connection.inference = Some(inference);
         if of_now != of {
             connection.renew(of_now.0, of_now.1);
@@ -178,7 +158,7 @@ impl Tracker {
         let at_least = if is_duplicate { Duration::MAX } else { class.stays(segment, None) };
         self.queue_inference(place, class, at_least);
         let sender = Opener { tuple, end: from };
-        self.follow_translation(segment, sender, reported_by_kernel[0], is_duplicate, is_answered_here);
+        self.follow_translation(segment, sender, is_reported, is_duplicate, is_answered_here);
         Some(identity)
     }
 
@@ -188,7 +168,7 @@ impl Tracker {
         &mut self,
         segment: &SegmentInput,
         sender: Opener,
-        reported_by_kernel: bool,
+        is_reported: bool,
         is_duplicate: bool,
         is_here: bool,
     ) {
@@ -196,20 +176,21 @@ impl Tracker {
         let is_syn = segment.header.flags.kind() == Some(SegmentKind::Syn);
         match segment.direction {
             Some(Direction::Ingress) if is_syn => self.nat.come_in(netns, seq, sender, self.now),
-            Some(Direction::Egress) if is_syn && !is_duplicate && !reported_by_kernel => {
+            Some(Direction::Egress) if is_syn && !is_duplicate && !is_reported => {
                 self.nat.go_out(netns, seq, sender, self.now);
             }
             Some(_) | None if is_syn || is_duplicate => {}
             Some(_) | None => {
                 let Some(opener) = self.nat.answer(&sender.tuple, sender.end) else { return };
                 let Some(place) = self.table.find(&opener.tuple) else { return };
-                let connection = self.table.get_mut(place);
-                let Some(inference) = connection.and_then(|it| it.inference.as_mut()) else { return };
+                let Some(connection) = self.table.get_mut(place) else { return };
+                let Some(inference) = &mut connection.inference else { return };
                 if is_here {
                     // Its socket has the other addresses. What is reported already goes on to its
                     // end.
-                    let silent = inference.ends.iter_mut().filter(|end| !end.has_reports);
-                    silent.for_each(|end| end.reported_by_kernel = true);
+                    let lives = connection.ends.iter_mut().map(|end| &mut end.life);
+                    let silent = lives.filter(|life| life.source == Source::Segments && !life.has_reports);
+                    silent.for_each(|life| life.source = Source::Translated);
                 } else {
                     inference.visibility.find_translated(1 - opener.end, netns);
                 }
@@ -217,27 +198,17 @@ impl Tracker {
         }
     }
 
-    /// A listener's child takes over from the half-open request. Returns whether that is reported
-    /// to be in SYN_RECV: then the child is, since as long.
-    pub(super) fn resume_half_open(&mut self, at: EndRef, now: Time) -> bool {
-        if self.infer_from != InferFrom::ControlSegments {
-            return false;
-        }
-        let Some(connection) = self.table.get_mut(at.place) else { return false };
-        let Connection { inference, ends, .. } = connection;
-        let Some(inference) = inference else { return false };
-        let since = inference.hand_over(at.end());
-        let class = Class::of(inference);
-        if let (Some(since), Some(socket)) = (since, &mut ends[at.end()].socket) {
-            socket.life.resume(TcpState::SynRecv, since);
-        }
+    /// The kernel reports a socket of a connection from now on.
+    pub(super) fn note_kernel(&mut self, place: Place, now: Time) {
+        let Some(connection) = self.table.get(place) else { return };
+        let Some(inference) = &connection.inference else { return };
+        let class = Class::of(inference, &connection.ends);
         self.now = self.now.max(now);
-        if inference.is_settled() {
-            self.table.drop_inference(at.place, self.now);
+        if inference.is_settled(&connection.ends) {
+            self.table.drop_inference(place, self.now);
         } else {
-            self.queue_inference(at.place, class, Duration::MAX);
+            self.queue_inference(place, class, Duration::MAX);
         }
-        since.is_some()
     }
 
     /// When [`Self::expire_inference`] has something to do, at the earliest.
@@ -263,10 +234,11 @@ impl Tracker {
         }
         let Some(connection) = self.table.get_mut(place) else { return };
         let Some(inference) = &mut connection.inference else { return };
-        if class != Class::HalfOpen || inference.is_half_open_until() <= deadline {
-            inference.time_out(class, deadline, &connection.tuple, out);
+        if class != Class::HalfOpen || inference.is_half_open_until(&connection.ends) <= deadline {
+            let mut ends = Ends { tuple: connection.tuple, of: &mut connection.ends, out };
+            inference.time_out(class, deadline, &mut ends);
         }
-        let class = Class::of(inference);
+        let class = Class::of(inference, &connection.ends);
         self.queue_inference(place, class, Duration::ZERO);
     }
 

@@ -110,8 +110,8 @@ impl Tracker {
             Input::Stuck(StuckSocket { time, netns, cookie, stuck }) => {
                 let (tuple, end) = Tuple::of(netns, stuck.local, stuck.remote);
                 let socket = self.table.find_socket(&SocketKey::with_cookie(netns, cookie));
-                let identity = match socket.and_then(|at| self.table.socket(at)) {
-                    Some(socket) => Some(socket.life.of()),
+                let identity = match socket.and_then(|at| self.table.end(at)) {
+                    Some(end) => Some(end.life.of()),
                     None => self.identity_of(&tuple, end),
                 };
                 let event = Event { netns, cookie, ..Event::new(time, EventKind::Stuck(stuck)) };
@@ -183,8 +183,8 @@ impl Tracker {
     #[must_use]
     pub fn unfinished(&self) -> Unfinished {
         let mut unfinished = Unfinished::default();
-        let inferences = self.table.values().filter_map(|connection| connection.inference.as_ref());
-        let lives = inferences.flat_map(|inference| &inference.ends).map(|end| &end.life);
+        let inferred = self.table.values().filter(|connection| connection.inference.is_some());
+        let lives = inferred.flat_map(|connection| &connection.ends).map(|end| &end.life);
         for life in lives.filter(|life| life.role == Role::Client) {
             match Class::of_end(life.state()) {
                 Class::HalfOpen => unfinished.half_open += 1,
@@ -198,8 +198,8 @@ impl Tracker {
     /// The connection with these addresses, and which of its ends this one is.
     fn identity_of(&self, tuple: &Tuple, end: usize) -> Option<Identity> {
         let connection = self.table.get(self.table.find(tuple)?)?;
-        let socket = connection.ends[end].socket.as_ref();
-        Some(socket.map_or_else(|| connection.identity(end), |socket| socket.life.of()))
+        let mine = &connection.ends[end];
+        Some(if mine.socket.is_some() { mine.life.of() } else { connection.identity(end) })
     }
 
     /// The kernel reported nothing else: all segments are seen, each once.

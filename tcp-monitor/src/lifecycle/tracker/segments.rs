@@ -90,7 +90,7 @@ impl Tracker {
         self.affect_time_waits(passing.ends(known), passing.segment, step, out);
         let mut sender = self.table.get(known).map(|connection| connection.identity(passing.from));
         if self.infers() {
-            sender = self.infer_from_control(passing, step, &observation, known, out).or(sender);
+            sender = self.infer_from_control(passing, &observation, known, out).or(sender);
         }
         if observation.transmission != Transmission::Duplicate {
             let reading = Reading { numbers, unexpected: None, sender };
@@ -180,8 +180,8 @@ impl Tracker {
         let sockets = [0, 1].map(|end| joined.ends[end].socket.is_some());
         for end in [0, 1].into_iter().filter(|end| sockets[*end]) {
             let at = self.table.move_socket(EndRef::new(other, end), EndRef::new(first, end));
-            if let Some(socket) = self.table.socket_mut(at) {
-                socket.life.set_identity(identities[end]);
+            if let Some(moved) = self.table.end_mut(at) {
+                moved.life.set_identity(identities[end]);
             }
         }
         self.table.discard_segments(other, now);

@@ -8,6 +8,8 @@ use tcp_monitor_common::transition::{Outcome, TransitionContext, is_synchronized
 
 use super::Tracker;
 use super::connecting::Route;
+use crate::lifecycle::connection::endpoint::Endpoint;
+use crate::lifecycle::connection::life::Life;
 use crate::lifecycle::connection::socket::{Socket, SocketKey, Transition, numbers_set_in};
 use crate::lifecycle::connection::{EndRef, Identity};
 use crate::lifecycle::event::{Event, EventKind, Evidence, Reset, Retransmit};
@@ -70,7 +72,7 @@ impl Tracker {
         match self.locate(input, out) {
             Some(at) => {
                 self.table.touch_socket(at, SocketKey::of(input), input.time);
-                self.table.socket(at).map(|socket| socket.life.of())
+                self.table.end(at).map(|end| end.life.of())
             }
             None => {
                 let (tuple, end) = Tuple::of(input.netns, input.local, input.remote);
@@ -94,9 +96,9 @@ impl Tracker {
             None => self.meet(known, input, from, to, out),
         };
         let Some(at) = at else { return };
-        let Some(socket) = self.table.socket_mut(at) else { return };
-        socket.learn(input);
-        let role = socket.life.role;
+        let Some(Endpoint { life, socket: Some(socket), .. }) = self.table.end_mut(at) else { return };
+        socket.learn(input, life);
+        let (role, state) = (life.role, life.state());
         if to == TcpState::Close {
             self.drop_successor(at, time);
         }
@@ -109,7 +111,7 @@ impl Tracker {
         {
             self.connecting.insert(Route::of(input.netns, local, remote), at.place, time);
             if let Some(socket) = self.table.socket_mut(at) {
-                socket.deferred_syn_sent = Some(time);
+                socket.defer_syn_sent(time);
             }
             self.table.touch_socket(at, SocketKey::of(input), time);
             return;
@@ -120,7 +122,8 @@ impl Tracker {
             peer_closed: input.peer_closed,
         };
         match outcome(from, to, context) {
-            Outcome::Continues if is_child && self.resume_half_open(at, time) => {
+            // The half-open request that it takes over from was reported to be.
+            Outcome::Continues if is_child && state == to => {
                 self.table.touch_socket(at, SocketKey::of(input), time);
             }
             meaning @ (Outcome::Continues | Outcome::Established) => {
@@ -178,7 +181,9 @@ impl Tracker {
         out: &mut Vec<Event>,
     ) -> Option<EndRef> {
         let time = input.time;
-        let is_living = |tracker: &Self, at: EndRef| tracker.table.socket(at).is_some_and(Socket::is_living);
+        let is_living = |tracker: &Self, at: EndRef| {
+            tracker.table.end(at).is_some_and(|end| end.socket.is_some() && end.is_living())
+        };
         let was_living = last.is_some_and(|at| is_living(self, at));
         if let Some(at) = last {
             self.end_socket(at, SocketEnd::Closed, time);
@@ -186,9 +191,9 @@ impl Tracker {
         if to != TcpState::Close {
             self.make_room(time);
         }
-        let mut socket = Socket::met(input, Identity::NONE, from, to);
+        let mut life = Life::of_socket(Identity::NONE, from, to, input.role);
         let (tuple, end) = Tuple::of(input.netns, input.local, input.remote);
-        let first = match socket.life.role {
+        let first = match life.role {
             Role::Client => end,
             Role::Server => tuple.peer_of(end),
         };
@@ -202,31 +207,38 @@ impl Tracker {
         let was_living = was_living || is_living(self, at);
         let (connection, ids) = self.table.get_with_ids(place)?;
         let mine = &connection.ends[end];
-        let is_fresh = mine.socket.is_none()
-            && !mine.is_closed
-            && (socket.life.role == Role::Server || mine.isn.is_none());
+        let is_fresh =
+            mine.socket.is_none() && !mine.is_closed() && (life.role == Role::Server || mine.isn.is_none());
         let begins = matches!(from, TcpState::Close | TcpState::Listen);
         if begins && was_living {
             connection.discard_segments();
         }
         if begins && !is_fresh {
-            match socket.life.role {
+            match life.role {
                 Role::Client => connection.renew_by_socket(Some(ids.next()), first),
                 // Its peer's SYN has come.
                 Role::Server => connection.renew(Some(ids.next()), first),
             }
         }
-        socket.life.set_identity(connection.identity(end));
-        self.table.add_socket(at, Box::new(socket), time);
+        let of = connection.identity(end);
+        let mine = &mut connection.ends[end];
+        // A listener's child is in SYN_RECV for as long as its half-open request was.
+        let is_child = from == TcpState::SynRecv || (from, to) == (TcpState::Listen, TcpState::SynRecv);
+        let takes_over = is_child && mine.life.is_inferred_in(TcpState::SynRecv);
+        if takes_over {
+            mine.life.continue_as_child();
+        } else {
+            life.set_identity(of);
+            mine.life = life;
+        }
+        self.table.add_socket(at, Box::new(Socket::of(input)), time);
+        self.note_kernel(place, time);
         if from == TcpState::SynRecv {
-            let entered_syn_recv = self.unaddressed.remove(input.netns, input.sk);
-            let is_reported = self.resume_half_open(at, time);
-            if (is_reported || entered_syn_recv.is_some())
-                && let Some(socket) = self.table.socket_mut(at)
-            {
-                socket.life.role = Role::Server;
-            }
-            if let Some(entered_syn_recv) = entered_syn_recv.filter(|_| !is_reported) {
+            let entered_syn_recv = self.unaddressed.remove(input.netns, input.sk).filter(|_| !takes_over);
+            if let Some(entered_syn_recv) = entered_syn_recv {
+                if let Some(end) = self.table.end_mut(at) {
+                    end.life.role = Role::Server;
+                }
                 self.reuse_time_wait(at, entered_syn_recv, Evidence::Kernel, out);
                 self.enter(
                     at,
@@ -272,13 +284,14 @@ impl Tracker {
     /// The route of a socket that connects and whose local port is not known yet, and when it
     /// entered SYN_SENT if that is not reported yet.
     pub(super) fn route_of(&self, at: EndRef) -> Option<(Route, Option<Time>)> {
-        let socket = self.table.socket(at)?;
-        let connects = socket.deferred_syn_sent.is_some() || socket.life.state() == TcpState::SynSent;
+        let Endpoint { life, socket: Some(socket), .. } = self.table.end(at)? else { return None };
+        let deferred = socket.deferred_syn_sent();
+        let connects = deferred.is_some() || life.state() == TcpState::SynSent;
         if !connects {
             return None;
         }
         let (local, remote) = self.table.get(at.place)?.tuple.addresses(at.end());
-        (local.port() == 0).then(|| (Route::of(socket.key.netns, local, remote), socket.deferred_syn_sent))
+        (local.port() == 0).then(|| (Route::of(socket.key.netns, local, remote), deferred))
     }
 
     /// The addresses of a known socket are those of its input, as far as that has them.
@@ -321,7 +334,7 @@ impl Tracker {
     /// Reports the SYN_SENT of a socket whose port is known now, unless that was reported without.
     fn report_syn_sent(&mut self, at: EndRef, now: Time, out: &mut Vec<Event>) {
         let Some(socket) = self.table.socket_mut(at) else { return };
-        let deferred = socket.deferred_syn_sent.take();
+        let deferred = socket.take_deferred_syn_sent();
         let Some(connection) = self.table.get_mut(at.place) else { return };
         let has_port = connection.is_indexed;
         connection.is_seen |= has_port;
@@ -345,20 +358,20 @@ impl Tracker {
 
     /// A socket whose port was not known is of the connection with the addresses that it has now.
     fn take_over(&mut self, from: EndRef, to: EndRef) -> EndRef {
-        let is_reported = self.table.socket(from).is_some_and(|socket| socket.deferred_syn_sent.is_none());
+        let is_reported = self.table.socket(from).is_some_and(|socket| socket.deferred_syn_sent().is_none());
         let id = self.table.get(from.place).and_then(|connection| connection.id);
-        let at = self.table.move_socket(from, to);
-        let Some((connection, _)) = self.table.get_with_ids(at.place) else { return at };
-        let mine = &connection.ends[at.end()];
         // Its SYN may have been seen before it was known whose that was.
-        let is_others = mine.is_closed || mine.isn.is_none() || mine.time_wait.is_some();
+        let is_others = self
+            .table
+            .end(to)
+            .is_some_and(|end| end.is_closed() || end.isn.is_none() || end.time_wait.is_some());
+        let at = self.table.move_socket(from, to);
+        let Some(connection) = self.table.get_mut(at.place) else { return at };
         if connection.id != id && (is_reported || is_others) {
             connection.renew_by_socket(id, at.end());
         }
         let identity = connection.identity(at.end());
-        if let Some(socket) = self.table.socket_mut(at) {
-            socket.life.set_identity(identity);
-        }
+        connection.ends[at.end()].life.set_identity(identity);
         at
     }
 
@@ -371,7 +384,7 @@ impl Tracker {
         for at in [0, 1].map(|end| EndRef::new(place, end)) {
             let Some(socket) = self.table.socket_mut(at) else { continue };
             let key = socket.key;
-            if let Some(since) = socket.deferred_syn_sent.take() {
+            if let Some(since) = socket.take_deferred_syn_sent() {
                 self.enter(at, TcpState::Close, TcpState::SynSent, since, Outcome::Continues, out);
             }
             self.table.touch_socket(at, key, now);
@@ -380,9 +393,12 @@ impl Tracker {
 
     /// The socket of an end is followed no more.
     pub(super) fn end_socket(&mut self, at: EndRef, end: SocketEnd, now: Time) {
-        self.table.take_socket(at);
-        if let Some(connection) = self.table.get_mut(at.place) {
-            connection.ends[at.end()].is_closed |= end == SocketEnd::Closed;
+        let had_socket = self.table.take_socket(at).is_some();
+        if let Some(known) = self.table.end_mut(at).filter(|_| had_socket) {
+            match end {
+                SocketEnd::Closed => known.close(),
+                SocketEnd::Evicted => known.forget_life(),
+            }
         }
         self.table.note_use(at.place, now);
     }

@@ -2,6 +2,7 @@
 //! (kernel: `tcp_timewait_state_process`).
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
@@ -9,7 +10,9 @@ use tcp_monitor_common::transition::Outcome;
 
 use super::Tracker;
 use crate::lifecycle::connection::EndRef;
-use crate::lifecycle::connection::socket::{Socket, Transition};
+use crate::lifecycle::connection::life::Life;
+use crate::lifecycle::connection::socket::Transition;
+use crate::lifecycle::connection::time_wait::TimeWait;
 use crate::lifecycle::event::{ClosedBy, Event, Evidence, Step};
 use crate::lifecycle::input::SegmentInput;
 use crate::lifecycle::queues::{Place, Queues};
@@ -38,8 +41,8 @@ enum Class {
 impl Class {
     const ALL: [Self; 3] = [Self::TimeWait, Self::FinWait2, Self::FromDump];
 
-    fn of(socket: &Socket) -> Self {
-        if socket.life.state() == TcpState::FinWait2 { Self::FinWait2 } else { Self::TimeWait }
+    fn of(time_wait: &TimeWait) -> Self {
+        if time_wait.life.state() == TcpState::FinWait2 { Self::FinWait2 } else { Self::TimeWait }
     }
 
     /// How long a kernel keeps such a socket by default.
@@ -87,8 +90,8 @@ impl Tracker {
             .table
             .get(at.place)
             .and_then(|connection| connection.ends[connection.tuple.peer_of(at.end())].sent.fin_seq());
-        if let Some(socket) = self.table.socket_mut(at) {
-            socket.life.correct(TcpState::FinWait2);
+        if let Some(end) = self.table.end_mut(at) {
+            end.life.correct(TcpState::FinWait2);
         }
         self.start_time_wait(at, now);
         // It may have passed the interface already, and be processed right after this.
@@ -99,30 +102,33 @@ impl Tracker {
 
     /// A timewait socket takes over from the socket of an end.
     pub(super) fn start_time_wait(&mut self, at: EndRef, now: Time) {
-        let Some(mut socket) = self.table.take_socket(at) else { return };
-        socket.become_time_wait();
-        let class = Class::of(&socket);
-        self.put_time_wait(at, socket, class, now);
+        let Some(socket) = self.table.take_socket(at) else { return };
+        let Some(end) = self.table.end_mut(at) else { return };
+        let closed = Life::closed(end.life.of(), end.life.role);
+        let time_wait = TimeWait::of(mem::replace(&mut end.life, closed), socket);
+        let class = Class::of(&time_wait);
+        self.put_time_wait(at, time_wait, class, now);
     }
 
     /// Adds a timewait socket from a dump that lasts for so long, but no longer than if it had
     /// begun then: of one that is late in going, the time left has wrapped around.
-    pub(super) fn find_time_wait(&mut self, at: EndRef, socket: Box<Socket>, left: Duration, now: Time) {
-        let class = Class::of(&socket);
+    pub(super) fn find_time_wait(&mut self, at: EndRef, time_wait: TimeWait, left: Duration, now: Time) {
+        let class = Class::of(&time_wait);
         self.time_waits.from_dump.insert((now + left.min(class.timeout()), at));
-        self.put_time_wait(at, socket, Class::FromDump, now);
+        if let Some(end) = self.table.end_mut(at) {
+            end.life = Life::closed(time_wait.life.of(), time_wait.life.role);
+        }
+        self.put_time_wait(at, time_wait, Class::FromDump, now);
     }
 
-    fn put_time_wait(&mut self, at: EndRef, socket: Box<Socket>, class: Class, now: Time) {
+    fn put_time_wait(&mut self, at: EndRef, time_wait: TimeWait, class: Class, now: Time) {
         self.drop_time_wait(at, now);
-        let Some(connection) = self.table.get_mut(at.place) else { return };
-        let end = &mut connection.ends[at.end()];
-        (end.time_wait, end.is_closed) = (Some(socket), true);
+        let Some(end) = self.table.end_mut(at) else { return };
+        end.time_wait = Some(Box::new(time_wait));
         self.make_room(now);
         let queued = self.time_waits.ends.insert(at, class as usize, now);
-        let connection = self.table.get_mut(at.place);
-        if let Some(socket) = connection.and_then(|connection| connection.ends[at.end()].time_wait.as_mut()) {
-            socket.queued = Some(queued);
+        if let Some(time_wait) = self.table.end_mut(at).and_then(|end| end.time_wait.as_mut()) {
+            time_wait.socket.queued = Some(queued);
         }
         self.table.note_use(at.place, now);
     }
@@ -132,9 +138,9 @@ impl Tracker {
         let (from, to) = (TcpState::FinWait2, TcpState::TimeWait);
         let transition = Transition { from, to, time, evidence: Evidence::Segment };
         connection.enter_time_wait(at.end(), transition, Outcome::EntersTimeWait(ClosedBy::Local), out);
-        let Some(socket) = connection.ends[at.end()].time_wait.as_mut() else { return };
-        socket.pass_fin();
-        if let Some(queued) = socket.queued {
+        let Some(time_wait) = connection.ends[at.end()].time_wait.as_mut() else { return };
+        time_wait.pass_fin();
+        if let Some(queued) = time_wait.socket.queued {
             self.time_waits.ends.queue(queued, Class::TimeWait as usize, time, Duration::ZERO);
         }
         self.table.note_use(at.place, time);
@@ -189,8 +195,8 @@ impl Tracker {
     /// Discards a timewait socket.
     pub(super) fn drop_time_wait(&mut self, at: EndRef, now: Time) {
         let Some(connection) = self.table.get_mut(at.place) else { return };
-        let Some(socket) = connection.ends[at.end()].time_wait.take() else { return };
-        if let Some(queued) = socket.queued {
+        let Some(time_wait) = connection.ends[at.end()].time_wait.take() else { return };
+        if let Some(queued) = time_wait.socket.queued {
             self.time_waits.ends.remove(queued);
         }
         self.table.note_use(at.place, now);
@@ -198,7 +204,7 @@ impl Tracker {
 
     /// A socket is closed whose timewait socket was listed by a dump a moment later.
     pub(super) fn drop_successor(&mut self, at: EndRef, now: Time) {
-        if self.time_wait(at).is_some_and(Socket::is_from_dump) {
+        if self.time_wait(at).is_some_and(TimeWait::is_from_dump) {
             self.drop_time_wait(at, now);
         }
     }
@@ -246,7 +252,7 @@ impl Tracker {
             && first.is_none_or(|(first, _)| deadline <= first)
         {
             self.time_waits.from_dump.pop_first();
-            if !self.time_wait(at).is_some_and(Socket::is_from_dump) {
+            if !self.time_wait(at).is_some_and(TimeWait::is_from_dump) {
                 return;
             }
             self.end_time_wait(at, now, Evidence::Timer, ClosedBy::Local, out);
@@ -260,17 +266,17 @@ impl Tracker {
     /// TIME_WAIT begins anew (RFC 9293, section 3.10.7.4, eighth).
     fn restart_time_wait(&mut self, at: EndRef, now: Time) {
         let Some(connection) = self.table.get_mut(at.place) else { return };
-        let Some(socket) = connection.ends[at.end()].time_wait.as_mut() else { return };
-        if Class::of(socket) == Class::TimeWait {
-            socket.note_reported();
-            if let Some(queued) = socket.queued {
+        let Some(time_wait) = connection.ends[at.end()].time_wait.as_mut() else { return };
+        if Class::of(time_wait) == Class::TimeWait {
+            time_wait.socket.note_reported();
+            if let Some(queued) = time_wait.socket.queued {
                 self.time_waits.ends.queue(queued, Class::TimeWait as usize, now, Duration::ZERO);
             }
         }
     }
 
-    pub(super) fn time_wait(&self, at: EndRef) -> Option<&Socket> {
-        self.table.get(at.place)?.ends[at.end()].time_wait.as_deref()
+    pub(super) fn time_wait(&self, at: EndRef) -> Option<&TimeWait> {
+        self.table.end(at)?.time_wait.as_deref()
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Table;
 use crate::lifecycle::connection::class::Class;
+use crate::lifecycle::connection::endpoint::Endpoint;
 use crate::lifecycle::connection::inference::Inference;
 use crate::lifecycle::connection::{Connection, ORDERED_TO};
 use crate::lifecycle::queues::Place;
@@ -55,7 +56,7 @@ impl Lifetime {
             Self::Unseen
         } else if connection.has_socket() {
             Self::WithSocket
-        } else if connection.ends.iter().any(|end| end.is_closed) {
+        } else if connection.ends.iter().any(Endpoint::is_closed) {
             Self::Closed
         } else if connection.acknowledged {
             Self::Sockless
@@ -82,15 +83,21 @@ impl Table {
         now: Time,
     ) {
         let Some(connection) = self.connections.get_mut(place) else { return };
-        let of = [0, 1].map(|end| connection.identity(end));
-        connection.inference = Some(Box::new(Inference::new(sees_all_segments, of)));
+        for end in [0, 1] {
+            let of = connection.identity(end);
+            connection.ends[end].life.identify_listening(of);
+        }
+        connection.inference = Some(Box::new(Inference::new(sees_all_segments)));
         self.queue_inferred(place, Class::Closed, now, Duration::ZERO);
     }
 
     /// Discards what is inferred of a connection.
     pub(in crate::lifecycle::tracker) fn drop_inference(&mut self, place: Place, now: Time) {
         let Some(connection) = self.connections.get_mut(place) else { return };
-        connection.inference = None;
+        if connection.inference.take().is_some() {
+            let inferred = connection.ends.iter_mut().filter(|end| end.socket.is_none() && !end.is_closed());
+            inferred.for_each(Endpoint::forget_life);
+        }
         self.note_use(place, now);
     }
 

@@ -1,9 +1,11 @@
 //! The sockets of the connections: which end has which.
 
 use std::hash::BuildHasher;
+use std::mem;
 
 use super::Table;
 use crate::lifecycle::connection::class::Class;
+use crate::lifecycle::connection::endpoint::Endpoint;
 use crate::lifecycle::connection::socket::{Socket, SocketKey};
 use crate::lifecycle::connection::{EndRef, ORDERED_TO};
 use crate::lifecycle::lookups;
@@ -15,6 +17,14 @@ impl Table {
         lookups::count();
         let is_it = |at: &EndRef| self.socket(*at).is_some_and(|socket| socket.key == *key);
         self.by_socket.find(self.hasher.hash_one(key), is_it).copied()
+    }
+
+    pub(in crate::lifecycle::tracker) fn end(&self, at: EndRef) -> Option<&Endpoint> {
+        Some(&self.connections.get(at.place)?.ends[at.end()])
+    }
+
+    pub(in crate::lifecycle::tracker) fn end_mut(&mut self, at: EndRef) -> Option<&mut Endpoint> {
+        Some(&mut self.connections.get_mut(at.place)?.ends[at.end()])
     }
 
     pub(in crate::lifecycle::tracker) fn socket(&self, at: EndRef) -> Option<&Socket> {
@@ -34,9 +44,11 @@ impl Table {
     ) {
         self.take_socket(at);
         let key = socket.key;
-        socket.queued = Some(self.sockets.insert(at, Class::of_end(socket.life.state()) as usize, now));
-        if let Some(connection) = self.connections.get_mut(at.place) {
-            connection.ends[at.end()].socket = Some(socket);
+        let Some(end) = self.end(at) else { return };
+        let class = Class::of_end(end.life.state()) as usize;
+        socket.queued = Some(self.sockets.insert(at, class, now));
+        if let Some(end) = self.end_mut(at) {
+            end.socket = Some(socket);
         }
         lookups::count();
         let Self { by_socket, hasher, connections, .. } = self;
@@ -65,9 +77,9 @@ impl Table {
 
     /// The socket of an end is known under this key, and was used now.
     pub(in crate::lifecycle::tracker) fn touch_socket(&mut self, at: EndRef, key: SocketKey, now: Time) {
-        let Some(socket) = self.socket(at) else { return };
+        let Some(Endpoint { life, socket: Some(socket), .. }) = self.end(at) else { return };
         if socket.key == key {
-            let class = Class::of_end(socket.life.state()) as usize;
+            let class = Class::of_end(life.state()) as usize;
             if let Some(queued) = socket.queued {
                 self.sockets.queue(queued, class, now, ORDERED_TO);
             }
@@ -83,10 +95,9 @@ impl Table {
             return to;
         }
         self.take_socket(to);
-        let connection = self.connections.get_mut(from.place);
-        let Some(socket) = connection.and_then(|connection| connection.ends[from.end()].socket.take()) else {
-            return from;
-        };
+        let Some(end) = self.end_mut(from) else { return from };
+        let Some(socket) = end.socket.take() else { return from };
+        let life = mem::take(&mut end.life);
         lookups::count();
         let hash = self.hasher.hash_one(socket.key);
         if let Some(known) = self.by_socket.find_mut(hash, |known| *known == from) {
@@ -95,8 +106,8 @@ impl Table {
         if let Some(queued) = socket.queued.and_then(|queued| self.sockets.get_mut(queued)) {
             *queued = to;
         }
-        if let Some(connection) = self.connections.get_mut(to.place) {
-            connection.ends[to.end()].socket = Some(socket);
+        if let Some(end) = self.end_mut(to) {
+            (end.life, end.socket) = (life, Some(socket));
         }
         self.drop_if_empty(from.place);
         to

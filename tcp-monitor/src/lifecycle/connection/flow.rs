@@ -1,18 +1,18 @@
-//! One end of a connection as its segments show it: one life, from its first segment to CLOSE.
+//! What the segments of one end show besides its states: the stream that it sends, and what of its
+//! handshake and teardown awaits an answer.
 
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
 use tcp_monitor_common::record::Role;
 
-use super::Identity;
 use super::life::Life;
 use super::stream::Stream;
 use crate::lifecycle::time::Time;
 
-#[derive(Clone, Debug)]
-pub(in crate::lifecycle) struct InferredEnd {
-    pub(in crate::lifecycle) life: Life,
+/// The flow of segments from one end, since its life began.
+#[derive(Clone, Debug, Default)]
+pub(in crate::lifecycle) struct Flow {
     /// What it sends.
     pub(super) stream: Stream,
     /// The last acknowledgment number it sent: what it expects next (RCV.NXT).
@@ -23,11 +23,6 @@ pub(in crate::lifecycle) struct InferredEnd {
     pub(super) syn_seen: bool,
     /// When its first SYN without ACK was seen.
     pub(super) opened: Option<Time>,
-    /// The kernel reports its socket: nothing is reported from segments, in all of this life.
-    pub(in crate::lifecycle) reported_by_kernel: bool,
-    /// The state that was reported last or, if none was, in which it was met.
-    pub(super) reported: TcpState,
-    pub(in crate::lifecycle) has_reports: bool,
     /// When the answer to its SYN-ACK came in, if that does not show whether it was taken.
     pub(super) answered: Option<Time>,
     /// It retransmitted its SYN-ACK after that.
@@ -44,45 +39,15 @@ pub(in crate::lifecycle) struct InferredEnd {
     pub(super) stray_syn: Option<Box<(u32, Time)>>,
 }
 
-impl InferredEnd {
-    /// An end that a segment goes to and that has sent none: if it is there at all, it listens.
-    pub(super) fn listening(of: Identity) -> Self {
-        Self {
-            life: Life::met(of, Role::Server, TcpState::Listen),
-            stream: Stream::default(),
-            expects: None,
-            window_scale: None,
-            syn_seen: false,
-            opened: None,
-            reported_by_kernel: false,
-            reported: TcpState::Listen,
-            has_reports: false,
-            answered: None,
-            ignored_answer: false,
-            retransmits: 0,
-            awaits_ack_of_syn_ack: false,
-            awaits_ack_of_fin: false,
-            fin_answers: false,
-            stray_syn: None,
-        }
-    }
-
-    /// An end that opens with this initial sequence number. `seen` is when its SYN was seen, if it
-    /// was.
-    pub(super) fn opening(of: Identity, isn: u32, seen: Option<Time>) -> Self {
-        let state = if seen.is_some() { TcpState::Close } else { TcpState::SynSent };
+impl Flow {
+    /// The flow of an end that opens with this initial sequence number. `seen` is when its SYN was
+    /// seen, if it was.
+    pub(super) fn opening(isn: u32, seen: Option<Time>) -> Self {
         let mut stream = Stream::begin(isn);
         if seen.is_none() {
             stream.acknowledge(1);
         }
-        let life = Life::met(of, Role::Client, state);
-        Self { life, reported: state, stream, opened: seen, ..Self::listening(of) }
-    }
-
-    /// An end that was established before it was met.
-    pub(super) fn met_midway(of: Identity, role: Role) -> Self {
-        let state = TcpState::Established;
-        Self { life: Life::met(of, role, state), reported: state, ..Self::listening(of) }
+        Self { stream, opened: seen, ..Self::default() }
     }
 
     /// The answer to its SYN-ACK came in, and was not asked for again.
@@ -93,10 +58,10 @@ impl InferredEnd {
     /// How long after the last segment, at `last_seen`, it gives up, if its SYN-ACKs show that.
     /// Linux retransmits a SYN-ACK after 1, 2, 4 … s: each pause is as long as all before it
     /// together, and a second longer. Without another at the end of the pause it has given up.
-    pub(super) fn gives_up_after(&self, last_seen: Time) -> Option<Duration> {
-        let retransmits = self.retransmits > 0 && self.life.role == Role::Server;
-        let pause = last_seen.since(self.life.since().filter(|_| retransmits)?) + FIRST_PAUSE;
-        match self.life.state() {
+    pub(super) fn gives_up_after(&self, life: &Life, last_seen: Time) -> Option<Duration> {
+        let retransmits = self.retransmits > 0 && life.role == Role::Server;
+        let pause = last_seen.since(life.since().filter(|_| retransmits)?) + FIRST_PAUSE;
+        match life.state() {
             TcpState::SynRecv | TcpState::NewSynRecv => {
                 let doubling = (1..).map(|times| FIRST_PAUSE * (1 << times));
                 // Kernel timers may be late by an eighth.
@@ -116,10 +81,10 @@ impl InferredEnd {
         }
     }
 
-    /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent.
-    /// After the handshake some of that may have been missed.
-    pub(super) fn accepts_ack(&self, acked: i64) -> bool {
-        match self.life.state() {
+    /// Whether an acknowledgment up to `acked`, a position in its stream, can be of what it sent in
+    /// `state`. After the handshake some of that may have been missed.
+    pub(super) fn accepts_ack(&self, state: TcpState, acked: i64) -> bool {
+        match state {
             TcpState::SynSent => acked >= 1 && self.stream.can_be_acked(acked, 0),
             TcpState::SynRecv | TcpState::NewSynRecv => {
                 acked >= 1 && self.stream.can_be_acked(acked, UNSCALED_WINDOW)
