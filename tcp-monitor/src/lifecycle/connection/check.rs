@@ -14,8 +14,9 @@ pub(in crate::lifecycle) struct Sent {
     pieces: [Piece; 3],
     /// The last acknowledgment number that the peer sent.
     acked: u32,
-    /// Which of the pieces there are, and whether something was acknowledged.
-    known: [bool; 4],
+    /// Which of the pieces there are, whether something was acknowledged, and whether the initial
+    /// sequence number is known: it is the number of the SYN, even if that was not seen.
+    known: [bool; 5],
 }
 
 /// What one segment carried.
@@ -40,12 +41,25 @@ impl Sent {
                 Some(_) | None => {
                     *self = Self::default();
                     self.set(SYN, piece);
+                    self.known[ISN] = true;
                 }
             }
         } else if flags.contains(Flags::FIN) {
             self.set(FIN, piece);
         } else if piece.len > 0 && self.data().is_none_or(|data| is_ahead(piece.end(), data.end())) {
             self.set(DATA, piece);
+        }
+    }
+
+    /// Its initial sequence number.
+    pub(in crate::lifecycle) fn isn(&self) -> Option<u32> {
+        self.known[ISN].then_some(self.pieces[SYN].seq)
+    }
+
+    /// Its initial sequence number is known from the acknowledgment of its SYN.
+    pub(super) fn learn_isn(&mut self, isn: u32) {
+        if !self.known[ISN] {
+            (self.pieces[SYN].seq, self.known[ISN]) = (isn, true);
         }
     }
 
@@ -102,8 +116,10 @@ impl Sent {
         self.latest().map(|(of, piece)| piece.end().wrapping_add(of.flag_len()))
     }
 
+    /// None of it was seen, nor an acknowledgment of it.
     fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let [syn, data, fin, acked, _] = self.known;
+        !(syn || data || fin || acked)
     }
 }
 
@@ -205,3 +221,4 @@ const SYN: usize = 0;
 const DATA: usize = 1;
 const FIN: usize = 2;
 const ACKED: usize = 3;
+const ISN: usize = 4;

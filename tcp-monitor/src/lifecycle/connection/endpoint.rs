@@ -15,8 +15,6 @@ use crate::lifecycle::time::Time;
 pub(in crate::lifecycle) struct Endpoint {
     /// Its states, whether the kernel reports them or they are inferred from segments.
     pub(in crate::lifecycle) life: Life,
-    /// Its initial sequence number.
-    pub(in crate::lifecycle) isn: Option<u32>,
     /// When its first SYN without ACK was seen.
     pub(in crate::lifecycle) syn_at: Option<Time>,
     /// What it sent that can be acknowledged.
@@ -33,8 +31,7 @@ pub(in crate::lifecycle) struct Endpoint {
 impl Endpoint {
     /// Discards what its segments showed.
     pub(super) fn discard_segments(&mut self) {
-        (self.isn, self.syn_at, self.sent_rst) = (None, None, false);
-        self.sent = Sent::default();
+        (self.sent, self.syn_at, self.sent_rst) = (Sent::default(), None, false);
     }
 
     /// Its socket is closed, and followed no more.

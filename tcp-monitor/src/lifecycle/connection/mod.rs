@@ -1,13 +1,19 @@
-//! One connection: its number and its two ends. Of each end three things can be known, each from
-//! its own source:
+//! One connection: its number and its two ends, each of which has one [`Life`](life::Life): the
+//! states that it enters. The [`Source`](life::Source) of a life says where they are known from.
+//! The kernel reports those of a socket; where it reports none, they are inferred from segments.
 //!
-//! - its numbers, from the segments that it sends;
-//! - [`Socket`](socket::Socket): its states and what it moved, reported by the kernel;
-//! - [`InferredEnd`](inferred_end::InferredEnd): its states, inferred from segments where the
-//!   kernel reports nothing.
+//! When the kernel begins to report an end, its life begins anew, or goes on: that of a listener's
+//! child does from the SYN_RECV of its half-open request. From then on segments change its state no
+//! more. When its socket is evicted, or nothing more is inferred, the life is forgotten.
 //!
-//! Whatever the source, an end enters a state in [`Life::enter`], and [`report`](life::report)
-//! makes events of that.
+//! Beside its life an end has what one source alone knows:
+//!
+//! - [`Socket`](socket::Socket): which socket it is, whose, and what it moved;
+//! - [`Flow`](flow::Flow), in the [`Inference`]: the positions in the stream that it sends, as long
+//!   as something is inferred.
+//!
+//! A [`TimeWait`](time_wait::TimeWait) socket has a life of its own, for it may be of the connection
+//! before on the same addresses.
 
 use std::time::Duration;
 

@@ -23,32 +23,29 @@ pub(in crate::lifecycle) struct Numbers {
 }
 
 impl Connection {
-    /// Processes the numbers of a segment that the end `sender` sent.
-    /// Where all segments are seen, what was sent is known from what is inferred.
+    /// Processes the numbers of a segment that the end `sender` sent, where only those of handshakes
+    /// and teardowns are seen.
     pub(in crate::lifecycle) fn observe(
         &mut self,
         segment: &SegmentInput,
         step: Step,
         sender: usize,
-        sees_all_segments: bool,
     ) -> Numbers {
         let header = &segment.header;
         let receiver = self.tuple.peer_of(sender);
         let check = check(segment, step, &self.ends[sender].sent, &self.ends[receiver].sent);
         self.is_seen = true;
         match step {
-            Step::Syn | Step::SynAck => self.begin(segment, step, sender, receiver, sees_all_segments),
+            Step::Syn | Step::SynAck => self.begin(segment, step, sender, receiver),
             Step::Fin | Step::HandshakeAck | Step::FinAck => {
                 self.acknowledged |= matches!(step, Step::HandshakeAck | Step::FinAck);
-                if !sees_all_segments {
-                    self.note_sent(segment, sender, receiver);
-                }
+                self.note_sent(segment, sender, receiver);
             }
             Step::Rst => self.ends[sender].sent_rst = true,
         }
         let is_start = matches!(step, Step::Syn | Step::SynAck);
-        let seq = self.ends[sender].isn.map(|isn| header.seq.wrapping_sub(isn));
-        let ack = self.ends[receiver].isn.map(|isn| header.ack.wrapping_sub(isn));
+        let seq = self.ends[sender].sent.isn().map(|isn| header.seq.wrapping_sub(isn));
+        let ack = self.ends[receiver].sent.isn().map(|isn| header.ack.wrapping_sub(isn));
         let relative = Relative {
             seq: if is_start { Some(0) } else { seq },
             ack: ack.filter(|_| header.flags.contains(Flags::ACK)),
@@ -64,8 +61,8 @@ impl Connection {
                 return false;
             }
         }
-        let is_known = self.ends[sender].isn == Some(syn.header.seq);
-        let is_other = self.ends[sender].isn.is_some() && !is_known;
+        let is_known = self.ends[sender].sent.isn() == Some(syn.header.seq);
+        let is_other = self.ends[sender].sent.isn().is_some() && !is_known;
         let is_over = !self.has_socket() && self.ends.iter().any(Endpoint::is_closed);
         let is_open =
             self.ends.iter().any(Endpoint::is_living) || self.ends.iter().any(Endpoint::is_inferred_open);
@@ -74,39 +71,23 @@ impl Connection {
 
     /// A SYN or SYN-ACK sets where the sender's sequence numbers begin, unless it intrudes on a
     /// living connection (RFC 5961, section 4).
-    fn begin(
-        &mut self,
-        segment: &SegmentInput,
-        step: Step,
-        sender: usize,
-        receiver: usize,
-        sees_all_segments: bool,
-    ) {
+    fn begin(&mut self, segment: &SegmentInput, step: Step, sender: usize, receiver: usize) {
         let isn = segment.header.seq;
-        let known = self.ends[sender].isn;
+        let known = self.ends[sender].sent.isn();
         if known != Some(isn) && self.ends.iter().any(Endpoint::is_living) {
             return;
         }
         if step == Step::Syn {
             if known.is_some_and(|known| known != isn) {
                 // The addresses are used again: a new connection.
-                for end in &mut self.ends {
-                    let sent = end.sent;
-                    end.discard_segments();
-                    if sees_all_segments {
-                        end.sent = sent;
-                    }
-                }
+                self.ends.iter_mut().for_each(Endpoint::discard_segments);
             }
             self.ends[sender].syn_at.get_or_insert(segment.time);
         } else {
             // It acknowledges the peer's SYN, whether that was seen or not.
-            self.ends[receiver].isn.get_or_insert(segment.header.ack.wrapping_sub(1));
+            self.ends[receiver].sent.learn_isn(segment.header.ack.wrapping_sub(1));
         }
-        self.ends[sender].isn = Some(isn);
-        if !sees_all_segments {
-            self.note_sent(segment, sender, receiver);
-        }
+        self.note_sent(segment, sender, receiver);
     }
 
     fn note_sent(&mut self, segment: &SegmentInput, sender: usize, receiver: usize) {

@@ -99,7 +99,8 @@ fn an_end_in_time_wait_belongs_to_the_previous_connection() {
 #[test]
 fn a_port_reused_by_a_socket_and_its_syn_is_one_other_connection() {
     for port_is_known in [true, false] {
-        let mut script = Script::inferring();
+        let infer_from = InferFrom::ControlSegments;
+        let mut script = Script::with(Options { infer_from, ..Options::default() });
         let opening = |ms: u64, cookie: u64, isn: u32| {
             let socket = SocketInput { cookie, sk: cookie, ..client(ms, Close, SynSent) };
             let local = if port_is_known { socket.local } else { SocketAddr::new(socket.local.ip(), 0) };

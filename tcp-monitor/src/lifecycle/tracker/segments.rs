@@ -55,21 +55,10 @@ impl Tracker {
             return;
         };
         let observation = self.dedup.see(passing.segment, step);
-        // Only sockets need what segments show besides what is inferred, if there are any.
-        let known = if self.sockets() > 0 {
-            let known = self.connection_of(&passing, step, &observation, out);
-            self.observe(&passing, step, &observation, known);
-            known
-        } else {
-            known
-        };
         if observation.transmission != Transmission::Duplicate {
             let place = out.len();
             let reading = self.infer(&passing, Some(step), known, out);
             out.insert(place, segment_event(passing.segment, step, &observation, reading));
-        }
-        if let Some(known) = known {
-            self.affect_time_waits(passing.ends(known), passing.segment, step, out);
         }
     }
 
@@ -194,7 +183,7 @@ impl Tracker {
     fn may_be_of_connecting(&self, place: Place, passing: &Passing<'_>) -> bool {
         self.table.get(place).is_some_and(|connection| {
             let sender = &connection.ends[passing.from];
-            sender.isn != Some(passing.segment.header.seq)
+            sender.sent.isn() != Some(passing.segment.header.seq)
                 && sender.reported_state() != Some(TcpState::SynSent)
         })
     }
@@ -207,7 +196,6 @@ impl Tracker {
         observation: &Observation,
         known: Option<Place>,
     ) -> Numbers {
-        let sees_all_segments = self.sees_all_segments();
         let connection = known.and_then(|place| self.table.get_mut(place));
         let Some(connection) = connection else { return Numbers::default() };
         // Another network namespace saw it already.
@@ -216,7 +204,7 @@ impl Tracker {
         {
             return Numbers::default();
         }
-        let numbers = connection.observe(passing.segment, step, passing.from, sees_all_segments);
+        let numbers = connection.observe(passing.segment, step, passing.from);
         if let Some(place) = known {
             self.table.note_use(place, passing.segment.time);
         }

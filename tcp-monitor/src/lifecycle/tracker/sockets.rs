@@ -17,8 +17,6 @@ use crate::lifecycle::input::{ResetDirection, SocketEvent, SocketInput};
 use crate::lifecycle::time::Time;
 use crate::lifecycle::tuple::Tuple;
 
-use std::net::SocketAddr;
-
 /// Why a socket is not followed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketEnd {
@@ -148,7 +146,7 @@ impl Tracker {
         self.table.note_use(at.place, time);
     }
 
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         at: EndRef,
         from: TcpState,
@@ -207,8 +205,9 @@ impl Tracker {
         let was_living = was_living || is_living(self, at);
         let (connection, ids) = self.table.get_with_ids(place)?;
         let mine = &connection.ends[end];
-        let is_fresh =
-            mine.socket.is_none() && !mine.is_closed() && (life.role == Role::Server || mine.isn.is_none());
+        let is_fresh = mine.socket.is_none()
+            && !mine.is_closed()
+            && (life.role == Role::Server || mine.sent.isn().is_none());
         let begins = matches!(from, TcpState::Close | TcpState::Listen);
         if begins && was_living {
             connection.discard_segments();
@@ -281,116 +280,6 @@ impl Tracker {
         if opens_again { Some(at) } else { self.set_port(at, input.local, input.time, out) }
     }
 
-    /// The route of a socket that connects and whose local port is not known yet, and when it
-    /// entered SYN_SENT if that is not reported yet.
-    pub(super) fn route_of(&self, at: EndRef) -> Option<(Route, Option<Time>)> {
-        let Endpoint { life, socket: Some(socket), .. } = self.table.end(at)? else { return None };
-        let deferred = socket.deferred_syn_sent();
-        let connects = deferred.is_some() || life.state() == TcpState::SynSent;
-        if !connects {
-            return None;
-        }
-        let (local, remote) = self.table.get(at.place)?.tuple.addresses(at.end());
-        (local.port() == 0).then(|| (Route::of(socket.key.netns, local, remote), deferred))
-    }
-
-    /// The addresses of a known socket are those of its input, as far as that has them.
-    fn readdress(&mut self, at: EndRef, input: &SocketInput) -> EndRef {
-        let Some(connection) = self.table.get(at.place) else { return at };
-        let known = connection.tuple.addresses(at.end());
-        let or = |new: SocketAddr, known| if new.port() == 0 { known } else { new };
-        let addresses = (or(input.local, known.0), or(input.remote, known.1));
-        if addresses == known {
-            return at;
-        }
-        let (tuple, end) = Tuple::of(input.netns, addresses.0, addresses.1);
-        let first = if connection.identity(at.end()).is_first() { end } else { tuple.peer_of(end) };
-        let id = connection.id;
-        if !tuple.is_complete() {
-            return at;
-        }
-        match self.table.find_or_add_as(&tuple, id, first, input.time) {
-            Some(place) => self.table.move_socket(at, EndRef::new(place, end)),
-            None => at,
-        }
-    }
-
-    /// The local port of a socket in SYN_SENT is known, if it is not 0. Reports its SYN_SENT,
-    /// unless that was reported without.
-    fn set_port(&mut self, at: EndRef, local: SocketAddr, now: Time, out: &mut Vec<Event>) -> Option<EndRef> {
-        let connection = self.table.get(at.place)?;
-        let (netns, id) = (connection.tuple.netns, connection.id);
-        let (tuple, end) = Tuple::of(netns, local, connection.tuple.addresses(at.end()).1);
-        let at = if tuple.is_complete() {
-            let place = self.table.find_or_add_as(&tuple, id, end, now)?;
-            self.take_over(at, EndRef::new(place, end))
-        } else {
-            at
-        };
-        self.report_syn_sent(at, now, out);
-        Some(at)
-    }
-
-    /// Reports the SYN_SENT of a socket whose port is known now, unless that was reported without.
-    fn report_syn_sent(&mut self, at: EndRef, now: Time, out: &mut Vec<Event>) {
-        let Some(socket) = self.table.socket_mut(at) else { return };
-        let deferred = socket.take_deferred_syn_sent();
-        let Some(connection) = self.table.get_mut(at.place) else { return };
-        let has_port = connection.is_indexed;
-        connection.is_seen |= has_port;
-        match deferred {
-            Some(since) => {
-                self.reuse_time_wait(at, since, Evidence::Kernel, out);
-                self.enter(at, TcpState::Close, TcpState::SynSent, since, Outcome::Continues, out);
-            }
-            None if has_port => self.reuse_time_wait(at, now, Evidence::Kernel, out),
-            None => {}
-        }
-        self.table.note_use(at.place, now);
-    }
-
-    /// The SYN of a socket was seen, which shows its local port: it is of the connection with this
-    /// end.
-    pub(super) fn learn_port(&mut self, socket: EndRef, at: EndRef, now: Time, out: &mut Vec<Event>) {
-        let at = self.take_over(socket, at);
-        self.report_syn_sent(at, now, out);
-    }
-
-    /// A socket whose port was not known is of the connection with the addresses that it has now.
-    fn take_over(&mut self, from: EndRef, to: EndRef) -> EndRef {
-        let is_reported = self.table.socket(from).is_some_and(|socket| socket.deferred_syn_sent().is_none());
-        let id = self.table.get(from.place).and_then(|connection| connection.id);
-        // Its SYN may have been seen before it was known whose that was.
-        let is_others = self
-            .table
-            .end(to)
-            .is_some_and(|end| end.is_closed() || end.isn.is_none() || end.time_wait.is_some());
-        let at = self.table.move_socket(from, to);
-        let Some(connection) = self.table.get_mut(at.place) else { return at };
-        if connection.id != id && (is_reported || is_others) {
-            connection.renew_by_socket(id, at.end());
-        }
-        let identity = connection.identity(at.end());
-        connection.ends[at.end()].life.set_identity(identity);
-        at
-    }
-
-    pub(super) fn report_without_port(
-        &mut self,
-        place: crate::lifecycle::queues::Place,
-        now: Time,
-        out: &mut Vec<Event>,
-    ) {
-        for at in [0, 1].map(|end| EndRef::new(place, end)) {
-            let Some(socket) = self.table.socket_mut(at) else { continue };
-            let key = socket.key;
-            if let Some(since) = socket.take_deferred_syn_sent() {
-                self.enter(at, TcpState::Close, TcpState::SynSent, since, Outcome::Continues, out);
-            }
-            self.table.touch_socket(at, key, now);
-        }
-    }
-
     /// The socket of an end is followed no more.
     pub(super) fn end_socket(&mut self, at: EndRef, end: SocketEnd, now: Time) {
         let had_socket = self.table.take_socket(at).is_some();
@@ -411,7 +300,7 @@ impl Tracker {
         let peer = &connection.ends[connection.tuple.peer_of(at.end())];
         if closed_by == ClosedBy::RemoteReset
             && may_be_late_data(from)
-            && peer.isn.is_some()
+            && peer.sent.isn().is_some()
             && !peer.sent_rst
         {
             ClosedBy::LocalReset
