@@ -12,6 +12,7 @@ mod machine;
 mod measure;
 mod monitors;
 mod options;
+mod plots;
 mod programs;
 mod report;
 mod results;
@@ -52,25 +53,32 @@ fn main() -> Result<()> {
         return short::check();
     }
     let conditions = options.conditions();
+    let scenario = conditions.to_string();
+    let mut saved = Saved::read()?;
+    if options.saved {
+        plots::draw(&scenario, saved.rows(&scenario))?;
+        return print(&options, &scenario, saved.rows(&scenario));
+    }
     let rows = MONITORS
         .iter()
         .filter(|monitor| options.includes(monitor.name))
         .map(|monitor| row(monitor, &conditions, options.pairs))
         .collect::<Result<Vec<_>>>()?;
-
-    let mut saved = Saved::read()?;
-    let scenario = conditions.to_string();
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        println!("{scenario}; {} pairs of {:?}\n", options.pairs, conditions.duration);
-        print!("{}", report::table(&rows));
-        print!("\n{}", report::programs(&rows));
-        print!("\n{}", report::comparison(saved.rows(&scenario), &rows));
-    }
+    print(&options, &scenario, &rows)?;
+    eprint!("\n{}", report::comparison(saved.rows(&scenario), &rows));
     if options.save {
         saved.replace(&scenario, rows);
         saved.write()?;
+        plots::draw(&scenario, saved.rows(&scenario))?;
+    }
+    Ok(())
+}
+
+fn print(options: &Options, scenario: &str, rows: &[Row]) -> Result<()> {
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(rows)?);
+    } else {
+        println!("{scenario}\n\n{}\n{}", report::table(rows), report::programs(rows));
     }
     Ok(())
 }

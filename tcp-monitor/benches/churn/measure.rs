@@ -15,7 +15,7 @@ use crate::traffic::{self, Traffic};
 /// What a run has shown.
 pub(crate) struct Run {
     pub(crate) traffic: Traffic,
-    /// Time of all CPUs, whoever used it.
+    /// Time of all CPUs, whatever used it.
     pub(crate) total_cpu: Duration,
     /// Time that the monitor's process computed.
     pub(crate) own_cpu: Duration,

@@ -30,14 +30,17 @@ pub(crate) struct Options {
     /// Print JSON instead of tables
     #[arg(long)]
     pub(crate) json: bool,
-    /// Keep the result in docs/bench/churn.json
+    /// Keep the result in docs/bench/churn.json, and draw it
     #[arg(long)]
     pub(crate) save: bool,
+    /// Measure nothing: print and draw the result that was kept
+    #[arg(long)]
+    pub(crate) saved: bool,
     /// Measure also on a machine that is busy
     #[arg(long)]
     force: bool,
     /// Check that this bench works and that nothing is lost at 4,000 connections a second
-    #[arg(long, conflicts_with_all = ["pairs", "seconds", "rate", "network", "close", "only", "json", "save"])]
+    #[arg(long, conflicts_with_all = ["pairs", "seconds", "rate", "network", "close", "only", "json", "save", "saved"])]
     pub(crate) short: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]

@@ -33,7 +33,6 @@ impl Accounting {
 #[derive(Clone)]
 pub(crate) struct ProgramCost {
     id: u32,
-    /// Its first 15 bytes.
     pub(crate) name: String,
     pub(crate) is_classifier: bool,
     pub(crate) runs: u64,
@@ -62,13 +61,18 @@ impl Programs {
 
     /// What they have cost so far.
     pub(crate) fn costs(&self) -> Result<Vec<ProgramCost>> {
-        let mut costs = Vec::new();
+        let mut costs: Vec<ProgramCost> = Vec::new();
         for info in loaded_programs() {
             let info = info?;
             if self.ids.contains(&info.id()) {
+                let mut name = info.name_as_str().unwrap_or_default().to_owned();
+                // The kernel keeps 15 bytes of a name.
+                if costs.iter().any(|other| other.name == name) {
+                    name.push_str(", second");
+                }
                 costs.push(ProgramCost {
                     id: info.id(),
-                    name: info.name_as_str().unwrap_or_default().to_owned(),
+                    name,
                     is_classifier: info.program_type() as u32 == SCHED_CLS,
                     runs: info.run_count(),
                     ns: u64::try_from(info.run_time().as_nanos())?,

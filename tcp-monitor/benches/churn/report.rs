@@ -17,18 +17,13 @@ pub(crate) fn table(rows: &[Row]) -> String {
             table.push_str(" not installed | | | | | | | |\n");
             continue;
         }
-        let percent = |spread: Spread| Spread {
-            median: spread.median * 100.0,
-            low: spread.low * 100.0,
-            high: spread.high * 100.0,
-        };
         for (spread, decimals) in [
             (row.throughput, 2),
             (row.total_cpu, 2),
             (row.own_cpu, 2),
             (row.kernel.as_ref().map(|kernel| kernel.net), 0),
             (row.lines_per_connection, 1),
-            (row.whole.map(percent), 1),
+            (row.whole.map(|whole| whole.scaled(100.0)), 1),
             (row.lost, 2),
             (row.resident_mb, 0),
         ] {
@@ -70,11 +65,12 @@ pub(crate) fn comparison(saved: &[Row], rows: &[Row]) -> String {
         let (Some(before), Some(now)) = (before, &row.kernel) else { continue };
         let ratio = now.net.median / before.net.median;
         // Empty programs do the same each time: how much they differ is how much the machine does.
-        let width = before.empty.relative_width().max(now.empty.relative_width());
+        let spreads = [before.empty, now.empty, before.net, now.net];
+        let width = spreads.map(Spread::relative_width).into_iter().fold(0.0, f64::max);
         let worse = if ratio > 1.0 + width { "WORSE" } else { "not worse" };
         let _ = writeln!(
             text,
-            "{}: {:.0} ns a connection, saved {:.0}: {:+.1} %, {worse} (empty programs differ by {:.1} %)",
+            "{}: {:.0} ns a connection, saved {:.0}: {:+.1} %, {worse} (runs differ by {:.1} %)",
             row.title,
             now.net.median,
             before.net.median,

@@ -77,6 +77,11 @@ impl Spread {
         Some(Self { median, low, high })
     }
 
+    /// The same in another unit.
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        Self { median: self.median * factor, low: self.low * factor, high: self.high * factor }
+    }
+
     /// How far the highest is from the lowest, to the median.
     pub(crate) fn relative_width(self) -> f64 {
         (self.high - self.low) / self.median
@@ -153,15 +158,14 @@ impl Kernel {
         };
         let net = Spread::of(accounts.iter().map(|(accounts, connections)| net(accounts) / connections));
         let empty = Spread::of(accounts.iter().map(|(accounts, _)| accounts.empty_tracepoint));
-        // Both copies of a program have the same first bytes: they are told apart by their order.
-        let mut programs: BTreeMap<(usize, &str), Vec<(f64, f64)>> = BTreeMap::new();
+        let mut programs: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
         for (accounts, connections) in &accounts {
-            for (place, program) in accounts.programs.iter().enumerate() {
+            for program in &accounts.programs {
                 let values = (program.runs as f64 / connections, program.ns as f64 / program.runs as f64);
-                programs.entry((place, &program.name)).or_default().push(values);
+                programs.entry(&program.name).or_default().push(values);
             }
         }
-        let programs = programs.into_iter().map(|((_, name), values)| {
+        let programs = programs.into_iter().map(|(name, values)| {
             Some(Program {
                 name: name.to_owned(),
                 runs_per_connection: Spread::of(values.iter().map(|(runs, _)| *runs))?,

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::monitors::MONITORS;
 use crate::results::Row;
 
 /// Rows by what was measured: the words of [`Conditions`](crate::options::Conditions).
@@ -27,7 +28,7 @@ impl Saved {
         self.0.get(scenario).map_or(&[], Vec::as_slice)
     }
 
-    /// Puts rows in the place of those with the same names.
+    /// Puts rows in the place of those with the same names, in the order of the table.
     pub(crate) fn replace(&mut self, scenario: &str, rows: Vec<Row>) {
         let saved = self.0.entry(scenario.to_owned()).or_default();
         for row in rows {
@@ -36,6 +37,7 @@ impl Saved {
                 None => saved.push(row),
             }
         }
+        saved.sort_by_key(|row| MONITORS.iter().position(|monitor| monitor.name == row.name));
     }
 
     pub(crate) fn write(&self) -> Result<()> {
@@ -45,4 +47,6 @@ impl Saved {
     }
 }
 
+/// Where it is kept, with the plots of it.
+pub(crate) const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bench");
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/bench/churn.json");

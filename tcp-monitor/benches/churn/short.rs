@@ -1,5 +1,5 @@
-//! The short form, for CI: that the bench works, and that nothing is lost at a fixed rate. It judges
-//! no times.
+//! The short form, for CI: that the bench works, and that nothing is lost at a fixed rate. It
+//! judges no times.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) fn check() -> Result<()> {
         if whole == connections && lost == 0 {
             break;
         }
-        // Other work on the machine can keep the agent waiting for longer than the ring buffer lasts.
+        // Other work on the machine can delay the agent for longer than the ring buffer lasts.
         ensure!(attempt < ATTEMPTS, "the log is not whole, {ATTEMPTS} times");
     }
     for name in ["empty", "record", "metrics"] {
