@@ -21,7 +21,7 @@ fn help_and_usage_errors_are_ascii_in_the_c_locale() {
     }
     let help = printed("C", &["--help"]);
     assert!(help.contains("SYN_RECV -> ESTABLISHED"), "{help}");
-    // A character without a replacement is escaped, which nobody wants to read.
+    // A character without a replacement would be escaped.
     assert!(!help.contains("\\u{"), "{help}");
     assert!(printed("C.UTF-8", &["--help"]).contains("SYN_RECV → ESTABLISHED"));
 }
