@@ -4,13 +4,13 @@
 //!
 //! When the kernel begins to report an end, its life begins anew, or goes on: that of a listener's
 //! child does from the SYN_RECV of its half-open request. From then on segments change its state no
-//! more. When its socket is evicted, or nothing more is inferred, the life is forgotten.
+//! more. When its socket is evicted, or nothing more is inferred, the life is discarded.
 //!
 //! Beside its life an end has what one source alone knows:
 //!
 //! - [`Socket`](socket::Socket): which socket it is, whose, and what it moved;
-//! - [`Flow`](flow::Flow), in the [`Inference`]: the positions in the stream that it sends, as long
-//!   as something is inferred.
+//! - [`Flow`](flow::Flow), in the [`Inference`]: the positions in the stream that it sends, while
+//!   something is inferred.
 //!
 //! A [`TimeWait`](time_wait::TimeWait) socket has a life of its own, for it may be of the connection
 //! before on the same addresses.

@@ -23,8 +23,8 @@ pub(in crate::lifecycle) struct Numbers {
 }
 
 impl Connection {
-    /// Processes the numbers of a segment that the end `sender` sent, where only those of handshakes
-    /// and teardowns are seen.
+    /// Processes the numbers of a segment that the end `sender` sent, where only handshakes and
+    /// teardowns are seen.
     pub(in crate::lifecycle) fn observe(
         &mut self,
         segment: &SegmentInput,

@@ -19,8 +19,8 @@ use crate::lifecycle::input::SegmentInput;
 pub(in crate::lifecycle) struct Visibility {
     /// Data and all acknowledgments are seen, wherever the ends are.
     pub(in crate::lifecycle) sees_all_segments: bool,
-    /// Where each end is, in the order of [`Tuple`](crate::lifecycle::tuple::Tuple), and the network
-    /// namespace that sees its segments first.
+    /// Where each end is, in the order of the tuple, and the network namespace that sees its
+    /// segments first.
     ends: [Option<(Location, u32)>; 2],
     /// Segments come into a network namespace and leave it again.
     is_forwarded: bool,
