@@ -11,6 +11,7 @@ use std::io;
 use crate::clock::{WallClock, WallTime};
 use crate::lifecycle::{Event, Time};
 
+mod append;
 mod details;
 mod fan_out;
 mod human;

@@ -1,10 +1,11 @@
 //! The label of a line: the kind of event.
 
 use crate::lifecycle::event::Step;
+use crate::output::append::Spaces;
 use crate::output::style::Color;
 
 /// The kind of event of a line.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Label {
     Syn,
     SynAck,
@@ -22,6 +23,9 @@ pub(super) enum Label {
 }
 
 impl Label {
+    /// The width of the widest: `SYN-ACK`, `RETRANS`.
+    pub(super) const WIDTH: usize = 7;
+
     pub(super) const fn of(step: Step) -> Self {
         match step {
             Step::Syn => Self::Syn,
@@ -48,6 +52,12 @@ impl Label {
             Self::Stuck => "STUCK",
             Self::Lost => "LOST",
         }
+    }
+
+    /// The name, and spaces up to the width of the widest.
+    pub(super) const fn padded(self) -> (&'static str, Spaces) {
+        let name = self.name();
+        (name, Spaces(Self::WIDTH - name.len()))
     }
 
     /// Green and cyan for what is right, red for what may be wrong.

@@ -5,7 +5,8 @@ use jiff::tz::TimeZone;
 
 use self::connections::{Connections, Occasion};
 use self::record::Record;
-use super::human::{Human, Name, NetnsLabel, TimeOfDay};
+use super::append::Append;
+use super::human::{Human, LocalTime, Name, NetnsLabel};
 use super::style::{Color, Style};
 use super::{Context, Destination, EventSink};
 use crate::lifecycle::event::{EventKind, Lost, Stuck};
@@ -23,7 +24,7 @@ mod table;
 pub struct View {
     shape: Shape,
     style: Style,
-    time_zone: TimeZone,
+    time: LocalTime,
     connections: Connections,
 }
 
@@ -48,11 +49,11 @@ impl View {
     }
 
     fn with(shape: Shape, style: Style, time_zone: TimeZone, limit: usize) -> Self {
-        Self { shape, style, time_zone, connections: Connections::new(limit) }
+        Self { shape, style, time: LocalTime::new(time_zone), connections: Connections::new(limit) }
     }
 
-    fn draw(&self, record: &Record, occasion: Occasion) -> String {
-        let began = TimeOfDay { time: record.began_at, time_zone: &self.time_zone }.to_string();
+    fn draw(&mut self, record: &Record, occasion: Occasion) -> String {
+        let began = self.time.time_of_day(record.began_at).to_text();
         match self.shape {
             Shape::Ladder { width } => ladder::draw(record, occasion, &began, width, self.style),
             Shape::Table => table::draw(record, occasion, &began, self.style),
@@ -60,9 +61,8 @@ impl View {
     }
 
     /// An event that is shown at once.
-    fn draw_line(&self, event: &Event, text: &str, context: &Context<'_>) -> String {
-        let time = TimeOfDay { time: context.wall_time(event.time), time_zone: &self.time_zone };
-        let line = format!("{time}  {text}");
+    fn draw_line(&mut self, event: &Event, text: &str, context: &Context<'_>) -> String {
+        let line = (self.time.time_of_day(context.wall_time(event.time)), "  ", text).to_text();
         let width = match self.shape {
             Shape::Ladder { width } => width,
             Shape::Table => usize::MAX,
@@ -119,12 +119,12 @@ fn lost_records(lost: &Lost) -> String {
 
 fn stuck_socket(stuck: &Stuck, event: &Event, context: &Context<'_>) -> String {
     let Stuck { local, remote, state, .. } = stuck;
-    let mut line = format!("{local} to {remote}: {state} for {}", Human(stuck.age));
+    let mut line = format!("{local} to {remote}: {state} for {}", Human(stuck.age).to_text());
     if let Some(process) = stuck.process {
-        line += &format!(", {}", Name(process));
+        line += &format!(", {}", Name(process).to_text());
     }
     if let Some(netns) = context.netns(event.netns) {
-        line += &format!(", {}", NetnsLabel(&netns));
+        line += &format!(", {}", NetnsLabel(&netns).to_text());
     }
     line + &format!(". {}.", stuck.reason.hint())
 }
