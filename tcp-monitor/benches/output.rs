@@ -21,12 +21,7 @@ fn main() {
     println!("{:<20}{:>12}{:>10}{:>12}", "", "events/s", "ns each", "bytes each");
     for (version, hosts) in [("IPv4", V4), ("IPv6", V6)] {
         let events = events(hosts);
-        let sinks: [(&str, fn() -> Box<dyn EventSink>); 3] = [
-            ("text", || Box::new(Text::new(Style::default()))),
-            ("JSON", || Box::new(Json::default())),
-            ("recording", || Box::new(Pcapng::default())),
-        ];
-        for (format, sink) in sinks {
+        for (format, sink) in FORMATS {
             let (mut best, mut bytes) = (Duration::MAX, 0);
             for _ in 0..ROUNDS {
                 let (time, len) = measure(sink(), &events);
@@ -38,6 +33,14 @@ fn main() {
         }
     }
 }
+
+type MakeSink = fn() -> Box<dyn EventSink>;
+
+const FORMATS: [(&str, MakeSink); 3] = [
+    ("text", || Box::new(Text::new(Style::default()))),
+    ("JSON", || Box::new(Json::default())),
+    ("recording", || Box::new(Pcapng::default())),
+];
 
 /// The time that `sink` takes for `events`, and how many bytes it writes.
 fn measure(mut sink: Box<dyn EventSink>, events: &[Event]) -> (Duration, usize) {

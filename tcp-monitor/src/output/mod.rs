@@ -20,6 +20,7 @@ mod pcapng;
 mod style;
 mod text;
 mod view;
+mod whole;
 
 pub use fan_out::FanOut;
 pub(crate) use human::Period;
@@ -28,11 +29,17 @@ pub use pcapng::Pcapng;
 pub use style::Style;
 pub use text::Text;
 pub use view::{Shape, View};
+pub use whole::{Skipped, WholeConnections};
 
 /// Turns events into items of one format.
 pub trait EventSink: Send {
     /// Processes `event`. Events come in order of time.
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination);
+
+    /// The events of some connections do not come, because it takes too long to write all.
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        let (_, _, _, _) = (skipped, time, context, to);
+    }
 
     /// All events before `now` have come: emits items that were deferred until then. Called before
     /// each event, and while time passes without events.
@@ -56,12 +63,26 @@ pub trait Destination: Send {
         false
     }
 
+    /// Whether it keeps up with what it is given. Otherwise, events of connections that were not
+    /// begun are best kept from it.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Passes on what it has taken: no item follows soon.
     ///
     /// # Errors
     /// If it cannot take any more, and the run is to end for that.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// As [`flush`](Self::flush), and waits until all is written: no item follows.
+    ///
+    /// # Errors
+    /// If it could not write all.
+    fn drain(&mut self) -> io::Result<()> {
+        self.flush()
     }
 
     /// No item follows: waits until all are written.

@@ -3,6 +3,7 @@
 use super::object::{Object, Text};
 use crate::lifecycle::event::{Closed, Handshake, Lost, Reset, Retransmit, StateChange, Stuck};
 use crate::lifecycle::input::Process;
+use crate::output::Skipped;
 
 pub(super) fn add_state(change: &StateChange, object: &mut Object<'_>) {
     object.field("local", change.local);
@@ -76,6 +77,11 @@ pub(super) fn add_stuck(stuck: &Stuck, object: &mut Object<'_>) {
 pub(super) fn add_lost(lost: &Lost, object: &mut Object<'_>) {
     object.field("count", lost.count);
     object.field("kind", lost.kind.label());
+}
+
+pub(super) fn add_skipped(skipped: Skipped, object: &mut Object<'_>) {
+    object.field("connections", skipped.connections);
+    object.field("of", skipped.of);
 }
 
 fn add_process(process: Option<&Process>, object: &mut Object<'_>) {

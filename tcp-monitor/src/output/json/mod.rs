@@ -3,16 +3,18 @@
 
 use std::num::NonZeroU64;
 
-use body::{add_closed, add_handshake, add_lost, add_reset, add_retransmit, add_state, add_stuck};
+use body::{
+    add_closed, add_handshake, add_lost, add_reset, add_retransmit, add_skipped, add_state, add_stuck,
+};
 use jiff::Timestamp;
 use object::{Object, Value};
 use segment::add_segment;
 
 use super::append::{Append, Digits, SecondText};
-use super::{Context, Destination, EventSink};
+use super::{Context, Destination, EventSink, Skipped};
 use crate::clock::WallTime;
 use crate::lifecycle::event::EventKind;
-use crate::lifecycle::{ConnectionId, Event};
+use crate::lifecycle::{ConnectionId, Event, Time};
 
 mod body;
 mod object;
@@ -27,12 +29,7 @@ pub struct Json {
 
 impl EventSink for Json {
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
-        let Self { line, second } = self;
-        line.clear();
-        Object::append(line, |object| {
-            object.field("v", VERSION);
-            object.field("time", Rfc3339::of(context.wall_time(event.time), second));
-            object.field("event", name(&event.kind));
+        self.write(event.time, name(&event.kind), context, to, |object| {
             object.optional("conn", event.connection.map(ConnectionId::get));
             object.optional("netns", Some(event.netns).filter(|netns| *netns != 0));
             object.optional("cookie", Some(event.cookie).filter(|cookie| *cookie != 0));
@@ -51,8 +48,33 @@ impl EventSink for Json {
                 EventKind::Lost(lost) => add_lost(lost, object),
             }
         });
+    }
+
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        self.write(time, "skipped", context, to, |object| add_skipped(skipped, object));
+    }
+}
+
+impl Json {
+    /// Emits a line: an object with the fields that `add` adds after those that all have.
+    fn write(
+        &mut self,
+        time: Time,
+        name: &'static str,
+        context: &Context<'_>,
+        to: &mut dyn Destination,
+        add: impl FnOnce(&mut Object<'_>),
+    ) {
+        let Self { line, second } = self;
+        line.clear();
+        Object::append(line, |object| {
+            object.field("v", VERSION);
+            object.field("time", Rfc3339::of(context.wall_time(time), second));
+            object.field("event", name);
+            add(object);
+        });
         line.push('\n');
-        to.take(&mut |out| out.extend_from_slice(self.line.as_bytes()));
+        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) enum Label {
     Retrans,
     Stuck,
     Lost,
+    Skipped,
 }
 
 impl Label {
@@ -51,6 +52,7 @@ impl Label {
             Self::Retrans => "RETRANS",
             Self::Stuck => "STUCK",
             Self::Lost => "LOST",
+            Self::Skipped => "SKIPPED",
         }
     }
 
@@ -68,7 +70,7 @@ impl Label {
             Self::Open => Color::Green,
             Self::Closed => Color::Blue,
             Self::Retrans => Color::Yellow,
-            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost => Color::Red,
+            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost | Self::Skipped => Color::Red,
         }
     }
 }

@@ -16,13 +16,13 @@ use super::append::{Append, Spaces};
 use super::details::Details;
 use super::human::{ByteCount, Ending, Human, LocalTime, Name, NetnsLabel, Spaced, Times};
 use super::style::{Color, Style};
-use super::{Context, Destination, EventSink};
+use super::{Context, Destination, EventSink, Skipped};
 use crate::clock::WallTime;
-use crate::lifecycle::Event;
 use crate::lifecycle::event::{
     Closed, EventKind, Evidence, Handshake, Lost, Reset, Retransmit, Segment, StateChange, Stuck,
 };
 use crate::lifecycle::input::ResetDirection;
+use crate::lifecycle::{Event, Time};
 
 mod handshake;
 mod label;
@@ -129,9 +129,13 @@ impl Text {
         if let Some(name) = context.netns(event.netns) {
             parts.details.phrase(NetnsLabel(&name));
         }
-        self.line.clear();
-        self.layout.lay_out(parts, context.wall_time(event.time), &mut self.time, &mut self.line);
+        self.lay_out(event.time, context);
         Some(&self.line)
+    }
+
+    fn lay_out(&mut self, time: Time, context: &Context<'_>) {
+        self.line.clear();
+        self.layout.lay_out(&self.parts, context.wall_time(time), &mut self.time, &mut self.line);
     }
 
     /// A line for each day of a capture.
@@ -279,6 +283,10 @@ impl LineParts {
         self.begin(Label::Lost, (lost.count, ' ', lost.kind.label(), " records: ring buffer full"));
     }
 
+    fn set_skipped(&mut self, Skipped { connections, of }: Skipped) {
+        self.begin(Label::Skipped, ((connections, " of ", of), " connections: the output is too slow"));
+    }
+
     /// The arrow points from the end that opened the connection.
     fn begin_connection(&mut self, label: Label, local: SocketAddr, remote: SocketAddr, role: Role) {
         match role {
@@ -309,6 +317,12 @@ impl EventSink for Text {
             out.extend_from_slice(day.as_bytes());
             out.extend_from_slice(self.line.as_bytes());
         });
+    }
+
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        self.parts.set_skipped(skipped);
+        self.lay_out(time, context);
+        to.take(&mut |out| out.extend_from_slice(self.line.as_bytes()));
     }
 }
 

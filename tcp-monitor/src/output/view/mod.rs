@@ -8,7 +8,7 @@ use self::record::Record;
 use super::append::Append;
 use super::human::{Human, LocalTime, Name, NetnsLabel};
 use super::style::{Color, Style};
-use super::{Context, Destination, EventSink};
+use super::{Context, Destination, EventSink, Skipped};
 use crate::lifecycle::event::{EventKind, Lost, Stuck};
 use crate::lifecycle::{Event, Time};
 
@@ -61,8 +61,8 @@ impl View {
     }
 
     /// An event that is shown at once.
-    fn draw_line(&mut self, event: &Event, text: &str, context: &Context<'_>) -> String {
-        let line = (self.time.time_of_day(context.wall_time(event.time)), "  ", text).to_text();
+    fn draw_line(&mut self, time: Time, text: &str, context: &Context<'_>) -> String {
+        let line = (self.time.time_of_day(context.wall_time(time)), "  ", text).to_text();
         let width = match self.shape {
             Shape::Ladder { width } => width,
             Shape::Table => usize::MAX,
@@ -89,7 +89,14 @@ impl EventSink for View {
             | EventKind::Retransmit(_)
             | EventKind::Closed(_) => return,
         };
-        let line = self.draw_line(event, &text, context);
+        let line = self.draw_line(event.time, &text, context);
+        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
+    }
+
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        let Skipped { connections, of } = skipped;
+        let text = format!("{connections} of {of} connections are not shown: the output is too slow.");
+        let line = self.draw_line(time, &text, context);
         to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
     }
 
