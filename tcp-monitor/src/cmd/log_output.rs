@@ -24,7 +24,14 @@ impl LogOutput {
     /// # Errors
     /// If there can be no more threads.
     pub(super) fn start(limit: Option<u64>) -> io::Result<Self> {
-        let writer = BackgroundWriter::start("output", |batch| match write_stdout(batch) {
+        Self::with(limit, write_stdout)
+    }
+
+    fn with(
+        limit: Option<u64>,
+        mut write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
+        let writer = BackgroundWriter::start("output", move |batch| match write(batch) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(Err(error)),
         })?;
@@ -92,3 +99,86 @@ const BEHIND: usize = 4 << 20;
 const CAUGHT_UP: usize = 1 << 20;
 /// The most pending bytes: room for the rest of the connections that were begun.
 const MAX_PENDING: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::{BEHIND, LogOutput, MAX_PENDING};
+    use crate::output::Destination;
+
+    fn take(output: &mut LogOutput, item: &[u8]) {
+        output.take(&mut |out| out.extend_from_slice(item));
+    }
+
+    /// Flushes until `is_done`, or for ten seconds.
+    fn flush_until(output: &mut LogOutput, is_done: impl Fn(&LogOutput) -> bool) {
+        let begin = Instant::now();
+        while !is_done(output) && begin.elapsed() < Duration::from_secs(10) {
+            output.flush().expect("nothing fails");
+            std::thread::yield_now();
+        }
+        assert!(is_done(output));
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_costs_room_but_no_time() {
+        let (release, blocked) = mpsc::channel::<()>();
+        let (report, written) = mpsc::channel();
+        let write = move |batch: &[u8]| {
+            let _ = blocked.recv();
+            report.send(batch.len()).map_err(io::Error::other)
+        };
+        let mut output = LogOutput::with(None, write).expect("a thread");
+        let item = vec![b'x'; BEHIND / 4];
+        let mut items = 0;
+        while output.has_room() {
+            take(&mut output, &item);
+            items += 1;
+            output.flush().expect("nothing fails");
+        }
+        // Two batches are on their way at most.
+        assert!((5..=6).contains(&items), "{items}");
+        let rest = (MAX_PENDING - BEHIND) / item.len();
+        for _ in 0..rest + 3 {
+            take(&mut output, &item);
+        }
+        drop(release);
+        flush_until(&mut output, Destination::has_room);
+        output.drain().expect("nothing fails");
+        let outcome = Box::new(output).finish();
+        assert_eq!((outcome.taken, outcome.dropped), ((items + rest) as u64, 3));
+        assert_eq!(written.iter().sum::<usize>(), (items + rest) * item.len());
+    }
+
+    #[test]
+    fn the_last_items_are_written_and_none_beyond_the_limit() {
+        let (report, written) = mpsc::channel();
+        let write = move |batch: &[u8]| report.send(batch.to_vec()).map_err(io::Error::other);
+        let mut output = LogOutput::with(Some(2), write).expect("a thread");
+        for item in [b"a", b"b", b"c"] {
+            take(&mut output, item);
+        }
+        assert!(output.is_full());
+        output.drain().expect("nothing fails");
+        assert_eq!(written.iter().collect::<Vec<_>>().concat(), b"ab");
+        assert_eq!(Box::new(output).finish().taken, 2);
+    }
+
+    #[test]
+    fn a_failure_is_reported_once_and_ends_the_output() {
+        let mut output = LogOutput::with(None, |_| Err(io::ErrorKind::StorageFull.into())).expect("a thread");
+        let begin = Instant::now();
+        let error = loop {
+            take(&mut output, b"x");
+            match output.flush() {
+                Ok(()) => assert!(begin.elapsed() < Duration::from_secs(10), "no failure"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(output.is_full() && output.drain().is_ok());
+    }
+}

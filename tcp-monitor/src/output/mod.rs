@@ -6,7 +6,9 @@
 //! output implements one of the two traits, or both, and is added where `cmd/outputs.rs` makes the
 //! fan-out.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 
 use crate::clock::{WallClock, WallTime};
 use crate::lifecycle::{Event, Time};
@@ -102,18 +104,23 @@ pub struct Outcome {
     pub failed: bool,
 }
 
-/// What outputs show and events do not carry: wall clock time, and names.
-#[derive(Clone, Copy)]
+/// What outputs show and events do not carry: wall clock time, and names. To be made for each batch
+/// of events: names are as they were when they were first asked for.
 pub struct Context<'a> {
     clock: &'a WallClock,
     names: &'a dyn Names,
+    interface: LastName<(u32, u32)>,
+    netns: LastName<u32>,
 }
+
+/// The name that was looked up last.
+type LastName<K> = RefCell<Option<(K, Option<Rc<str>>)>>;
 
 impl<'a> Context<'a> {
     /// Of a clock and names.
     #[must_use]
     pub fn new(clock: &'a WallClock, names: &'a dyn Names) -> Self {
-        Self { clock, names }
+        Self { clock, names, interface: RefCell::default(), netns: RefCell::default() }
     }
 
     /// What the wall clock showed at `time`.
@@ -125,14 +132,31 @@ impl<'a> Context<'a> {
     /// The name of the interface with index `ifindex` in the network namespace `netns`, if it is
     /// known.
     #[must_use]
-    pub fn interface(&self, netns: u32, ifindex: u32) -> Option<String> {
-        self.names.interface(netns, ifindex)
+    pub fn interface(&self, netns: u32, ifindex: u32) -> Option<Rc<str>> {
+        last_or(&self.interface, (netns, ifindex), || self.names.interface(netns, ifindex))
     }
 
     /// The name of a network namespace, if more than one is watched.
     #[must_use]
-    pub fn netns(&self, netns: u32) -> Option<String> {
-        if netns == 0 { None } else { self.names.netns(netns) }
+    pub fn netns(&self, netns: u32) -> Option<Rc<str>> {
+        if netns == 0 { None } else { last_or(&self.netns, netns, || self.names.netns(netns)) }
+    }
+}
+
+/// The name of `key`: the last one, or as `look_up` finds it.
+fn last_or<K: Copy + PartialEq>(
+    last: &LastName<K>,
+    key: K,
+    look_up: impl FnOnce() -> Option<String>,
+) -> Option<Rc<str>> {
+    let mut last = last.borrow_mut();
+    match last.as_ref() {
+        Some((known, name)) if *known == key => name.clone(),
+        Some(_) | None => {
+            let name = look_up().map(Rc::from);
+            *last = Some((key, name.clone()));
+            name
+        }
     }
 }
 
