@@ -35,7 +35,7 @@ impl LogOutput {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => ControlFlow::Break(Err(error)),
         })?;
-        let outcome = Outcome { items: "events written", ..Outcome::default() };
+        let outcome = Outcome { items: ("event", "written"), ..Outcome::default() };
         Ok(Self { writer, left: limit, outcome, is_behind: false })
     }
 

@@ -143,7 +143,7 @@ impl Recording {
             name,
             is_stdout,
             writer,
-            outcome: Outcome { items: "packets recorded", ..Outcome::default() },
+            outcome: Outcome { items: ("packet", "recorded"), ..Outcome::default() },
         })
     }
 }

@@ -94,7 +94,8 @@ impl Text {
         Self { layout: LineLayout::Single, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
     }
 
-    fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
+    /// A log in `time_zone`, of events that happen now.
+    pub(super) fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
         Self {
             style,
             time: LocalTime::new(time_zone),
@@ -131,6 +132,12 @@ impl Text {
         }
         self.lay_out(event.time, context);
         Some(&self.line)
+    }
+
+    pub(super) fn skipped_line(&mut self, skipped: Skipped, time: Time, context: &Context<'_>) -> &str {
+        self.parts.set_skipped(skipped);
+        self.lay_out(time, context);
+        &self.line
     }
 
     fn lay_out(&mut self, time: Time, context: &Context<'_>) {
@@ -320,9 +327,8 @@ impl EventSink for Text {
     }
 
     fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
-        self.parts.set_skipped(skipped);
-        self.lay_out(time, context);
-        to.take(&mut |out| out.extend_from_slice(self.line.as_bytes()));
+        let line = self.skipped_line(skipped, time, context);
+        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
     }
 }
 

@@ -6,10 +6,11 @@ use jiff::tz::TimeZone;
 use self::connections::{Connections, Occasion};
 use self::record::Record;
 use super::append::Append;
-use super::human::{Human, LocalTime, Name, NetnsLabel};
-use super::style::{Color, Style};
+use super::human::LocalTime;
+use super::style::Style;
+use super::text::Text;
 use super::{Context, Destination, EventSink, Skipped};
-use crate::lifecycle::event::{EventKind, Lost, Stuck};
+use crate::lifecycle::event::EventKind;
 use crate::lifecycle::{Event, Time};
 
 mod connections;
@@ -26,6 +27,8 @@ pub struct View {
     style: Style,
     time: LocalTime,
     connections: Connections,
+    /// Of the events that are shown at once.
+    log: Text,
 }
 
 /// How a connection is shown.
@@ -49,7 +52,12 @@ impl View {
     }
 
     fn with(shape: Shape, style: Style, time_zone: TimeZone, limit: usize) -> Self {
-        Self { shape, style, time: LocalTime::new(time_zone), connections: Connections::new(limit) }
+        let log = Text::in_time_zone(style, time_zone.clone());
+        let log = match shape {
+            Shape::Ladder { width } => log.wrapped(move || Some(width)),
+            Shape::Table => log,
+        };
+        Self { shape, style, time: LocalTime::new(time_zone), connections: Connections::new(limit), log }
     }
 
     fn draw(&mut self, record: &Record, occasion: Occasion) -> String {
@@ -59,45 +67,28 @@ impl View {
             Shape::Table => table::draw(record, occasion, &began, self.style),
         }
     }
-
-    /// An event that is shown at once.
-    fn draw_line(&mut self, time: Time, text: &str, context: &Context<'_>) -> String {
-        let line = (self.time.time_of_day(context.wall_time(time)), "  ", text).to_text();
-        let width = match self.shape {
-            Shape::Ladder { width } => width,
-            Shape::Table => usize::MAX,
-        };
-        let words: Vec<_> = line.split(' ').map(|word| self.style.spell(word).into_owned()).collect();
-        let mut lines = String::new();
-        for line in ladder::wrap(&words, " ", width) {
-            lines += &format!("{}\n", self.style.paint(Color::Red, line));
-        }
-        lines + "\n"
-    }
 }
 
 impl EventSink for View {
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
         self.connections.add(event, context);
-        let text = match &event.kind {
-            EventKind::Lost(lost) => lost_records(lost),
-            EventKind::Stuck(stuck) => stuck_socket(stuck, event, context),
+        match &event.kind {
+            EventKind::Lost(_) | EventKind::Stuck(_) => {
+                let line = self.log.line(event, context).unwrap_or_default();
+                take_line(line, to);
+            }
             EventKind::Segment(_)
             | EventKind::State(_)
             | EventKind::Handshake(_)
             | EventKind::Reset(_)
             | EventKind::Retransmit(_)
-            | EventKind::Closed(_) => return,
-        };
-        let line = self.draw_line(event.time, &text, context);
-        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
+            | EventKind::Closed(_) => {}
+        }
     }
 
     fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
-        let Skipped { connections, of } = skipped;
-        let text = format!("{connections} of {of} connections are not shown: the output is too slow.");
-        let line = self.draw_line(time, &text, context);
-        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
+        let line = self.log.skipped_line(skipped, time, context);
+        take_line(line, to);
     }
 
     fn advance(&mut self, now: Time, _: &Context<'_>, to: &mut dyn Destination) {
@@ -119,21 +110,12 @@ impl EventSink for View {
     }
 }
 
-fn lost_records(lost: &Lost) -> String {
-    let (count, kind) = (lost.count, lost.kind.label());
-    format!("{count} {kind} records lost: ring buffer full. Steps may be missing.")
-}
-
-fn stuck_socket(stuck: &Stuck, event: &Event, context: &Context<'_>) -> String {
-    let Stuck { local, remote, state, .. } = stuck;
-    let mut line = format!("{local} to {remote}: {state} for {}", Human(stuck.age).to_text());
-    if let Some(process) = stuck.process {
-        line += &format!(", {}", Name(process).to_text());
-    }
-    if let Some(netns) = context.netns(event.netns) {
-        line += &format!(", {}", NetnsLabel(&netns).to_text());
-    }
-    line + &format!(". {}.", stuck.reason.hint())
+/// A line of the log, and an empty one.
+fn take_line(line: &str, to: &mut dyn Destination) {
+    to.take(&mut |out| {
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    });
 }
 
 const MAX_CONNECTIONS: usize = 1 << 14;
