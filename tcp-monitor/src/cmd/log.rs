@@ -172,7 +172,7 @@ impl Log {
 }
 
 /// Sorts events by time: the tracker emits the creation of sockets late at times. Events are large:
-/// they stay where they are, and are taken in order.
+/// they stay where they are, and an index has their order.
 #[derive(Debug, Default)]
 struct Queue {
     events: Vec<Event>,
