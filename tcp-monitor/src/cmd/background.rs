@@ -57,7 +57,7 @@ impl<E: Send + 'static> BackgroundWriter<E> {
         }
     }
 
-    /// Whether the thread takes no more, after a failure or because what it writes to has no reader.
+    /// Whether the thread takes no more, after a failure or without a reader.
     pub(super) const fn has_ended(&self) -> bool {
         self.batches.is_none()
     }
