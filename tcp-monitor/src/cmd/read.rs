@@ -249,7 +249,9 @@ impl CaptureReading {
             self.connections = self.connections.max(event.connection.map_or(0, ConnectionId::get));
             self.summary.add_event(event);
         }
-        self.outputs.write(self.events.drain(..), &OutputContext::new(&self.clock, names))
+        let more = self.outputs.write(&self.events, &OutputContext::new(&self.clock, names));
+        self.events.clear();
+        more
     }
 
     fn summarize(mut self) -> Summary {
