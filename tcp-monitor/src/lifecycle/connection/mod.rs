@@ -9,8 +9,7 @@
 //! Beside its life an end has what one source alone knows:
 //!
 //! - [`Socket`](socket::Socket): which socket it is, whose, and what it moved;
-//! - [`Flow`](flow::Flow), in the [`Inference`]: the positions in the stream that it sends, while
-//!   something is inferred.
+//! - [`Flow`](flow::Flow), in the [`Inference`]: the positions in the stream that it sends.
 //!
 //! A [`TimeWait`](time_wait::TimeWait) socket has a life of its own, for it may be of the connection
 //! before on the same addresses.
