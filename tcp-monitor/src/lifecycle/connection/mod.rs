@@ -11,7 +11,7 @@
 //! - [`Socket`](socket::Socket): which socket it is, whose, and what it moved;
 //! - [`Flow`](flow::Flow), in the [`Inference`]: the positions in the stream that it sends.
 //!
-//! A [`TimeWait`](time_wait::TimeWait) socket has a life of its own, for it may be of the connection
+//! A [`TimeWait`](time_wait::TimeWait) socket has a life of its own: it may be of the connection
 //! before on the same addresses.
 
 use std::time::Duration;
