@@ -12,15 +12,16 @@ use crate::clock::WallTime;
 use crate::lifecycle::event::ClosedBy;
 use crate::lifecycle::input::Process;
 
-/// Time of day, to the microsecond.
+/// Time of day, to the microsecond; dashes if it is not known.
 pub(super) struct TimeOfDay<'a> {
-    pub(super) time: WallTime,
+    pub(super) time: Option<WallTime>,
     pub(super) time_zone: &'a TimeZone,
 }
 
 impl fmt::Display for TimeOfDay<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.time_zone.to_datetime(timestamp(self.time));
+        let Some(time) = self.time else { return f.write_str("--:--:--.------") };
+        let at = self.time_zone.to_datetime(timestamp(time));
         let micros = at.subsec_nanosecond() / 1000;
         write!(f, "{:02}:{:02}:{:02}.{micros:06}", at.hour(), at.minute(), at.second())
     }
@@ -56,7 +57,7 @@ impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time_zone = &TimeZone::system();
         let [first, last] = [self.first, self.last].map(|time| Day { time, time_zone });
-        let [begin, end] = [self.first, self.last].map(|time| TimeOfDay { time, time_zone });
+        let [begin, end] = [self.first, self.last].map(|time| TimeOfDay { time: Some(time), time_zone });
         write!(f, "{first} {begin} to ")?;
         if first.date() != last.date() {
             write!(f, "{last} ")?;

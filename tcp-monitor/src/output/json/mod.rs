@@ -27,7 +27,7 @@ impl EventSink for Json {
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
         let line = JsonLine {
             v: VERSION,
-            time: Rfc3339(context.wall_time(event.time)),
+            time: context.wall_time(event.time).map(Rfc3339),
             event: name(&event.kind),
             conn: event.connection.map(ConnectionId::get),
             netns: event.netns,
@@ -47,7 +47,8 @@ impl EventSink for Json {
 #[derive(Serialize)]
 struct JsonLine<'a> {
     v: u8,
-    time: Rfc3339,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Rfc3339>,
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     conn: Option<u64>,

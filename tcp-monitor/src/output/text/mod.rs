@@ -112,8 +112,8 @@ impl Text {
     }
 
     /// A line for each day.
-    fn day(&mut self, time: WallTime) -> Option<String> {
-        let day = Day { time, time_zone: &self.time_zone };
+    fn day(&mut self, time: Option<WallTime>) -> Option<String> {
+        let day = Day { time: time?, time_zone: &self.time_zone };
         let date = Some(day.date());
         if !self.of_capture || self.day == date {
             return None;
@@ -286,7 +286,13 @@ impl TextLine {
 
 impl LineLayout {
     /// The lines of an event, each with its line end.
-    fn lay_out(&mut self, line: &TextLine, time: WallTime, time_zone: &TimeZone, style: Style) -> String {
+    fn lay_out(
+        &mut self,
+        line: &TextLine,
+        time: Option<WallTime>,
+        time_zone: &TimeZone,
+        style: Style,
+    ) -> String {
         let TextLine { label, color, addresses, details } = line;
         let (widest, terminal) = match self {
             Self::Single => return format!("{} {addresses}  {}\n", label.name(), details.as_str()),
