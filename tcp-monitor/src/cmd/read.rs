@@ -260,7 +260,9 @@ impl CaptureReading {
             self.connections = self.connections.max(event.connection.map_or(0, ConnectionId::get));
             self.summary.add_event(event);
         }
-        self.outputs.write(self.events.drain(..), &context(&self.clock, self.is_timed, names))
+        let more = self.outputs.write(&self.events, &context(&self.clock, self.is_timed, names));
+        self.events.clear();
+        more
     }
 
     fn summarize(mut self) -> Summary {

@@ -123,7 +123,7 @@ impl Record {
         let mine = &mut self.ends[end as usize];
         if mine.role.is_none() {
             mine.role = Some(role);
-            mine.netns = context.netns(event.netns);
+            mine.netns = context.netns(event.netns).as_deref().map(str::to_owned);
         }
         let client = match role {
             Role::Client => end,
