@@ -61,27 +61,15 @@ pub struct FinWait2Bucket {
     pub since: [u64; FIN_WAIT2_WAYS],
 }
 
-/// Words in [`LastStateTable`], a power of two.
-pub const LAST_STATE_WORDS: usize = 1 << 14;
-
-/// The state that sockets recently left for CLOSE: a hash of the connection, with the state's
-/// number in its low four bits.
-///
-/// The kernel sets an aborted socket to CLOSE before it sends the RST. This table has the state
-/// before that.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct LastStateTable {
-    /// By that hash; 0 is free.
-    pub words: [u64; LAST_STATE_WORDS],
-}
-
 /// Buckets of a [`SocketTimesTable`], a power of two.
 pub const SOCKET_TIMES_BUCKETS: usize = 1 << 15;
 /// Sockets in a bucket, at most.
 pub const SOCKET_TIMES_WAYS: usize = 4;
 
 /// The times of sockets: a bucket is chosen by a socket's address in kernel memory.
+///
+/// The kernel gives the memory of a socket that has just closed to the next one, so a busy server
+/// uses few buckets, which stay in the cache.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct SocketTimesTable {
@@ -89,21 +77,20 @@ pub struct SocketTimesTable {
     pub buckets: [SocketTimesBucket; SOCKET_TIMES_BUCKETS],
 }
 
-/// A bucket of a [`SocketTimesTable`].
+/// A bucket of a [`SocketTimesTable`]: two cache lines.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(128))]
 pub struct SocketTimesBucket {
-    /// The address of the socket whose times follow, and in its lowest bit whether it was accepted;
-    /// 0 is free.
-    pub sockets: [u64; SOCKET_TIMES_WAYS],
-    /// Its times.
-    pub times: [SocketTimes; SOCKET_TIMES_WAYS],
+    /// Its sockets.
+    pub sockets: [SocketTimes; SOCKET_TIMES_WAYS],
 }
 
-/// Times of a socket, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
+/// A socket and its times, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct SocketTimes {
+    /// Which socket, with flags of the programs; 0 is free.
+    pub socket: u64,
     /// When it sent its first SYN.
     pub syn_at: u64,
     /// When it was established.
