@@ -24,7 +24,9 @@ pub mod slot {
     pub const UNCLAIMED: u16 = u16::MAX;
 }
 
-/// Words in [`AckTable`], a power of two.
+/// Words in [`AckTable::recent`], a power of two: what stays in the cache.
+pub const RECENT_ACK_WORDS: usize = 1 << 11;
+/// Words in [`AckTable::words`], a power of two.
 pub const ACK_WORDS: usize = 1 << 16;
 /// Words in a bucket: any of them may hold an entry that hashes to the bucket.
 pub const ACK_WAYS: usize = 4;
@@ -33,7 +35,12 @@ pub const ACK_WAYS: usize = 4;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct AckTable {
-    /// Buckets of [`ACK_WAYS`] words; 0 is free.
+    /// Buckets of [`ACK_WAYS`] words; 0 is free. Most acknowledgments come within a round trip, and
+    /// find their word here.
+    pub recent: [u64; RECENT_ACK_WORDS],
+    /// How many words lie in `words`, about.
+    pub spilled: u64,
+    /// Buckets for words that a newer one took the place of among the recent ones.
     pub words: [u64; ACK_WORDS],
 }
 

@@ -3,18 +3,25 @@
 //! When a SYN-ACK or a FIN passes, the acknowledgment of it is stored. The first segment that
 //! carries it becomes a record; every other plain ACK or data segment is skipped after one read of
 //! a bucket of four words. There is no key and no lock: a word is a 59-bit hash of who acknowledges
-//! and which number, so a match is not verified further. When a bucket is full of acknowledgments
-//! that never came, one of them is evicted.
+//! and which number, so a match is not verified further.
+//!
+//! The words of the last round trips lie in a part of the table that stays in the cache. When one
+//! of its buckets is full, a word moves to the large part, which is read only while there is
+//! something in it. When a bucket there is full of acknowledgments that never came, one of them is
+//! evicted.
 
 use aya_ebpf::{macros::map, maps::Array};
 use tcp_monitor_common::{
-    abi::maps::{ACK_WAYS, ACK_WORDS, AckTable},
+    abi::maps::{ACK_WAYS, ACK_WORDS, AckTable, RECENT_ACK_WORDS},
     counters::Table,
     record::acks,
 };
 
 use crate::{
-    kernel::{asm::masked, path::Path},
+    kernel::{
+        asm::{add, masked},
+        path::Path,
+    },
     output::evictions::count_eviction,
 };
 
@@ -43,7 +50,10 @@ pub(crate) const REQUEST: u8 = 1 << 2;
 pub(crate) const COOKIE: u8 = 1 << 3;
 
 const KIND_BITS: u64 = 0x1f;
-const BUCKETS: u64 = (ACK_WORDS / ACK_WAYS) as u64;
+/// Everything that an entry can stand for.
+pub(crate) const ANY: u8 = KIND_BITS as u8;
+/// What is logged.
+pub(crate) const LOGGED: u8 = acks::SYN_ACK | acks::FIN;
 
 impl Path {
     #[inline(always)]
@@ -51,30 +61,101 @@ impl Path {
         self.hash_with(number) & !KIND_BITS
     }
 
-    #[inline(always)]
-    fn bucket(self) -> Option<*mut u64> {
-        let table = ACKS.get_ptr_mut(0)?;
-        let index = (self.hash() & (BUCKETS - 1)) as usize * ACK_WAYS;
-        // SAFETY: the map's own value; the index is masked to lie within it.
-        Some(unsafe { (&raw mut (*table).words).cast::<u64>().add(index) })
-    }
-
     /// Stores that acknowledgment `number` is awaited on this path.
     #[inline(always)]
     pub(crate) fn expect(self, number: u32, what: Awaited) {
-        let Some(bucket) = self.bucket() else { return };
+        let Some(table) = ACKS.get_ptr_mut(0) else { return };
         let word = self.word(number) | what as u64;
+        // SAFETY: the map's own value.
+        unsafe {
+            let bucket = recent(table, word);
+            let mut place = ACK_WAYS;
+            let mut i = 0;
+            while i < ACK_WAYS {
+                let held = *bucket.add(i);
+                if held == word {
+                    return;
+                }
+                if held == 0 {
+                    place = i;
+                }
+                i += 1;
+            }
+            let is_full = place == ACK_WAYS;
+            if is_full {
+                place = (word >> 5) as usize;
+            }
+            let place = bucket.add(masked::<{ ACK_WAYS as i32 - 1 }>(place));
+            let before = *place;
+            *place = word;
+            if is_full {
+                spill(table, before);
+            }
+        }
+    }
+
+    /// What `number` on this path is the first to acknowledge, of `kinds`: bits of [`acks`],
+    /// [`REQUEST`] and [`COOKIE`]. Removes it.
+    #[inline(always)]
+    pub(crate) fn consume(self, number: u32, kinds: u8) -> u8 {
+        let Some(table) = ACKS.get_ptr_mut(0) else { return 0 };
+        let (word, kinds) = (self.word(number), u64::from(kinds));
+        // SAFETY: the map's own value.
+        unsafe {
+            let mut taken = take(recent(table, word), word, kinds);
+            let spilled = &raw mut (*table).spilled;
+            if spilled.read_volatile() != 0 {
+                let found = take(spilled_bucket(table, word), word, kinds);
+                if found != 0 {
+                    add(spilled, u64::MAX);
+                }
+                taken |= found;
+            }
+            taken
+        }
+    }
+}
+
+/// Removes from a bucket what stands for `word`, and returns what that is.
+///
+/// # Safety
+///
+/// The bucket must be one of the map's own value.
+#[inline(always)]
+unsafe fn take(bucket: *mut u64, word: u64, kinds: u64) -> u8 {
+    let mut taken = 0;
+    let mut i = 0;
+    while i < ACK_WAYS {
+        // SAFETY: by the caller's word; `i` is within the bucket.
+        unsafe {
+            let held = *bucket.add(i);
+            if held & !KIND_BITS == word && held & kinds != 0 {
+                *bucket.add(i) = 0;
+                taken |= held & KIND_BITS;
+            }
+        }
+        i += 1;
+    }
+    taken as u8
+}
+
+/// Stores a word that a newer one took the place of.
+///
+/// # Safety
+///
+/// `table` must be the map's own value.
+#[inline(always)]
+unsafe fn spill(table: *mut AckTable, word: u64) {
+    // SAFETY: by the caller's word; `i` is within the bucket.
+    unsafe {
+        let bucket = spilled_bucket(table, word);
         // What counters depend on is not evicted for what is only logged.
-        let counts = matches!(what, Awaited::Request | Awaited::Cookie);
+        let counts = u64::from(REQUEST | COOKIE);
         let (mut place, mut expendable) = (ACK_WAYS, ACK_WAYS);
         let mut i = 0;
         while i < ACK_WAYS {
-            // SAFETY: `i` is within the bucket.
-            let held = unsafe { *bucket.add(i) };
-            if held == word {
-                return;
-            }
-            if held & u64::from(REQUEST | COOKIE) == 0 {
+            let held = *bucket.add(i);
+            if held & counts == 0 {
                 expendable = i;
             }
             if held == 0 {
@@ -84,36 +165,35 @@ impl Path {
         }
         if place == ACK_WAYS {
             count_eviction(Table::Acks);
-            place = expendable;
-        }
-        if place == ACK_WAYS {
-            if !counts {
+            place = if expendable == ACK_WAYS { (word >> 5) as usize } else { expendable };
+            if expendable == ACK_WAYS && word & counts == 0 {
                 return;
             }
-            place = (word >> 5) as usize;
+        } else {
+            add(&raw mut (*table).spilled, 1);
         }
-        // SAFETY: the mask keeps the place within the bucket.
-        unsafe { *bucket.add(masked::<{ ACK_WAYS as i32 - 1 }>(place)) = word };
+        *bucket.add(masked::<{ ACK_WAYS as i32 - 1 }>(place)) = word;
     }
+}
 
-    /// What `number` on this path is the first to acknowledge: bits of [`acks`], [`REQUEST`] and
-    /// [`COOKIE`]. Removes it.
-    #[inline(always)]
-    pub(crate) fn consume(self, number: u32) -> u8 {
-        let Some(bucket) = self.bucket() else { return 0 };
-        let word = self.word(number);
-        let mut taken = 0;
-        let mut i = 0;
-        while i < ACK_WAYS {
-            // SAFETY: `i` is within the bucket.
-            let held = unsafe { *bucket.add(i) };
-            if held & !KIND_BITS == word && held != 0 {
-                // SAFETY: as above.
-                unsafe { *bucket.add(i) = 0 };
-                taken |= (held & KIND_BITS) as u8;
-            }
-            i += 1;
-        }
-        taken
-    }
+/// # Safety
+///
+/// `table` must be the map's own value.
+#[inline(always)]
+unsafe fn recent(table: *mut AckTable, word: u64) -> *mut u64 {
+    const BUCKETS: u64 = (RECENT_ACK_WORDS / ACK_WAYS) as u64;
+    let index = (word >> 8 & (BUCKETS - 1)) as usize * ACK_WAYS;
+    // SAFETY: by the caller's word; the index is masked to lie within the array.
+    unsafe { (&raw mut (*table).recent).cast::<u64>().add(index) }
+}
+
+/// # Safety
+///
+/// `table` must be the map's own value.
+#[inline(always)]
+unsafe fn spilled_bucket(table: *mut AckTable, word: u64) -> *mut u64 {
+    const BUCKETS: u64 = (ACK_WORDS / ACK_WAYS) as u64;
+    let index = (word >> 24 & (BUCKETS - 1)) as usize * ACK_WAYS;
+    // SAFETY: by the caller's word; the index is masked to lie within the array.
+    unsafe { (&raw mut (*table).words).cast::<u64>().add(index) }
 }

@@ -49,7 +49,9 @@ pub(crate) fn get(cookie: u64) -> Option<*mut HalfOpen> {
 #[inline(always)]
 pub(crate) fn insert(cookie: u64, half_open: HalfOpen) {
     if HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST)).is_err() {
-        count_eviction(Table::Requests);
+        if HALF_OPEN.get_ptr(cookie).is_none() {
+            count_eviction(Table::Requests);
+        }
     } else if let Some(counters) = counters_of(half_open.slot) {
         // SAFETY: the map's own value.
         unsafe {
