@@ -2,13 +2,28 @@
 
 /// The kernel's view of a port: which counters it has, or none.
 ///
-/// One `u16` a port, in one map value: deciding that a port is not watched is one load.
+/// In one map value: deciding that a port is not watched is one load, from a part that stays in the
+/// cache.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PortTable {
+    /// A bit a port: 0 if its slot is [`slot::UNWATCHED`].
+    pub watched: [u64; 65536 / 64],
     /// [`slot::UNWATCHED`], [`slot::OTHER`], [`slot::UNCLAIMED`] or an index into the counters, by
     /// port number.
     pub slots: [u16; 65536],
+}
+
+impl PortTable {
+    /// The table of these slots.
+    #[must_use]
+    pub fn new(slots: &[u16; 65536]) -> Self {
+        let mut watched = [0; 65536 / 64];
+        for (port, _) in slots.iter().enumerate().filter(|(_, slot)| **slot != slot::UNWATCHED) {
+            watched[port / 64] |= 1 << (port % 64);
+        }
+        Self { watched, slots: *slots }
+    }
 }
 
 /// Special values of [`PortTable::slots`].
@@ -38,8 +53,8 @@ pub struct AckTable {
     /// Buckets of [`ACK_WAYS`] words; 0 is free. Most acknowledgments come within a round trip, and
     /// find their word here.
     pub recent: [u64; RECENT_ACK_WORDS],
-    /// How many words lie in `words`, about.
-    pub spilled: u64,
+    /// When a word was last stored in `words`, in jiffies; 0 for never.
+    pub spilled_at: u64,
     /// Buckets for words that a newer one took the place of among the recent ones.
     pub words: [u64; ACK_WORDS],
 }

@@ -123,18 +123,18 @@ pub(crate) fn entry(sock: Socket) -> Option<Entry> {
     let tag = tag(sock);
     let sockets = bucket(tag)?;
     let (mut place, mut is_known) = (WAYS, false);
-    let mut i = WAYS;
-    while i > 0 {
-        i -= 1;
+    let mut i = 0;
+    while i < WAYS {
         // SAFETY: the map's own value; the index is within its array.
         let held = unsafe { held(sockets, i) };
         if held & !ACCEPTED == tag {
             (place, is_known) = (i, true);
             break;
         }
-        if held == 0 || held & CLOSED != 0 {
+        if place == WAYS && (held == 0 || held & CLOSED != 0) {
             place = i;
         }
+        i += 1;
     }
     if place == WAYS {
         count_eviction(Table::SocketTimes);
