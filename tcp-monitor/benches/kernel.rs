@@ -5,6 +5,7 @@
 //! ones and see the same traffic: what they cost is the measuring itself, and is subtracted. Run by
 //! `cargo xtask bench`, as root.
 
+mod baseline;
 mod namespace;
 
 use std::io::{self, Read, Write};
@@ -14,15 +15,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use aya::programs::links::LinkOrder;
-use aya::programs::tc::{SchedClassifier, TcAttachOptions, TcAttachType};
-use aya::programs::{BtfTracePoint, ProgramInfo};
-use aya::{Btf, Ebpf};
 use tcp_monitor::counts::ProgramRuns;
 use tcp_monitor::kernel::{self, InterfaceSelection, KernelSource};
 use tcp_monitor::netns::NetnsSelection;
 use tcp_monitor::ports::PortSet;
 use tcp_monitor_common::abi::maps::program;
+
+use crate::baseline::Baseline;
 
 fn main() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
@@ -98,7 +97,7 @@ const SCENARIOS: &[Scenario] = &[
 ];
 
 fn measure(scenario: &Scenario) -> Result<()> {
-    let baseline = Baseline::attach()?;
+    let baseline = Baseline::attach("lo")?;
     let (source, reader) = attach(scenario.watched, scenario.records, true)?;
     let counters = source.counters();
     (scenario.traffic)().context("the traffic failed")?;
@@ -166,49 +165,6 @@ fn attach(port: u16, records: bool, bpf_stats: bool) -> Result<(KernelSource, Re
 fn join(reader: Reader) -> Result<()> {
     reader.join().ok().context("the reader panicked")??;
     Ok(())
-}
-
-/// The programs that do nothing.
-struct Baseline {
-    ebpf: Ebpf,
-}
-
-struct BaselineRuns {
-    tracepoint: f64,
-    classifier: f64,
-}
-
-impl Baseline {
-    fn attach() -> Result<Self> {
-        let mut ebpf = Ebpf::load(kernel::OBJECT)?;
-        let tracepoint =
-            ebpf.program_mut(program::BASELINE_TRACEPOINT).context("no baseline tracepoint program")?;
-        let tracepoint: &mut BtfTracePoint = tracepoint.try_into()?;
-        tracepoint.load(TRANSITION, &Btf::from_sys_fs()?)?;
-        tracepoint.attach()?;
-        let classifier = ebpf.program_mut(program::BASELINE_CLASSIFIER).context("no baseline classifier")?;
-        let classifier: &mut SchedClassifier = classifier.try_into()?;
-        classifier.load()?;
-        classifier
-            .attach_with_options("lo", TcAttachType::Egress, TcAttachOptions::TcxOrder(LinkOrder::last()))
-            .context("the benchmark needs TCX, kernel 6.6 or later")?;
-        Ok(Self { ebpf })
-    }
-
-    fn runs(&self) -> Result<BaselineRuns> {
-        let mean = |name: &str| -> Result<f64> {
-            let info = self.ebpf.program(name).context("no baseline program")?.info()?;
-            Ok(mean_ns(&info))
-        };
-        Ok(BaselineRuns {
-            tracepoint: mean(program::BASELINE_TRACEPOINT)?,
-            classifier: mean(program::BASELINE_CLASSIFIER)?,
-        })
-    }
-}
-
-fn mean_ns(info: &ProgramInfo) -> f64 {
-    info.run_time().as_nanos() as f64 / info.run_count().max(1) as f64
 }
 
 fn mean(runs: &ProgramRuns) -> f64 {

@@ -4,12 +4,12 @@ use std::env;
 use std::process::ExitCode;
 
 use tcp_monitor::cli::{Cli, Command};
-use tcp_monitor::cmd::{monitor, read, say};
+use tcp_monitor::cmd::{exit_on_usage, monitor, read, say};
 use tcp_monitor::kernel::KernelError;
 
 fn main() -> ExitCode {
     // Exits with 2 on wrong usage.
-    let cli = Cli::read(env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = Cli::read(env::args_os()).unwrap_or_else(|error| exit_on_usage(&error));
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default_log_level(&cli)))
         .init();
     let result = match &cli.command {

@@ -180,6 +180,7 @@ fn a_port_at_rest_has_every_series_that_can_move_at_zero() -> Result<(), Box<dyn
         ("tcp_monitor_connections", 11),
         ("tcp_monitor_half_open", 1),
         ("tcp_monitor_close_wait_oldest_seconds", 1),
+        ("tcp_monitor_close_wait_stuck", 1),
     ];
     assert_eq!(sizes, expected.map(|(name, size)| (name.to_owned(), size)).into());
     Ok(())

@@ -26,8 +26,6 @@ pub enum Source {
 /// What a kernel can do, by its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// `bpf_get_netns_cookie` may be called by classifiers (6.13 and later).
-    NetnsCookie,
     /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
     SocketCookie,
     /// The kernel skips a tracing program that is already running on the CPU, so that each is
@@ -133,8 +131,6 @@ kernel_layout! {
     retransmit_skb_has_err = Source::HasArguments("tcp_retransmit_skb", 3);
     /// `bpf_get_socket_cookie` may be called from tp_btf programs (5.12 and later).
     has_socket_cookie = Source::Has(Feature::SocketCookie);
-    /// `bpf_get_netns_cookie` may be called by classifiers (6.13 and later).
-    has_netns_cookie = Source::Has(Feature::NetnsCookie);
     /// `task_struct.stack`; 0 where tracepoint programs are there once only (before 5.12).
     task_stack = Source::OffsetWith(Feature::SkipsNestedRuns, "task_struct", "stack");
     /// `task_struct.flags`; read only with `task_stack`, as the next two.

@@ -180,6 +180,8 @@ pub mod program {
     pub const BASELINE_TRACEPOINT: &str = "baseline_tracepoint";
     /// A classifier that does nothing, for the benchmark.
     pub const BASELINE_CLASSIFIER: &str = "baseline_classifier";
+    /// A program on inet_sock_set_state that makes a record and nothing else, for the benchmark.
+    pub const BASELINE_RECORD: &str = "baseline_record";
 
     /// The place of a tracepoint in [`TRACEPOINTS`]. Evaluated at compile time: an unknown name is
     /// no program.

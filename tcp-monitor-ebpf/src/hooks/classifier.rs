@@ -19,7 +19,8 @@ use self::ingress::Ingress;
 use crate::{
     kernel::{
         asm::{add, element},
-        netns::netns_of,
+        layout::layout,
+        memory::read,
         packet::{self, Segment},
         path::Path,
         prefilter,
@@ -114,7 +115,8 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
         fin_wait2_timewait::end(path, tcp.acknowledgement(), TcpState::TimeWait);
     }
     let received = Ingress { skb, segment: &segment, payload_len, back, ifindex };
-    let netns = netns_of(skb);
+    // Of a plain ACK nothing else needs it.
+    let netns = if kind.is_some() || ring::wanted() { netns_of(skb) } else { 0 };
     let mut origin = 0;
     match direction {
         Direction::Ingress => match kind {
@@ -224,4 +226,16 @@ fn is_of_open_socket(skb: *mut __sk_buff, direction: Direction) -> bool {
     let state = unsafe { (&raw const (*sk).state).read_volatile() };
     // What sends for timewait sockets is in CLOSE.
     state != TcpState::TimeWait as u32 && state != TcpState::Close as u32
+}
+
+/// Inode number of the network namespace of the packet's interface; 0 if it cannot be read.
+///
+/// `bpf_get_netns_cookie` would be faster, but returns that of the socket that sent the packet,
+/// which may be in another namespace.
+#[inline(always)]
+fn netns_of(skb: *mut __sk_buff) -> u32 {
+    // The context is the address of the kernel's sk_buff.
+    let dev = read::<u64>((skb as *const u8).wrapping_add(layout!(skb_dev) as usize));
+    let net = read::<u64>((dev as *const u8).wrapping_add(layout!(dev_net) as usize));
+    read((net as *const u8).wrapping_add(layout!(net_inum) as usize))
 }

@@ -5,7 +5,6 @@ pub(crate) mod layout;
 pub(crate) mod lookup;
 pub(crate) mod memory;
 pub(crate) mod nesting;
-pub(crate) mod netns;
 pub(crate) mod packet;
 pub(crate) mod path;
 pub(crate) mod prefilter;

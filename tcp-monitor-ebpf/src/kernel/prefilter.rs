@@ -53,8 +53,8 @@ pub(crate) fn is_irrelevant(skb: *mut __sk_buff, is_watched: impl Fn(u16, u16) -
     false
 }
 
-/// Where a `T` at `offset` from the IP header of an Ethernet frame lies; `None` if it cannot be read
-/// in place.
+/// Where a `T` at `offset` from the IP header of an Ethernet frame lies; `None` if it cannot be
+/// read in place.
 #[inline(always)]
 pub(crate) fn ip_header<T>(skb: *mut __sk_buff, offset: u32) -> Option<usize> {
     // SAFETY: the context of a classifier.

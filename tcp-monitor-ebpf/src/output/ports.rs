@@ -52,9 +52,8 @@ pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
         return None;
     }
     // SAFETY: as above.
-    let slot_if = |is_watched: bool, port| unsafe {
-        if is_watched { *slot_of(table, port) } else { slot::UNWATCHED }
-    };
+    let slot_if =
+        |is_watched: bool, port| unsafe { if is_watched { *slot_of(table, port) } else { slot::UNWATCHED } };
     let (local_slot, remote_slot) = (slot_if(is_local, local), slot_if(is_remote, remote));
     Some(Watched { table, local, remote, local_slot, remote_slot })
 }

@@ -16,7 +16,7 @@ use crate::kernel::{asm::add, layout::setting};
 
 /// The agent sets the size.
 #[map]
-static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 #[map]
 static RECORD_COUNTERS: PerCpuArray<RecordCounters> = PerCpuArray::with_max_entries(1, 0);

@@ -18,7 +18,7 @@ use tcp_monitor_common::{
 };
 
 use crate::{
-kernel::{asm::masked, path::Path},
+    kernel::{asm::masked, path::Path},
     output::evictions::count_eviction,
 };
 

@@ -39,7 +39,7 @@ What is printed:
   The wording of text may change. Scripts should read --output json: one
   object a line with the fields v (1), time, event (segment, state, handshake,
   reset, retransmit, closed, stuck, lost), conn (the number of the connection)
-  and those of the event. docs/events.md describes them.
+  and those of the event; docs/events.md in the source tree describes them.
   Standard error has one line on what is monitored, warnings, and a summary
   at the end.
 
@@ -49,8 +49,8 @@ Metrics:
   connections; resets, state transitions, time in each state, connection
   durations; how connections closed, bytes, retransmissions; sockets by state
   and those left in CLOSE_WAIT. By interface: segments. For the log:
-  events_total, events_lost_total, events_suppressed_total. docs/metrics.md
-  describes all of them.
+  events_total, events_lost_total, events_suppressed_total. The answer to a
+  scrape describes each in a line that begins with # HELP.
   Counters are counted in the kernel: a slow terminal, a stopped agent or a
   full ring buffer changes none of them. Only timeouts of half-open
   connections and the ends of TIME_WAIT are found by the agent, once it

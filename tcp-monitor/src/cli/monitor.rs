@@ -113,9 +113,9 @@ pub struct Monitor {
 
     /// Size of the ring buffer between kernel and agent, in bytes
     ///
-    /// A power of two from 4K to 1G, with the suffix K, M or G for 1024, 1024² or 1024³ bytes. A
-    /// short connection makes 12 to 17 records of up to 160 bytes, so 4M holds a burst of about
-    /// 1,500 connections. When it is full the log loses events, and reports how many. Metrics lose
+    /// A power of two from 4K to 1G, with the suffix K, M or G for KiB, MiB or GiB. A short
+    /// connection makes 12 to 17 records of up to 160 bytes, so 4M holds a burst of about 1,500
+    /// connections. When it is full the log loses events, and reports how many. Metrics lose
     /// nothing.
     #[arg(long, value_name = "BYTES", default_value_t, allow_hyphen_values = true, help_heading = TUNE)]
     pub ring_size: RingSize,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::process;
 
 use rustix::termios::tcgetwinsize;
 
@@ -30,6 +31,23 @@ pub fn say(line: impl fmt::Display) {
         None => text.into_owned(),
     };
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line, and exits. In plain
+/// ASCII, without colour, if the locale wants that.
+pub fn exit_on_usage(error: &clap::Error) -> ! {
+    if !locale::is_ascii() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let text = Style { ascii: true, ..Style::default() }.spell(&text).into_owned();
+    // An error is ignored: there is no reader.
+    let _ = if error.use_stderr() {
+        io::stderr().write_all(text.as_bytes())
+    } else {
+        io::stdout().write_all(text.as_bytes())
+    };
+    process::exit(error.exit_code())
 }
 
 /// Columns of a terminal; `None` if it is none.

@@ -257,26 +257,31 @@ fn banner(attached: &Attached, metrics: Option<SocketAddr>) -> String {
 
 fn summary(written: &Written, elapsed: Duration) -> String {
     let mut text = format!("stopped after {:.1} s: ", elapsed.as_secs_f64());
-    for Outcome { items, taken, dropped, .. } in &written.outputs {
-        text += &format!("{taken} {items}, ");
+    for Outcome { items: (item, done), taken, dropped, .. } in &written.outputs {
+        text += &format!("{} {done}, ", counted(*taken, item));
         if *dropped > 0 {
             text += &format!("{dropped} dropped, ");
         }
     }
-    text += &format!("{} records read, {} records lost", written.read, written.lost);
+    text += &format!("{} read, {} lost", counted(written.read, "record"), counted(written.lost, "record"));
     if written.lost > 0 {
         text += " (a larger --ring-size loses fewer; metrics lose none)";
     }
     if written.evicted > 0 {
         text += &format!(
-            ", {} tracker evictions (a larger --max-connections tracks more connections)",
-            written.evicted
+            ", {} (a larger --max-connections tracks more connections)",
+            counted(written.evicted, "tracker eviction")
         );
     }
     if written.malformed > 0 {
-        text += &format!(", {} malformed records (please report this)", written.malformed);
+        text += &format!(", {} (please report this)", counted(written.malformed, "malformed record"));
     }
     text
+}
+
+/// `count` things, of which one is `noun`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 fn cost_table(programs: &[ProgramRuns]) -> String {
@@ -299,7 +304,7 @@ const LAST_WRITES: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use super::{Attached, banner};
+    use super::{Attached, Duration, Outcome, Written, banner, summary};
 
     #[test]
     fn the_banner_names_interfaces_and_counts_namespaces_where_there_are_several() {
@@ -321,5 +326,16 @@ mod tests {
                 format!("attached: 5 tracepoints, tc on {shown} · kernel 6.18.0 · no metrics · Ctrl-C stops")
             );
         }
+    }
+
+    #[test]
+    fn one_thing_is_counted_in_the_singular() {
+        let of = |count| {
+            let events = Outcome { items: ("event", "written"), taken: count, ..Outcome::default() };
+            let written = Written { outputs: vec![events], read: count, ..Written::default() };
+            summary(&written, Duration::from_secs(2))
+        };
+        assert_eq!(of(1), "stopped after 2.0 s: 1 event written, 1 record read, 0 records lost");
+        assert_eq!(of(2), "stopped after 2.0 s: 2 events written, 2 records read, 0 records lost");
     }
 }

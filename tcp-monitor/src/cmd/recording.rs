@@ -157,7 +157,7 @@ impl Recording {
             pending: Vec::new(),
             blocks: Some(blocks),
             thread: Some(thread),
-            outcome: Outcome { items: "packets recorded", ..Outcome::default() },
+            outcome: Outcome { items: ("packet", "recorded"), ..Outcome::default() },
         })
     }
 

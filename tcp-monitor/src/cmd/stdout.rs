@@ -77,7 +77,7 @@ impl Destination for Stdout {
     }
 
     fn finish(self: Box<Self>) -> Outcome {
-        Outcome { items: "events written", taken: self.lock().written, ..Outcome::default() }
+        Outcome { items: ("event", "written"), taken: self.lock().written, ..Outcome::default() }
     }
 }
 

@@ -10,5 +10,5 @@ mod tracker;
 
 pub use silent_exits::{EntriesAndExits, SilentExits, SocketDump};
 pub use snapshot::{KernelCounts, PortLabel, ProgramRuns, Snapshot};
-pub use sockets::{AcceptQueue, PortSockets, label_sockets};
+pub use sockets::{AcceptQueue, PortSockets, UNKNOWN_PROCESS, label_sockets};
 pub use tracker::{TrackerCounts, TrackerStats};

@@ -19,9 +19,13 @@ pub struct PortSockets {
     pub accept_queue: Option<AcceptQueue>,
     /// Age of the oldest socket in CLOSE_WAIT; 0 if there is none.
     pub close_wait_oldest: Duration,
-    /// Those stuck in CLOSE_WAIT, by the command name of the process that holds them.
+    /// Those stuck in CLOSE_WAIT, by the command name of the process that holds them, or
+    /// [`UNKNOWN_PROCESS`].
     pub close_wait_stuck: BTreeMap<String, u64>,
 }
+
+/// In place of a process that is not known.
+pub const UNKNOWN_PROCESS: &str = "unknown";
 
 /// Connections that wait to be accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

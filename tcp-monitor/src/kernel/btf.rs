@@ -87,7 +87,6 @@ impl KernelTypes {
 
     fn find(&self, source: Source, release: Release) -> Result<u32, BtfError> {
         let has = |feature| match feature {
-            Feature::NetnsCookie => release.has_netns_cookie(),
             Feature::SocketCookie => release.has_socket_cookie(),
             Feature::SkipsNestedRuns => release.skips_nested_runs(),
         };

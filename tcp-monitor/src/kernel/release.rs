@@ -47,11 +47,6 @@ impl Release {
         self >= Self::new(5, 12)
     }
 
-    /// `bpf_get_netns_cookie` may be called by classifiers.
-    pub(super) fn has_netns_cookie(self) -> bool {
-        self >= Self::new(6, 13)
-    }
-
     /// Classifiers attach by TCX links, which vanish with the process.
     pub(super) fn has_tcx(self) -> bool {
         self >= Self::new(6, 6)

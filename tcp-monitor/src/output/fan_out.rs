@@ -128,7 +128,7 @@ mod tests {
         }
 
         fn finish(self: Box<Self>) -> Outcome {
-            Outcome { items: "events", taken: 1, ..Outcome::default() }
+            Outcome { items: ("event", "limited"), taken: 1, ..Outcome::default() }
         }
     }
 
@@ -150,6 +150,6 @@ mod tests {
         let expected = [&times[..2].concat()[..], b"end"].concat();
         assert_eq!(many.0.lock().expect("no test panics with it").0, expected);
         let items: Vec<_> = outputs.finish().iter().map(|outcome| outcome.items).collect();
-        assert_eq!(items, ["events"; 2]);
+        assert_eq!(items, [("event", "limited"); 2]);
     }
 }

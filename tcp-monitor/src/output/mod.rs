@@ -70,8 +70,8 @@ pub trait Destination: Send {
 /// The result of an output, for the summary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the items are and what happened to them, as in "12 packets recorded".
-    pub items: &'static str,
+    /// What an item is, in the singular, and what happened to it, as in "12 packets recorded".
+    pub items: (&'static str, &'static str),
     /// How many were taken.
     pub taken: u64,
     /// How many were dropped.

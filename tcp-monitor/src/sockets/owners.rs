@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::lifecycle::input::{Comm, Process};
 
 /// Finds a process for each socket of interest, and remembers it as long as it holds the socket.
@@ -29,29 +30,31 @@ struct Holder {
 impl Owners {
     /// The processes that hold the sockets with these inode numbers, as far as they are found.
     ///
-    /// A search ends when all are found or after 100 ms, to go on from there the next time; and
-    /// searching never takes more than one percent of the time.
+    /// A search ends when all are found or after 100 ms of CPU time, to go on from there the next
+    /// time; and searching never takes more than one percent of a CPU.
     pub fn find(&mut self, sockets: &HashSet<u32>) -> HashMap<u32, Process> {
         self.holders.retain(|inode, holder| sockets.contains(inode) && holder.holds(*inode));
         let missing: HashSet<u32> =
             sockets.iter().copied().filter(|inode| !self.holders.contains_key(inode)).collect();
-        let begin = Instant::now();
-        if !missing.is_empty() && self.next_search.is_none_or(|next| next <= begin) {
-            self.search(missing, begin);
-            let end = Instant::now();
-            self.next_search = Some(end + (end - begin) * REST);
+        if !missing.is_empty() && self.next_search.is_none_or(|next| next <= Instant::now()) {
+            let begin = clock::thread_cpu_time();
+            self.search(missing, begin + SEARCH_LIMIT);
+            let rest = clock::thread_cpu_time().saturating_sub(begin) * REST;
+            self.next_search = Some(Instant::now() + rest);
         }
         let found = self.holders.iter();
         found.filter_map(|(&inode, holder)| Some((inode, holder.process()?))).collect()
     }
 
-    fn search(&mut self, mut missing: HashSet<u32>, begin: Instant) {
+    /// Searches until the thread has used `limit` of CPU time. Wall time says nothing on a busy
+    /// host, where the thread mostly waits for a CPU.
+    fn search(&mut self, mut missing: HashSet<u32>, limit: Duration) {
         let mut pids = numbers_in(Path::new("/proc"));
         pids.sort_unstable();
         let next = pids.partition_point(|pid| *pid <= self.last_pid);
         pids.rotate_left(next);
         for pid in pids {
-            if missing.is_empty() || begin.elapsed() > SEARCH_LIMIT {
+            if missing.is_empty() || clock::thread_cpu_time() > limit {
                 break;
             }
             self.last_pid = pid;
@@ -100,9 +103,9 @@ fn parse_link(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// How long a search may take.
+/// The CPU time that a search may take.
 const SEARCH_LIMIT: Duration = Duration::from_millis(100);
-/// For how many times as long as the search took there is no other.
+/// For how many times its CPU time there is no other search: one percent of a CPU.
 const REST: u32 = 100;
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::close_wait::{Aged, CloseWaits};
 use super::service::ServicePorts;
 use super::{Dump, Latest, Options, ReadCounters, Request, SocketsByPort};
 use crate::clock;
+use crate::counts::UNKNOWN_PROCESS;
 use crate::lifecycle::event::{Stuck, StuckReason};
 use crate::lifecycle::input::Process;
 use crate::lifecycle::{PresentSocket, StuckSocket};
@@ -172,7 +173,7 @@ struct Names(BTreeSet<String>);
 
 impl Names {
     fn label(&mut self, process: Option<Process>) -> String {
-        let Some(process) = process else { return "unknown".to_owned() };
+        let Some(process) = process else { return UNKNOWN_PROCESS.to_owned() };
         let name = process.comm.to_text().into_owned();
         if self.0.len() < MAX_NAMES {
             self.0.insert(name.clone());

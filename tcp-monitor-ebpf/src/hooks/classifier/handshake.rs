@@ -235,8 +235,7 @@ pub(super) fn send_syn_ack(
     }
     // Without a SYN it is retransmitted, or on a second interface. If the timer has expired, the
     // request is older than the agent, or the table had no room for it.
-    if answered.time == 0
-        && (half_open::syn_ack_retransmitted(cookie, request) || timer_has_expired(request))
+    if answered.time == 0 && (half_open::syn_ack_retransmitted(cookie, request) || timer_has_expired(request))
     {
         return Some(Awaited::Request);
     }

@@ -5,7 +5,7 @@ use tcp_monitor_common::TcpState;
 
 use super::super::family::Family;
 use super::super::port_samples::{PORT, PortSamples};
-use crate::counts::{PortSockets, Snapshot};
+use crate::counts::{PortSockets, Snapshot, UNKNOWN_PROCESS};
 
 /// Appends the families, in this order; none if the kernel does not list sockets.
 pub(in super::super) fn write(snapshot: &Snapshot, text: &mut String) {
@@ -80,8 +80,11 @@ pub(super) static FAMILIES: [Family<Read>; 6] = [
         labels: &[PORT, "process"],
         help: "Sockets in CLOSE_WAIT for longer than --stuck-after, by the command name of a \
                process that holds them: the listener's, if they are not accepted; unknown, if \
-               none is found. After 64 names, others are `other`.",
+               none is found (0 where nothing is stuck). After 64 names, others are `other`.",
         read: |sockets, samples| {
+            if !sockets.close_wait_stuck.contains_key(UNKNOWN_PROCESS) {
+                samples.count(&[UNKNOWN_PROCESS], 0);
+            }
             for (process, &count) in &sockets.close_wait_stuck {
                 samples.count(&[process], count);
             }

@@ -87,7 +87,8 @@ impl Text {
         Self { layout: LineLayout::Single, ..Self::in_time_zone(Style::default(), TimeZone::UTC) }
     }
 
-    fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
+    /// A log in `time_zone`, of events that happen now.
+    pub(super) fn in_time_zone(style: Style, time_zone: TimeZone) -> Self {
         let layout = LineLayout::Columns { addresses: 0, terminal: Box::new(|| None) };
         Self { style, time_zone, layout, handshake_end: None, of_capture: false, day: None }
     }

@@ -346,7 +346,7 @@ fn is_teardown(entry: &ViewEntry) -> bool {
 }
 
 /// The pieces in lines of at most `width` characters; a longer piece is broken.
-pub(super) fn wrap(pieces: &[String], separator: &str, width: usize) -> Vec<String> {
+fn wrap(pieces: &[String], separator: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in pieces {
         let len = piece.chars().count();

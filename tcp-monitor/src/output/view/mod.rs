@@ -5,10 +5,11 @@ use jiff::tz::TimeZone;
 
 use self::connections::{Connections, Occasion};
 use self::record::Record;
-use super::human::{Human, Name, NetnsLabel, TimeOfDay};
-use super::style::{Color, Style};
+use super::human::TimeOfDay;
+use super::style::Style;
+use super::text::Text;
 use super::{Context, Destination, EventSink};
-use crate::lifecycle::event::{EventKind, Lost, Stuck};
+use crate::lifecycle::event::EventKind;
 use crate::lifecycle::{Event, Time};
 
 mod connections;
@@ -25,6 +26,8 @@ pub struct View {
     style: Style,
     time_zone: TimeZone,
     connections: Connections,
+    /// Of the events that are shown at once.
+    log: Text,
 }
 
 /// How a connection is shown.
@@ -48,7 +51,12 @@ impl View {
     }
 
     fn with(shape: Shape, style: Style, time_zone: TimeZone, limit: usize) -> Self {
-        Self { shape, style, time_zone, connections: Connections::new(limit) }
+        let log = Text::in_time_zone(style, time_zone.clone());
+        let log = match shape {
+            Shape::Ladder { width } => log.wrapped(move || Some(width)),
+            Shape::Table => log,
+        };
+        Self { shape, style, time_zone, connections: Connections::new(limit), log }
     }
 
     fn draw(&self, record: &Record, occasion: Occasion) -> String {
@@ -58,39 +66,26 @@ impl View {
             Shape::Table => table::draw(record, occasion, &began, self.style),
         }
     }
-
-    /// An event that is shown at once.
-    fn draw_line(&self, event: &Event, text: &str, context: &Context<'_>) -> String {
-        let time = TimeOfDay { time: context.wall_time(event.time), time_zone: &self.time_zone };
-        let line = format!("{time}  {text}");
-        let width = match self.shape {
-            Shape::Ladder { width } => width,
-            Shape::Table => usize::MAX,
-        };
-        let words: Vec<_> = line.split(' ').map(|word| self.style.spell(word).into_owned()).collect();
-        let mut lines = String::new();
-        for line in ladder::wrap(&words, " ", width) {
-            lines += &format!("{}\n", self.style.paint(Color::Red, line));
-        }
-        lines + "\n"
-    }
 }
 
 impl EventSink for View {
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
         self.connections.add(event, context);
-        let text = match &event.kind {
-            EventKind::Lost(lost) => lost_records(lost),
-            EventKind::Stuck(stuck) => stuck_socket(stuck, event, context),
+        match &event.kind {
+            EventKind::Lost(_) | EventKind::Stuck(_) => {
+                let line = self.log.line(event, context).unwrap_or_default();
+                to.take(&mut |out| {
+                    out.extend_from_slice(line.as_bytes());
+                    out.push(b'\n');
+                });
+            }
             EventKind::Segment(_)
             | EventKind::State(_)
             | EventKind::Handshake(_)
             | EventKind::Reset(_)
             | EventKind::Retransmit(_)
-            | EventKind::Closed(_) => return,
-        };
-        let line = self.draw_line(event, &text, context);
-        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
+            | EventKind::Closed(_) => {}
+        }
     }
 
     fn advance(&mut self, now: Time, _: &Context<'_>, to: &mut dyn Destination) {
@@ -110,23 +105,6 @@ impl EventSink for View {
             to.take(&mut |out| out.extend_from_slice(text.as_bytes()));
         }
     }
-}
-
-fn lost_records(lost: &Lost) -> String {
-    let (count, kind) = (lost.count, lost.kind.label());
-    format!("{count} {kind} records lost: ring buffer full. Steps may be missing.")
-}
-
-fn stuck_socket(stuck: &Stuck, event: &Event, context: &Context<'_>) -> String {
-    let Stuck { local, remote, state, .. } = stuck;
-    let mut line = format!("{local} to {remote}: {state} for {}", Human(stuck.age));
-    if let Some(process) = stuck.process {
-        line += &format!(", {}", Name(process));
-    }
-    if let Some(netns) = context.netns(event.netns) {
-        line += &format!(", {}", NetnsLabel(&netns));
-    }
-    line + &format!(". {}.", stuck.reason.hint())
 }
 
 const MAX_CONNECTIONS: usize = 1 << 14;

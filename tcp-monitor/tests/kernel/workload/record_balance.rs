@@ -35,7 +35,7 @@ pub(crate) fn check_records(samples: &Samples, read: u64) -> Result<()> {
 /// The number of records that the agent prints when it exits.
 pub(crate) fn records_read(messages: &[String]) -> Result<u64> {
     let number = messages.iter().find_map(|line| {
-        let (before, _) = line.split_once(" records read")?;
+        let (before, _) = line.split_once(" records read").or(line.split_once(" record read"))?;
         before.rsplit(' ').next()?.parse().ok()
     });
     number.with_context(|| format!("the agent does not print how many records it read: {messages:#?}"))

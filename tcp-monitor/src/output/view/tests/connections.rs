@@ -9,6 +9,7 @@ use super::script::{ACK, FIN, RST, RST_ACK, SYN, SYN_ACK, Script, at};
 use super::{LADDER, PLAIN, Screen};
 use crate::lifecycle::event::{ClosedBy, Lost, Step};
 use crate::lifecycle::{Event, EventKind};
+use crate::output::samples;
 
 const MILLISECOND: u64 = 1000;
 const SECOND: u64 = 1_000_000;
@@ -220,10 +221,18 @@ fn a_socket_that_connects_to_itself_has_one_end() {
 }
 
 #[test]
-fn lost_records_are_shown_at_once() {
+fn lost_records_and_stuck_sockets_are_shown_at_once_as_in_the_log() {
     let mut screen = screen();
     screen.show(&[Event::new(at(0), EventKind::Lost(Lost { kind: Kind::Segment, count: 12 }))]);
-    assert!(screen.text().contains("12 segment records lost"));
+    assert_eq!(screen.text(), "12:00:01.000000  LOST     12 segment records: ring buffer full\n\n");
+    screen.show(&[samples::stuck()]);
+    let expected = concat!(
+        "12:01:11.000000  STUCK    10.0.0.9:8899 ← 10.0.0.5:51920  CLOSE_WAIT for 61.2 s\n",
+        "                          nginx[812]\n",
+        "                          the process has read to the end and does not call\n",
+        "                          close()\n\n",
+    );
+    assert_eq!(screen.text(), expected);
 }
 
 #[test]
