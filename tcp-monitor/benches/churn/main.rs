@@ -13,6 +13,7 @@ mod measure;
 mod monitors;
 mod options;
 mod plots;
+mod process;
 mod programs;
 mod report;
 mod results;

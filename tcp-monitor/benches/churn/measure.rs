@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::baseline::BaselineRuns;
 use crate::machine::{self, Cpus};
 use crate::monitors::{Monitor, Report, Running};
 use crate::options::Conditions;
@@ -26,9 +27,8 @@ pub(crate) struct Run {
 /// What the programs cost, by the kernel's accounting.
 pub(crate) struct Accounts {
     pub(crate) programs: Vec<ProgramCost>,
-    /// Nanoseconds that an empty program is accounted with.
-    pub(crate) empty_tracepoint: f64,
-    pub(crate) empty_classifier: f64,
+    /// What an empty program is accounted with.
+    pub(crate) empty: BaselineRuns,
 }
 
 /// Runs the traffic under a monitor, in fresh namespaces.
@@ -50,14 +50,10 @@ pub(crate) fn measure(conditions: &Conditions, monitor: &Monitor, account: bool)
     let total_cpu = cpus.used()?;
     let own_cpu = running.cpu_time()? - own_before;
     let accounts = match &accounting {
-        Some(accounting) => {
-            let empty = accounting.empty()?;
-            Some(Accounts {
-                programs: programs::since(&costs_before, programs.costs()?),
-                empty_tracepoint: empty.tracepoint,
-                empty_classifier: empty.classifier,
-            })
-        }
+        Some(accounting) => Some(Accounts {
+            programs: programs::since(&costs_before, programs.costs()?),
+            empty: accounting.empty()?,
+        }),
         None => None,
     };
     let report = monitor.stop(running, &site, conditions.network)?;

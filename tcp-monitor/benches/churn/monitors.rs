@@ -1,23 +1,20 @@
 //! The monitors: what is measured, how it is started, and what it has reported.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{self, Command, Stdio};
+use std::process::{self, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::Signal;
 
 use crate::floors::Floor;
 use crate::machine;
 use crate::options::Network;
+use crate::process::Process;
 use crate::site::{PORT, Site};
-use crate::support::child_process::ChildProcess;
-use crate::support::deadline::{Deadline, poll_until};
-use crate::{traffic, whole};
+use crate::whole;
 
 /// A row of the table.
 #[derive(Clone, Copy)]
@@ -227,84 +224,6 @@ pub(crate) struct Report {
     pub(crate) resident: Option<u64>,
 }
 
-/// A monitor that is a process. It writes to memory, so that no reader takes time from the traffic.
-pub(crate) struct Process {
-    child: ChildProcess,
-    output: File,
-    messages: File,
-    /// Where the output of the measured traffic begins.
-    begin: u64,
-}
-
-impl Process {
-    fn spawn(mut command: Command) -> Result<Self> {
-        let output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
-        let messages = File::from(memfd_create("messages", MemfdFlags::CLOEXEC)?);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(messages.try_clone()?);
-        Ok(Self { child: ChildProcess::spawn(&mut command)?, output, messages, begin: 0 })
-    }
-
-    fn await_message(&self, beginning: &str) -> Result<()> {
-        let is_there = |messages: &String| messages.lines().any(|line| line.starts_with(beginning));
-        poll_until(&format!("{beginning:?}"), || self.messages(), is_there).map(drop)
-    }
-
-    /// Makes connections until one is reported.
-    fn await_report(&self, site: &Site, listener: &TcpListener) -> Result<()> {
-        let deadline = Deadline::new();
-        // The first line may be a header.
-        while self.lines()? < 2 {
-            deadline.check().with_context(|| self.messages().unwrap_or_default())?;
-            traffic::probe(site, listener)?;
-        }
-        Ok(())
-    }
-
-    fn discard_output(&mut self) -> Result<()> {
-        self.begin = self.output.metadata()?.len();
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<process::ExitStatus> {
-        self.child.signal(Signal::INT)?;
-        self.child.wait()
-    }
-
-    /// The output of the measured traffic.
-    ///
-    /// It is opened anew: the file's own position is where the process writes.
-    fn output(&self) -> Result<impl BufRead> {
-        let mut output = reopen(&self.output)?;
-        output.seek(SeekFrom::Start(self.begin))?;
-        Ok(BufReader::with_capacity(1 << 20, output))
-    }
-
-    fn lines(&self) -> Result<u64> {
-        let mut output = self.output()?;
-        let mut lines = 0;
-        loop {
-            let buffer = output.fill_buf()?;
-            if buffer.is_empty() {
-                return Ok(lines);
-            }
-            lines += buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
-            let length = buffer.len();
-            output.consume(length);
-        }
-    }
-
-    fn messages(&self) -> Result<String> {
-        let mut messages = String::new();
-        reopen(&self.messages)?.read_to_string(&mut messages)?;
-        Ok(messages)
-    }
-}
-
-fn reopen(file: &File) -> Result<File> {
-    use std::os::fd::AsRawFd;
-    Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?)
-}
-
 /// Records that the agent's log lacks, by its metrics.
 fn lost_records(site: &Site) -> Result<u64> {
     let metrics = site.server().enter(|| {
@@ -336,6 +255,6 @@ const ENDPOINT: u16 = 9899;
 /// Where the packages of bcc and bpftrace put their tools, besides PATH.
 const TOOLS: &str = "/usr/share/bcc/tools";
 const CONTROL_SEGMENTS: &str = "tcp port 8899 and tcp[tcpflags] & (tcp-syn | tcp-fin | tcp-rst) != 0";
-const PRINT_TRANSITIONS: &str = "tracepoint:sock:inet_sock_set_state /args.sport == 8899 || args.dport == 8899/ \
-     { printf(\"%d %d %d %d\\n\", args.sport, args.dport, args.oldstate, args.newstate); }";
+const PRINT_TRANSITIONS: &str = "tracepoint:sock:inet_sock_set_state /args->sport == 8899 || args->dport == 8899/ \
+     { printf(\"%d %d %d %d\\n\", args->sport, args->dport, args->oldstate, args->newstate); }";
 const _: () = assert!(PORT == 8899, "the options above name it");

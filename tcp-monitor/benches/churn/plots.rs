@@ -1,7 +1,6 @@
 //! Plots of the saved result, as SVG.
 
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -49,13 +48,13 @@ fn bars(
     let bars: Vec<(&str, Spread)> =
         rows.iter().rev().filter_map(|row| Some((row.title.as_str(), value(row)?))).collect();
     let most = bars.iter().map(|(_, spread)| spread.high).fold(0.0, f64::max);
-    let places: Range<usize> = 0..bars.len();
+    let Some(last) = bars.len().checked_sub(1) else { return Ok(()) };
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 19))
         .margin(8)
         .x_label_area_size(24)
         .y_label_area_size(230)
-        .build_cartesian_2d(0.0..most * 1.05, places.into_segmented())?;
+        .build_cartesian_2d(0.0..most * 1.05, (0..last).into_segmented())?;
     let title_of = |place: &SegmentValue<usize>| match place {
         SegmentValue::CenterOf(place) => bars.get(*place).map_or("", |(title, _)| *title).to_owned(),
         SegmentValue::Exact(_) | SegmentValue::Last => String::new(),

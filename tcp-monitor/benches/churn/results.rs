@@ -157,7 +157,7 @@ impl Kernel {
             return Ok(None);
         };
         let net = Spread::of(accounts.iter().map(|(accounts, connections)| net(accounts) / connections));
-        let empty = Spread::of(accounts.iter().map(|(accounts, _)| accounts.empty_tracepoint));
+        let empty = Spread::of(accounts.iter().map(|(accounts, _)| accounts.empty.tracepoint));
         let mut programs: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
         for (accounts, connections) in &accounts {
             for program in &accounts.programs {
@@ -187,7 +187,7 @@ fn gross(accounts: &Accounts) -> f64 {
 
 fn net(accounts: &Accounts) -> f64 {
     let empty = accounts.programs.iter().map(|program| {
-        let ns = if program.is_classifier { accounts.empty_classifier } else { accounts.empty_tracepoint };
+        let ns = if program.is_classifier { accounts.empty.classifier } else { accounts.empty.tracepoint };
         program.runs as f64 * ns
     });
     gross(accounts) - empty.sum::<f64>()

@@ -18,7 +18,7 @@ pub(crate) fn check() -> Result<()> {
         force: true,
     };
     for attempt in 1.. {
-        let run = measure(&conditions, &Monitor::JSON, true)?;
+        let run = measure(&conditions, &Monitor::JSON, false)?;
         let connections = run.traffic.connections;
         let (whole, lost) = (run.report.whole.context("no log")?, run.report.lost.context("no metrics")?);
         println!(
@@ -28,7 +28,6 @@ pub(crate) fn check() -> Result<()> {
         if connections < u64::from(RATE) * conditions.duration.as_secs() * 9 / 10 {
             println!("this machine does not make {RATE} a second; what it made is checked");
         }
-        check_programs("the agent", &run)?;
         if whole == connections && lost == 0 {
             break;
         }
