@@ -137,8 +137,10 @@ impl Gathered {
     }
 }
 
+/// Since 1970; 0 without a time, as for tshark's frames.
 fn time_of(event: &Value) -> Result<u64> {
-    let time: Timestamp = event["time"].as_str().context("no time")?.parse()?;
+    let Some(time) = event.get("time") else { return Ok(0) };
+    let time: Timestamp = time.as_str().context("a time that is no string")?.parse()?;
     Ok(u64::try_from(time.as_nanosecond())?)
 }
 
