@@ -13,6 +13,9 @@ use crate::clock::WallTime;
 use crate::lifecycle::event::ClosedBy;
 use crate::lifecycle::input::Process;
 
+/// In place of a time of day that is not known.
+pub(super) const NO_TIME: &str = "--:--:--.------";
+
 /// Times of day to the microsecond, and dates, in a time zone.
 #[derive(Clone, Debug)]
 pub(super) struct LocalTime {

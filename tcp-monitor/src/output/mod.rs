@@ -107,7 +107,8 @@ pub struct Outcome {
 /// What outputs show and events do not carry: wall clock time, and names. To be made for each batch
 /// of events: names are as they were when they were first asked for.
 pub struct Context<'a> {
-    clock: &'a WallClock,
+    /// `None` while a capture has no times.
+    clock: Option<&'a WallClock>,
     names: &'a dyn Names,
     interface: LastName<(u32, u32)>,
     netns: LastName<u32>,
@@ -120,13 +121,19 @@ impl<'a> Context<'a> {
     /// Of a clock and names.
     #[must_use]
     pub fn new(clock: &'a WallClock, names: &'a dyn Names) -> Self {
-        Self { clock, names, interface: RefCell::default(), netns: RefCell::default() }
+        Self { clock: Some(clock), names, interface: RefCell::default(), netns: RefCell::default() }
     }
 
-    /// What the wall clock showed at `time`.
+    /// Of names, where the time of events is not known.
     #[must_use]
-    pub fn wall_time(&self, time: Time) -> WallTime {
-        self.clock.at(time)
+    pub fn without_clock(names: &'a dyn Names) -> Self {
+        Self { clock: None, names, interface: RefCell::default(), netns: RefCell::default() }
+    }
+
+    /// What the wall clock showed at `time`, if that is known.
+    #[must_use]
+    pub fn wall_time(&self, time: Time) -> Option<WallTime> {
+        self.clock.map(|clock| clock.at(time))
     }
 
     /// The name of the interface with index `ifindex` in the network namespace `netns`, if it is

@@ -69,7 +69,7 @@ impl Json {
         line.clear();
         Object::append(line, |object| {
             object.field("v", VERSION);
-            object.field("time", Rfc3339::of(context.wall_time(time), second));
+            object.optional("time", context.wall_time(time).map(|time| Rfc3339::of(time, second)));
             object.field("event", name);
             add(object);
         });

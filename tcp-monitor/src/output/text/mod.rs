@@ -14,7 +14,7 @@ use label::Label;
 
 use super::append::{Append, Spaces};
 use super::details::Details;
-use super::human::{ByteCount, Ending, Human, LocalTime, Name, NetnsLabel, Spaced, Times};
+use super::human::{ByteCount, Ending, Human, LocalTime, NO_TIME, Name, NetnsLabel, Spaced, Times};
 use super::style::{Color, Style};
 use super::{Context, Destination, EventSink, Skipped};
 use crate::clock::WallTime;
@@ -146,10 +146,8 @@ impl Text {
     }
 
     /// A line for each day of a capture.
-    fn day(&mut self, time: WallTime) -> Option<String> {
-        if !self.of_capture {
-            return None;
-        }
+    fn day(&mut self, time: Option<WallTime>) -> Option<String> {
+        let time = time.filter(|_| self.of_capture)?;
         let date = Some(self.time.date(time));
         if self.day == date {
             return None;
@@ -334,7 +332,7 @@ impl EventSink for Text {
 
 impl LineLayout {
     /// Appends the lines of an event, each with its line end.
-    fn lay_out(&mut self, parts: &LineParts, time: WallTime, local: &mut LocalTime, to: &mut String) {
+    fn lay_out(&mut self, parts: &LineParts, time: Option<WallTime>, local: &mut LocalTime, to: &mut String) {
         let LineParts { style, label, color, addresses, details } = parts;
         let (widest, terminal) = match self {
             Self::Single => {
@@ -347,7 +345,10 @@ impl LineLayout {
         if !details.is_empty() {
             *widest = width.max(*widest).min(MAX_ADDRESSES);
         }
-        style.append_painted(Color::Dim, local.time_of_day(time), to);
+        match time {
+            Some(time) => style.append_painted(Color::Dim, local.time_of_day(time), to),
+            None => style.append_painted(Color::Dim, NO_TIME, to),
+        }
         to.push_str("  ");
         style.append_painted(*color, label.padded(), to);
         ("  ", addresses).append_to(to);

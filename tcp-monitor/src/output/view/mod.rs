@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use self::connections::{Connections, Occasion};
 use self::record::Record;
 use super::append::Append;
-use super::human::LocalTime;
+use super::human::{LocalTime, NO_TIME};
 use super::style::Style;
 use super::text::Text;
 use super::{Context, Destination, EventSink, Skipped};
@@ -61,7 +61,10 @@ impl View {
     }
 
     fn draw(&mut self, record: &Record, occasion: Occasion) -> String {
-        let began = self.time.time_of_day(record.began_at).to_text();
+        let began = match record.began_at {
+            Some(time) => self.time.time_of_day(time).to_text(),
+            None => NO_TIME.to_owned(),
+        };
         match self.shape {
             Shape::Ladder { width } => ladder::draw(record, occasion, &began, width, self.style),
             Shape::Table => table::draw(record, occasion, &began, self.style),

@@ -20,7 +20,7 @@ pub(super) struct Record {
     /// When its first event was.
     pub(super) began: Time,
     /// The same by the wall clock.
-    pub(super) began_at: WallTime,
+    pub(super) began_at: Option<WallTime>,
     /// By [`End`].
     pub(super) ends: [EndRecord; 2],
     /// In order of time, the first [`MAX_ENTRIES`] of them.
