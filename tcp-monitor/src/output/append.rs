@@ -175,13 +175,14 @@ pub(super) struct Digits<const COUNT: usize>(pub(super) u32);
 
 impl<const COUNT: usize> Append for Digits<COUNT> {
     fn append_to(&self, to: &mut String) {
-        let mut digits = ['0'; COUNT];
+        let mut digits = [b'0'; COUNT];
         let mut rest = self.0;
         for digit in digits.iter_mut().rev() {
-            *digit = HEX[(rest % 10) as usize];
+            *digit += (rest % 10) as u8;
             rest /= 10;
         }
-        to.extend(digits);
+        // Digits are text.
+        to.push_str(str::from_utf8(&digits).unwrap_or_default());
     }
 }
 
