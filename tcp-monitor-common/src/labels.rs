@@ -29,12 +29,11 @@ impl TcpState {
             Self::NewSynRecv => "new_syn_recv",
         }
     }
-}
 
-impl fmt::Display for TcpState {
     /// The kernel's spelling, as in the text log: `SYN_RECV`, `FIN_WAIT1`, …
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Established => "ESTABLISHED",
             Self::SynSent => "SYN_SENT",
             Self::SynRecv => "SYN_RECV",
@@ -47,7 +46,13 @@ impl fmt::Display for TcpState {
             Self::Listen => "LISTEN",
             Self::Closing => "CLOSING",
             Self::NewSynRecv => "NEW_SYN_RECV",
-        })
+        }
+    }
+}
+
+impl fmt::Display for TcpState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

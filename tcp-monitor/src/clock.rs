@@ -41,6 +41,18 @@ impl WallTime {
     pub const fn as_unix_nanos(self) -> u64 {
         self.0
     }
+
+    /// Whole seconds since the Unix epoch.
+    #[must_use]
+    pub const fn seconds(self) -> u64 {
+        self.0 / NANOS_PER_SEC.cast_unsigned()
+    }
+
+    /// Nanoseconds since the beginning of the second.
+    #[must_use]
+    pub const fn nanos(self) -> u32 {
+        (self.0 % NANOS_PER_SEC.cast_unsigned()) as u32
+    }
 }
 
 /// Converts times to wall clock time, for output.

@@ -10,8 +10,9 @@ use crate::process;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which benchmark: `kernel`, `churn`, `read`, `scrape`, `tracker`; all if none is named. What
-    /// begins with a hyphen, and all after it, are options of the benchmark: `churn --help`.
+    /// Which benchmark: `kernel`, `churn`, `output`, `read`, `scrape`, `tracker`; all if none is
+    /// named. What begins with a hyphen, and all after it, are options of the benchmark: `churn
+    /// --help`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     names: Vec<OsString>,
 }

@@ -75,11 +75,14 @@ impl Scale {
     #[inline(always)]
     #[must_use]
     pub const fn bucket(self, nanoseconds: u64) -> usize {
-        let (mut bucket, mut bound, mut i) = (0, self.first, 0);
-        while i < self.bounds {
-            bucket += bound.wrapping_sub(nanoseconds) >> 63;
-            bound *= 4;
-            i += 1;
+        let (mut bucket, mut step) = (0, BUCKETS as u64 / 2);
+        while step > 0 {
+            let next = bucket + step;
+            let bound = self.first << (2 * (next - 1));
+            let is_longer = bound.wrapping_sub(nanoseconds) >> 63;
+            let has_bound = 1 - ((self.bounds as u64).wrapping_sub(next) >> 63);
+            bucket += step * (is_longer & has_bound);
+            step /= 2;
         }
         bucket as usize
     }

@@ -2,13 +2,28 @@
 
 /// The kernel's view of a port: which counters it has, or none.
 ///
-/// One `u16` a port, in one map value: deciding that a port is not watched is one load.
+/// In one map value: deciding that a port is not watched is one load, from a part that stays in the
+/// cache.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct PortTable {
+    /// A bit a port: 0 if its slot is [`slot::UNWATCHED`].
+    pub watched: [u64; 65536 / 64],
     /// [`slot::UNWATCHED`], [`slot::OTHER`], [`slot::UNCLAIMED`] or an index into the counters, by
     /// port number.
     pub slots: [u16; 65536],
+}
+
+impl PortTable {
+    /// The table of these slots.
+    #[must_use]
+    pub fn new(slots: &[u16; 65536]) -> Self {
+        let mut watched = [0; 65536 / 64];
+        for (port, _) in slots.iter().enumerate().filter(|(_, slot)| **slot != slot::UNWATCHED) {
+            watched[port / 64] |= 1 << (port % 64);
+        }
+        Self { watched, slots: *slots }
+    }
 }
 
 /// Special values of [`PortTable::slots`].
@@ -24,7 +39,9 @@ pub mod slot {
     pub const UNCLAIMED: u16 = u16::MAX;
 }
 
-/// Words in [`AckTable`], a power of two.
+/// Words in [`AckTable::recent`], a power of two: what stays in the cache.
+pub const RECENT_ACK_WORDS: usize = 1 << 11;
+/// Words in [`AckTable::words`], a power of two.
 pub const ACK_WORDS: usize = 1 << 16;
 /// Words in a bucket: any of them may hold an entry that hashes to the bucket.
 pub const ACK_WAYS: usize = 4;
@@ -33,7 +50,12 @@ pub const ACK_WAYS: usize = 4;
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct AckTable {
-    /// Buckets of [`ACK_WAYS`] words; 0 is free.
+    /// Buckets of [`ACK_WAYS`] words; 0 is free. Most acknowledgments come within a round trip, and
+    /// find their word here.
+    pub recent: [u64; RECENT_ACK_WORDS],
+    /// When a word was last stored in `words`, in jiffies; 0 for never.
+    pub spilled_at: u64,
+    /// Buckets for words that a newer one took the place of among the recent ones.
     pub words: [u64; ACK_WORDS],
 }
 
@@ -61,27 +83,15 @@ pub struct FinWait2Bucket {
     pub since: [u64; FIN_WAIT2_WAYS],
 }
 
-/// Words in [`LastStateTable`], a power of two.
-pub const LAST_STATE_WORDS: usize = 1 << 14;
-
-/// The state that sockets recently left for CLOSE: a hash of the connection, with the state's
-/// number in its low four bits.
-///
-/// The kernel sets an aborted socket to CLOSE before it sends the RST. This table has the state
-/// before that.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct LastStateTable {
-    /// By that hash; 0 is free.
-    pub words: [u64; LAST_STATE_WORDS],
-}
-
 /// Buckets of a [`SocketTimesTable`], a power of two.
 pub const SOCKET_TIMES_BUCKETS: usize = 1 << 15;
 /// Sockets in a bucket, at most.
 pub const SOCKET_TIMES_WAYS: usize = 4;
 
 /// The times of sockets: a bucket is chosen by a socket's address in kernel memory.
+///
+/// The kernel gives the memory of a socket that has just closed to the next one, so a busy server
+/// uses few buckets, which stay in the cache.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct SocketTimesTable {
@@ -89,21 +99,20 @@ pub struct SocketTimesTable {
     pub buckets: [SocketTimesBucket; SOCKET_TIMES_BUCKETS],
 }
 
-/// A bucket of a [`SocketTimesTable`].
+/// A bucket of a [`SocketTimesTable`]: two cache lines.
 #[derive(Clone, Copy)]
-#[repr(C)]
+#[repr(C, align(128))]
 pub struct SocketTimesBucket {
-    /// The address of the socket whose times follow, and in its lowest bit whether it was accepted;
-    /// 0 is free.
-    pub sockets: [u64; SOCKET_TIMES_WAYS],
-    /// Its times.
-    pub times: [SocketTimes; SOCKET_TIMES_WAYS],
+    /// Its sockets.
+    pub sockets: [SocketTimes; SOCKET_TIMES_WAYS],
 }
 
-/// Times of a socket, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
+/// A socket and its times, `CLOCK_MONOTONIC`, nanoseconds; 0 where unknown.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct SocketTimes {
+    /// Which socket, with flags of the programs; 0 is free.
+    pub socket: u64,
     /// When it sent its first SYN.
     pub syn_at: u64,
     /// When it was established.

@@ -31,7 +31,7 @@ use crate::{
         ring::{self, FillLimit},
     },
     state::{
-        acks::{Awaited, COOKIE, REQUEST},
+        acks::{Awaited, COOKIE, LOGGED, REQUEST},
         fin_wait2_timewait, pending_segments,
     },
 };
@@ -98,7 +98,12 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     let path = Path::new(source, destination, source_port, destination_port);
     let mut acks = 0;
     if flags & ACK != 0 {
-        acks = path.consume(tcp.acknowledgement());
+        let kinds = match direction {
+            Direction::Ingress => LOGGED | REQUEST | COOKIE,
+            // Its receiver may be on this host.
+            Direction::Egress => LOGGED,
+        };
+        acks = path.consume(tcp.acknowledgement(), kinds);
     }
     let kind = SegmentKind::of(flags);
     if kind.is_none() && acks == 0 {
@@ -106,11 +111,12 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     }
     let back = Path::new(destination, source, destination_port, source_port);
     // Acknowledged by a timewait socket, which has entered TIME_WAIT.
-    if acks & Awaited::Fin as u8 != 0 {
+    if acks & Awaited::Fin as u8 != 0 && !is_of_open_socket(skb, direction) {
         fin_wait2_timewait::end(path, tcp.acknowledgement(), TcpState::TimeWait);
     }
     let received = Ingress { skb, segment: &segment, payload_len, back, ifindex };
-    let netns = netns_of(skb);
+    // Of a plain ACK nothing else needs it.
+    let netns = if kind.is_some() || ring::wanted() { netns_of(skb) } else { 0 };
     let mut origin = 0;
     match direction {
         Direction::Ingress => match kind {
@@ -125,10 +131,6 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
             }
         },
         Direction::Egress => {
-            let awaited = acks & (REQUEST | COOKIE);
-            if awaited != 0 {
-                handshake::expect_again(path, tcp.acknowledgement(), awaited);
-            }
             match kind {
                 Some(SegmentKind::Syn | SegmentKind::Rst) if ingress_ifindex != 0 => {
                     pending_segments::was_forwarded(tcp.sequence(), ingress_ifindex);
@@ -152,10 +154,10 @@ fn classify(ctx: &TcContext, direction: Direction) -> Option<()> {
     if !is_copy {
         let end = tcp.sequence().wrapping_add(payload_len).wrapping_add(1);
         match kind {
-            Some(SegmentKind::SynAck) => back.expect(end, Awaited::SynAck),
+            Some(SegmentKind::SynAck) if ring::wanted() => back.expect(end, Awaited::SynAck),
             Some(SegmentKind::Fin) => back.expect(end, Awaited::Fin),
             Some(SegmentKind::Rst) => path.expect(0, Awaited::Rst),
-            Some(SegmentKind::Syn) | None => {}
+            Some(SegmentKind::Syn | SegmentKind::SynAck) | None => {}
         }
     }
 
@@ -212,7 +214,24 @@ fn record(
     Some(())
 }
 
+/// Whether a segment leaves a socket whose connection is open, which is no timewait socket.
+#[inline(always)]
+fn is_of_open_socket(skb: *mut __sk_buff, direction: Direction) -> bool {
+    // SAFETY: the context of a classifier.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if direction as u8 == Direction::Ingress as u8 || sk.is_null() {
+        return false;
+    }
+    // SAFETY: not NULL.
+    let state = unsafe { (&raw const (*sk).state).read_volatile() };
+    // What sends for timewait sockets is in CLOSE.
+    state != TcpState::TimeWait as u32 && state != TcpState::Close as u32
+}
+
 /// Inode number of the network namespace of the packet's interface; 0 if it cannot be read.
+///
+/// `bpf_get_netns_cookie` would be faster, but returns that of the socket that sent the packet,
+/// which may be in another namespace.
 #[inline(always)]
 fn netns_of(skb: *mut __sk_buff) -> u32 {
     // The context is the address of the kernel's sk_buff.

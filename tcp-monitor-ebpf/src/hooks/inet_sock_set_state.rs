@@ -14,18 +14,17 @@ use crate::{
         asm::{add, element},
         memory::KernelPtr,
         nesting::Nesting,
-        socket::{FullSocket, Socket, is_tcp, is_wanted_netns, name_process},
+        now,
+        socket::{FullSocket, Socket, is_tcp, name_process},
     },
     output::{
         log,
-        ports::{self, counters_of},
+        ports::{self, Watched, counters_of},
         ring::{self, FillLimit},
     },
     state::{
-        fin_wait2_timewait,
-        half_open::{self, SYN_COOKIE},
-        last_state, late_data,
-        socket_times::{self, Effect},
+        fin_wait2_timewait, half_open, late_data,
+        socket_times::{self, Effect, Entry},
     },
 };
 
@@ -53,24 +52,21 @@ fn transition(nesting: Nesting<'_>, sock: Socket, old: TcpState, new: TcpState) 
         port => port,
     };
     let watched = ports::watched(local_port, sock.remote_port())?;
-    let netns = sock.netns();
-    if !is_tcp(sock) || !is_wanted_netns(netns) || !nesting.should_handle() {
+    if !is_tcp(sock) || !sock.is_in_wanted_netns() || !nesting.should_handle() {
         return None;
     }
     let full = FullSocket::of(sock)?;
-    let role = role(full, old, new);
+    if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
+        return listener_transition(watched, full, local_port, old, new);
+    }
+    let entry = socket_times::entry(sock)?;
+    let role = role(full, entry, old, new);
     // A record gives the socket a cookie if it has none.
     let cookie = sock.known_cookie();
     // The record first: the verifier follows each way through the counting to the end of the
     // program.
     if ring::wanted() {
-        record(full, role, netns, old, new);
-    }
-    if matches!(old, TcpState::Listen) && matches!(new, TcpState::Close) {
-        half_open::listener_closed(sock.0);
-    }
-    if matches!(new, TcpState::Close) {
-        last_state::store(sock, local_port, old);
+        record(full, role, old, new);
     }
     let mut meaning = Meaning::of(outcome(
         old,
@@ -82,26 +78,54 @@ fn transition(nesting: Nesting<'_>, sock: Socket, old: TcpState, new: TcpState) 
     }
     let slot = watched.slot(Some(role));
     let counters = counters_of(slot)?;
+    let now = now();
     if matches!(meaning.effect, Effect::EntersFinWait2Timewait) {
-        fin_wait2_timewait::begin(sock.path(local_port), full.ack_of_fin(), slot, socket_times::since(sock));
+        fin_wait2_timewait::begin(sock.path(local_port), full.ack_of_fin(), slot, entry.since(), now);
     }
-    let syn_at = follow_request(cookie, local_port, role, old, new);
+    // When its SYN was received, if that is known.
+    let syn_at = match (role, old) {
+        (Role::Server, TcpState::SynRecv) => half_open::complete(cookie),
+        (Role::Server | Role::Client, _) => 0,
+    };
     // SAFETY: the map's own value.
     unsafe {
-        if syn_at == SYN_COOKIE {
+        count(counters, full, role, (old, new), meaning);
+        entry.count(counters, role, (old, new), meaning.effect, syn_at, now);
+    }
+    Some(())
+}
+
+/// A listener begins, creates a child socket, or closes.
+#[inline(always)]
+fn listener_transition(
+    watched: Watched,
+    full: FullSocket,
+    local_port: u16,
+    old: TcpState,
+    new: TcpState,
+) -> Option<()> {
+    if ring::wanted() {
+        record(full, Role::Server, old, new);
+    }
+    if matches!(old, TcpState::Listen) && matches!(new, TcpState::Close) {
+        half_open::listener_closed(full.common().0);
+    }
+    let counters = watched.counters(Some(Role::Server))?;
+    // SAFETY: the map's own value.
+    unsafe {
+        if matches!(new, TcpState::SynRecv) && half_open::child_created(local_port) {
             add(&raw mut (*counters).syn_cookies[1], 1);
         }
-        count(counters, full, role, (old, new), meaning);
-        socket_times::count(counters, sock, role, (old, new), meaning.effect, syn_at);
+        count_transition(counters, old, new);
     }
     Some(())
 }
 
 #[inline(always)]
-fn record(full: FullSocket, role: Role, netns: u32, old: TcpState, new: TcpState) -> Option<()> {
+fn record(full: FullSocket, role: Role, old: TcpState, new: TcpState) -> Option<()> {
     let mut entry = ring::reserve::<SocketRecord>(Kind::State, FillLimit::Most)?;
     let record = ring::fields(&mut entry);
-    full.describe(record, Kind::State, netns);
+    full.describe(record, Kind::State, full.common().netns());
     record.old_state = old as u8;
     record.new_state = new as u8;
     record.role = role as u8;
@@ -119,28 +143,13 @@ fn state(number: i32) -> Option<TcpState> {
 
 /// Which end the socket is: what the transition proves, else what the socket shows.
 #[inline(always)]
-fn role(full: FullSocket, old: TcpState, new: TcpState) -> Role {
+fn role(full: FullSocket, entry: Entry, old: TcpState, new: TcpState) -> Role {
     match role_in_transition(old, new) {
         Some(role) => role,
         // A passive open has no file descriptor before accept(); a simultaneous open, or fast open,
         // has.
         None if matches!(old, TcpState::SynRecv) && full.is_orphan() => Role::Server,
-        None => socket_times::role(full),
-    }
-}
-
-/// What becomes of the half-open request of a child socket. Returns when its SYN was received, 0 if
-/// that is unknown, or, when the child is created, [`SYN_COOKIE`] if it comes of one. A number
-/// only: the compiler reads what lies in an `Option` before it checks that there is something, and
-/// kernels before 6.3 refuse that.
-#[inline(always)]
-fn follow_request(cookie: u64, local_port: u16, role: Role, old: TcpState, new: TcpState) -> u64 {
-    match (role, old) {
-        (Role::Server, TcpState::Listen) if matches!(new, TcpState::SynRecv) => {
-            half_open::child_created(local_port)
-        }
-        (Role::Server, TcpState::SynRecv) => half_open::complete(cookie),
-        (Role::Server | Role::Client, _) => 0,
+        None => entry.role(full),
     }
 }
 
@@ -190,8 +199,7 @@ unsafe fn count(
     unsafe {
         // The connection stays in FIN_WAIT2.
         if !matches!(meaning.effect, Effect::EntersFinWait2Timewait) {
-            let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, old as usize);
-            add(element::<_, 15, STATES>(row, to as usize), 1);
+            count_transition(counters, old, to);
         }
         match meaning.effect {
             Effect::Establishes => {
@@ -207,6 +215,18 @@ unsafe fn count(
             }
             Effect::Opens | Effect::None => {}
         }
+    }
+}
+
+/// # Safety
+///
+/// `counters` must point into a map value.
+#[inline(always)]
+unsafe fn count_transition(counters: *mut PortCounters, from: TcpState, to: TcpState) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let row = element::<_, 15, STATES>(&raw mut (*counters).transitions, from as usize);
+        add(element::<_, 15, STATES>(row, to as usize), 1);
     }
 }
 

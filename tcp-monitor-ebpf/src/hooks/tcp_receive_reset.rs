@@ -19,7 +19,7 @@ use crate::{
         ports,
         ring::{self, FillLimit},
     },
-    state::{late_data, pending_segments, socket_times},
+    state::{acks::ANY, late_data, pending_segments, socket_times},
 };
 
 tracepoint!(tcp_receive_reset, receive_reset);
@@ -40,7 +40,8 @@ fn reset(nesting: Nesting<'_>, sock: Socket) -> Option<()> {
     }
     let state = TcpState::from_kernel(sock.state())?;
     // Then only a RST that a classifier saw counts.
-    if may_be_late_data(state) && full.receive_shut_down() && sock.path_back(local_port).consume(0) == 0 {
+    if may_be_late_data(state) && full.receive_shut_down() && sock.path_back(local_port).consume(0, ANY) == 0
+    {
         // This end resets.
         late_data::store(sock.path(local_port));
         return None;

@@ -21,7 +21,7 @@ use crate::{
         ports::{self, Watched},
         ring::{self, FillLimit},
     },
-    state::{fin_wait2_timewait, last_state, socket_times},
+    state::{fin_wait2_timewait, socket_times},
 };
 
 tracepoint!(tcp_send_reset, send_reset);
@@ -78,7 +78,7 @@ fn from_full(nesting: Nesting<'_>, sock: Socket, state: TcpState, reason: u8) ->
     // An aborted socket is set to CLOSE first and its RST sent after.
     let state = if matches!(state, TcpState::Close) {
         let local_port = full.local_port();
-        let before = last_state::before_close(sock, local_port).unwrap_or(state);
+        let before = socket_times::state_before_close(sock).unwrap_or(state);
         if matches!(before, TcpState::FinWait2) {
             // No timewait socket took over.
             fin_wait2_timewait::end(sock.path(local_port), full.ack_of_fin(), TcpState::Close);

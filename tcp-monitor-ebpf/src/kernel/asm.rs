@@ -81,6 +81,29 @@ pub(crate) fn low_half(pointer: u64) -> u32 {
     }
 }
 
+/// Reads four bytes at an even address in a packet.
+///
+/// # Safety
+///
+/// They must lie within the packet, which the verifier checks.
+#[inline(always)]
+pub(crate) unsafe fn load_word(address: usize) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u32;
+        // SAFETY: by the caller's word. The processors that the agent runs on need no alignment.
+        unsafe {
+            core::arch::asm!("{} = *(u32 *)({} + 0)", out(wreg) word, in(reg) address, options(readonly, nostack));
+        }
+        word
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: by the caller's word.
+        unsafe { (address as *const u32).read_unaligned() }
+    }
+}
+
 /// A counter of an array whose length is `MASK` + 1.
 ///
 /// # Safety

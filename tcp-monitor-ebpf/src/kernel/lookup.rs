@@ -215,19 +215,30 @@ fn request(sk: *mut bpf_sock, pending: Pending) -> Option<Receiver> {
     if read::<u8>(listener.wrapping_add(layout!(skc_state) as usize)) != TcpState::Listen as u8 {
         return Some(Receiver::RequestWithoutListener);
     }
-    let of_listener = |offset: u32| read::<u32>(listener.wrapping_add(offset as usize));
-    let net = read::<u64>(listener.wrapping_add(layout!(skc_net) as usize)) as *const u8;
+    let (children, limit) = accept_queue(listener);
+    let full = children.wrapping_add(pending.children) > limit;
     let deferral = read::<u8>(listener.wrapping_add(layout!(defer_accept) as usize));
     Some(Receiver::Request(Request {
         cookie: request.load::<u64>(layout!(skc_cookie)),
         rcv_nxt: request.load::<u32>(layout!(request_rcv_nxt)),
         rcv_wnd: request.load::<u32>(layout!(skc_rcv_wnd)).min(LARGEST_WINDOW),
         snt_isn: request.load::<u32>(layout!(request_snt_isn)),
-        full: of_listener(layout!(sk_ack_backlog)).wrapping_add(pending.children)
-            > of_listener(layout!(sk_max_ack_backlog)),
-        aborts: read::<u8>(net.wrapping_add(layout!(net_abort_on_overflow) as usize)) != 0,
+        full,
+        aborts: full && request.follow(layout!(skc_net)).load::<u8>(layout!(net_abort_on_overflow)) != 0,
         deferral: if timeouts(request) < deferral { deferral } else { 0 },
     }))
+}
+
+/// The child sockets in a listener's accept queue, and their limit.
+#[inline(always)]
+fn accept_queue(listener: *const u8) -> (u32, u32) {
+    let (children, limit) = (layout!(sk_ack_backlog), layout!(sk_max_ack_backlog));
+    if limit == children + 4 {
+        let [children, limit] = read::<[u32; 2]>(listener.wrapping_add(children as usize));
+        return (children, limit);
+    }
+    let of_listener = |offset: u32| read::<u32>(listener.wrapping_add(offset as usize));
+    (of_listener(children), of_listener(limit))
 }
 
 /// The request that sends a SYN-ACK; NULL if it is of none.

@@ -5,7 +5,10 @@ use core::mem::{MaybeUninit, offset_of};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes_relative};
 use tcp_monitor_common::record::{SegmentRecord, SocketRecord};
 
-use super::asm::masked;
+use super::{
+    asm::{load_word, masked},
+    prefilter,
+};
 
 /// Third word of an IPv4-mapped IPv6 address, as it lies in memory.
 pub(crate) const V4_MAPPED_PREFIX: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
@@ -169,7 +172,7 @@ impl<'a> Segment<'a> {
     pub(crate) fn find(skb: *mut __sk_buff, room: &'a mut MaybeUninit<Start>) -> Option<Self> {
         // SAFETY: the context of a classifier.
         let protocol = u16::from_be(unsafe { (*skb).protocol } as u16);
-        let start = load_into(skb, 0, room)?;
+        let start = load_ip(skb, 0, room)?;
         // SAFETY: both variants are plain integers over the same 40 bytes.
         let (v4, v6) = unsafe { (&start.v4, &start.v6) };
         match v4.0.version_and_length >> 4 {
@@ -183,11 +186,12 @@ impl<'a> Segment<'a> {
                 Some(Self { tcp, tcp_offset, start, ip_version: 4 })
             }
             6 if carries(protocol, ETH_P_IPV6) => {
-                let tcp_offset = if v6.next_header == IPPROTO_TCP {
-                    IPV6_HEADER
-                } else {
-                    skip_extensions(skb, v6.next_header)?
-                };
+                if v6.next_header == IPPROTO_TCP {
+                    let mut room = MaybeUninit::uninit();
+                    let tcp = *load_ip(skb, IPV6_HEADER, &mut room)?;
+                    return Some(Self { tcp, tcp_offset: IPV6_HEADER, start, ip_version: 6 });
+                }
+                let tcp_offset = skip_extensions(skb, v6.next_header)?;
                 Some(Self { tcp: load(skb, tcp_offset)?, tcp_offset, start, ip_version: 6 })
             }
             _ => None,
@@ -245,6 +249,22 @@ fn carries(protocol: u16, ip: u16) -> bool {
 fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut room = MaybeUninit::uninit();
     load_into::<T>(skb, offset, &mut room).copied()
+}
+
+/// Reads a `T` at `offset` from the IP header: in place where the prefilter reads it, else as
+/// [`load`].
+#[inline(always)]
+fn load_ip<T: Copy>(skb: *mut __sk_buff, offset: u32, room: &mut MaybeUninit<T>) -> Option<&T> {
+    let Some(ip) = prefilter::ip_header::<T>(skb, offset) else { return load_into(skb, offset, room) };
+    let words = room.as_mut_ptr().cast::<u32>();
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: within `T`, which is of whole words, and within the packet.
+        unsafe { words.add(i).write(load_word(ip + 4 * i)) };
+        i += 1;
+    }
+    // SAFETY: plain integers, all of which were written.
+    Some(unsafe { room.assume_init_ref() })
 }
 
 /// As [`load`], without a copy.

@@ -53,6 +53,24 @@ pub(crate) fn is_irrelevant(skb: *mut __sk_buff, is_watched: impl Fn(u16, u16) -
     false
 }
 
+/// Where a `T` at `offset` from the IP header of an Ethernet frame lies; `None` if it cannot be
+/// read in place.
+#[inline(always)]
+pub(crate) fn ip_header<T>(skb: *mut __sk_buff, offset: u32) -> Option<usize> {
+    // SAFETY: the context of a classifier.
+    let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+    let address = start + IP + offset as usize;
+    if address + size_of::<T>() > end || start + IP + 1 > end {
+        return None;
+    }
+    // SAFETY: the packet is that long, by the comparison above.
+    let (first, ethernet_type, version) =
+        unsafe { (byte(start) >> 4, u16::from_be(half(start + ETHERNET_TYPE)), byte(start + IP) >> 4) };
+    let is_v4 = ethernet_type == ETH_P_IP && version == 4 && first != 4;
+    let is_v6 = ethernet_type == ETH_P_IPV6 && version == 6 && first != 6;
+    if is_v4 || is_v6 { Some(address) } else { None }
+}
+
 /// Source and destination port.
 ///
 /// # Safety

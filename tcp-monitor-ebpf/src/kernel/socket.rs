@@ -68,6 +68,13 @@ impl Socket {
         self.0.follow(layout!(skc_net)).load::<u32>(layout!(net_inum))
     }
 
+    /// Whether the operator asked for its network namespace.
+    #[inline(always)]
+    pub(crate) fn is_in_wanted_netns(self) -> bool {
+        // The kernel counts its sockets in the same cache line, so it is not read in vain.
+        setting!(netns) == 0 || setting!(netns) == self.netns()
+    }
+
     #[inline(always)]
     pub(crate) fn addresses(self) -> Addresses {
         let mut addresses = Addresses::default();

@@ -47,10 +47,14 @@ pub(crate) struct Watched {
 pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
     let table = PORTS.get_ptr_mut(0)?;
     // SAFETY: the map's own value.
-    let (local_slot, remote_slot) = unsafe { (*slot_of(table, local), *slot_of(table, remote)) };
-    if local_slot | remote_slot == slot::UNWATCHED {
+    let (is_local, is_remote) = unsafe { (is_watched(table, local), is_watched(table, remote)) };
+    if !is_local && !is_remote {
         return None;
     }
+    // SAFETY: as above.
+    let slot_if =
+        |is_watched: bool, port| unsafe { if is_watched { *slot_of(table, port) } else { slot::UNWATCHED } };
+    let (local_slot, remote_slot) = (slot_if(is_local, local), slot_if(is_remote, remote));
     Some(Watched { table, local, remote, local_slot, remote_slot })
 }
 
@@ -88,6 +92,18 @@ impl Watched {
 #[inline(always)]
 pub(crate) fn counters_of(slot: u32) -> Option<*mut PortCounters> {
     PORT_COUNTERS.get_ptr_mut(slot)
+}
+
+/// # Safety
+///
+/// `table` must be the map's own value.
+#[inline(always)]
+unsafe fn is_watched(table: *const PortTable, port: u16) -> bool {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let word = element::<_, 0x3ff, 1024>((&raw const (*table).watched).cast_mut(), port as usize >> 6);
+        *word >> (port & 63) & 1 != 0
+    }
 }
 
 /// Where the table holds the slot of `port`.

@@ -42,9 +42,9 @@ const LASTS: u64 = 16;
 /// A timewait socket takes over a connection that has been in FIN_WAIT2 since `since`, if that is
 /// not 0. It will acknowledge the peer's FIN on `path` with `number`.
 #[inline(always)]
-pub(crate) fn begin(path: Path, number: u32, slot: u32, since: u64) {
+pub(crate) fn begin(path: Path, number: u32, slot: u32, since: u64, now: u64) {
     let Some(Bucket { words, since: begun }) = bucket(path) else { return };
-    let time = now() >> UNIT_SHIFT;
+    let time = now >> UNIT_SHIFT;
     let word = hash(path, number) | u64::from(slot) << SLOT_SHIFT | time & TIME_BITS;
     let mut place = FIN_WAIT2_WAYS;
     let mut i = 0;

@@ -39,9 +39,6 @@ pub(super) static HALF_OPEN: HashMap<u64, HalfOpen> = HashMap::with_max_entries(
 #[map]
 static CLOSED_LISTENERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(CLOSED_LISTENERS_LIMIT, 0);
 
-/// In place of a time: a connection of which no request was kept.
-pub(crate) const SYN_COOKIE: u64 = u64::MAX;
-
 /// The request with this cookie, to change it.
 #[inline(always)]
 pub(crate) fn get(cookie: u64) -> Option<*mut HalfOpen> {
@@ -52,7 +49,9 @@ pub(crate) fn get(cookie: u64) -> Option<*mut HalfOpen> {
 #[inline(always)]
 pub(crate) fn insert(cookie: u64, half_open: HalfOpen) {
     if HALF_OPEN.insert(cookie, half_open, u64::from(BPF_NOEXIST)).is_err() {
-        count_eviction(Table::Requests);
+        if HALF_OPEN.get_ptr(cookie).is_none() {
+            count_eviction(Table::Requests);
+        }
     } else if let Some(counters) = counters_of(half_open.slot) {
         // SAFETY: the map's own value.
         unsafe {
@@ -86,17 +85,16 @@ pub(crate) fn listener_closed(listener: KernelPtr) {
     let _ = CLOSED_LISTENERS.insert(listener.address(), now(), 0);
 }
 
-/// A child socket of the listener on `port` is created. Returns [`SYN_COOKIE`] if it comes of a SYN
-/// cookie, else 0.
+/// A child socket of the listener on `port` is created. Returns whether it comes of a SYN cookie.
 #[inline(always)]
-pub(crate) fn child_created(port: u16) -> u64 {
-    let Some(pending) = pending_segments::of_this_cpu() else { return 0 };
+pub(crate) fn child_created(port: u16) -> bool {
+    let Some(pending) = pending_segments::of_this_cpu() else { return false };
     let now = now();
     // SAFETY: the map's own value, and only this CPU's.
     unsafe {
         let at_port = pending_ports::find(pending, port, now);
         if !at_port.is_null() && consume(&raw mut (*at_port).acks) {
-            return if consume(&raw mut (*at_port).cookies) { SYN_COOKIE } else { 0 };
+            return consume(&raw mut (*at_port).cookies);
         }
         // The accept queue had room after all.
         let place = (&raw const (*pending).handshake_ack).read_volatile() as usize;
@@ -105,10 +103,10 @@ pub(crate) fn child_created(port: u16) -> u64 {
         if !(*segment).is_younger(REACTION_TIME, now)
             || (outcome != SegmentOutcome::AckOverflow as u32 && outcome != SegmentOutcome::AckRefused as u32)
         {
-            return 0;
+            return false;
         }
         (*segment).outcome = 0;
-        if (*segment).cookie == 0 { SYN_COOKIE } else { 0 }
+        (*segment).cookie == 0
     }
 }
 

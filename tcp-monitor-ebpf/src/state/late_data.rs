@@ -1,6 +1,6 @@
 //! Sockets that data reset which came too late, between the report of a RST and that of CLOSE.
 
-use super::acks::Awaited;
+use super::acks::{ANY, Awaited};
 use crate::kernel::{path::Path, socket::Socket};
 
 /// In place of an acknowledgment number.
@@ -15,5 +15,5 @@ pub(crate) fn store(path: Path) {
 /// Whether late data reset the socket, which enters CLOSE with ECONNRESET. Call it once.
 #[inline(always)]
 pub(crate) fn consume(sock: Socket, local_port: u16) -> bool {
-    sock.path(local_port).consume(LATE_DATA) != 0
+    sock.path(local_port).consume(LATE_DATA, ANY) != 0
 }

@@ -3,7 +3,6 @@
 pub(crate) mod acks;
 pub(crate) mod fin_wait2_timewait;
 pub(crate) mod half_open;
-pub(crate) mod last_state;
 pub(crate) mod late_data;
 pub(crate) mod pending_ports;
 pub(crate) mod pending_segments;

@@ -18,7 +18,6 @@ use tcp_monitor_common::{
 use crate::{
     kernel::{
         asm::{element, low_half},
-        now,
         socket::{FullSocket, Socket},
     },
     output::{counters::record_duration, evictions::count_eviction},
@@ -97,97 +96,138 @@ impl Transition {
     }
 }
 
-/// Identifies a socket while it lives: the low half of its address, which the verifier allows as a
-/// number, and its peer's port.
+// What identifies a socket while it lives: the low half of its address, which the verifier allows
+// as a number, and its peer's port. The bits between them are flags.
+
+/// The socket was accepted.
+const ACCEPTED: u64 = 1 << 16;
+/// The socket has closed, in the state whose number the next four bits are. Its place is free.
+const CLOSED: u64 = 1 << 17;
+const LAST_STATE_SHIFT: u32 = 18;
+
 #[inline(always)]
 fn tag(sock: Socket) -> u64 {
     u64::from(low_half(sock.0.address())) << 32 | u64::from(sock.remote_port())
 }
 
-/// A bit that is 0 in every tag: whether the socket was accepted.
-const ACCEPTED: u64 = 1 << 16;
-
-/// Counts the durations that end when a socket changes its state. `syn_at` is when the first SYN of
-/// a server's connection was received: 0, or later than now, if that is unknown.
-///
-/// # Safety
-///
-/// `counters` must point into a map value.
-#[inline(always)]
-pub(crate) unsafe fn count(
-    counters: *mut PortCounters,
-    sock: Socket,
-    role: Role,
-    (old, new): (TcpState, TcpState),
-    effect: Effect,
-    syn_at: u64,
-) {
-    if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
-        return;
-    }
-    let [old, role, effect, begins, ends, ..] = Transition::new(role, (old, new), effect).hide();
-    let tag = tag(sock);
-    let Some(bucket) = bucket(tag) else { return };
-    let now = now();
-    // SAFETY: the map's own value, and `counters` by the caller's word.
-    unsafe {
-        let place = find(bucket, tag) | (now >> 63) as usize;
-        let times = element::<_, 3, WAYS>(&raw mut (*bucket).times, place);
-        if begins != 0 {
-            // Another socket may have had the address, or this one an earlier life.
-            times.write(SocketTimes { syn_at: 0, established_at: 0, state_since: 0 });
-            let socket = element::<_, 3, WAYS>(&raw mut (*bucket).sockets, place);
-            *socket = tag | if role == Role::Server as u8 { ACCEPTED } else { 0 };
-        }
-        let since = (*times).state_since;
-        (*times).state_since = now;
-        if effect == Effect::Opens as u8 {
-            (*times).syn_at = now;
-        } else if effect == Effect::Establishes as u8 {
-            (*times).established_at = now;
-            let syn_at = if role == Role::Client as u8 { (*times).syn_at } else { syn_at };
-            if syn_at != 0 && syn_at <= now {
-                let histograms = &raw mut (*counters).handshake_durations;
-                record_duration(element::<_, 1, 2>(histograms, role.into()), Scale::HANDSHAKE, now - syn_at);
-            }
-        } else if effect >= Effect::Closes as u8 {
-            let established = (*times).established_at;
-            if established != 0 {
-                let histograms = &raw mut (*counters).connection_durations;
-                record_duration(element::<_, 1, 2>(histograms, role.into()), Scale::LIFE, now - established);
-            }
-        }
-        if since != 0
-            && effect != Effect::EntersFinWait2Timewait as u8
-            && let Some(place) = TcpState::from_kernel(old).and_then(timed_state)
-        {
-            let histograms = &raw mut (*counters).state_durations;
-            record_duration(element::<_, 7, TIMED>(histograms, place), Scale::LIFE, now - since);
-        }
-        if ends != 0 {
-            *element::<_, 3, WAYS>(&raw mut (*bucket).sockets, place) = 0;
-        }
-    }
+/// A socket in the table.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    times: *mut SocketTimes,
+    tag: u64,
 }
 
-/// Since when a socket has been in its state; 0 if that is not known.
+/// The entry of a socket, made now if it had none.
 #[inline(always)]
-pub(crate) fn since(sock: Socket) -> u64 {
+pub(crate) fn entry(sock: Socket) -> Option<Entry> {
     let tag = tag(sock);
-    let Some(bucket) = bucket(tag) else { return 0 };
-    let mut since = 0;
+    let sockets = bucket(tag)?;
+    let (mut place, mut is_known) = (WAYS, false);
     let mut i = 0;
     while i < WAYS {
-        // SAFETY: the map's own value; the index is within its arrays.
-        unsafe {
-            let held = (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile();
-            if held & !ACCEPTED == tag {
-                since = (*(&raw const (*bucket).times).cast::<SocketTimes>().add(i)).state_since;
-            }
+        // SAFETY: the map's own value; the index is within its array.
+        let held = unsafe { held(sockets, i) };
+        if held & !ACCEPTED == tag {
+            (place, is_known) = (i, true);
+            break;
+        }
+        if place == WAYS && (held == 0 || held & CLOSED != 0) {
+            place = i;
         }
         i += 1;
     }
-    since
+    if place == WAYS {
+        count_eviction(Table::SocketTimes);
+        place = (tag >> 12) as usize;
+    }
+    // SAFETY: as above; the mask keeps the place within the bucket.
+    unsafe {
+        let times = element::<_, 3, WAYS>(sockets, place);
+        if !is_known {
+            times.write(SocketTimes { socket: tag, syn_at: 0, established_at: 0, state_since: 0 });
+        }
+        Some(Entry { times, tag })
+    }
+}
+
+impl Entry {
+    /// Since when the socket has been in its state; 0 if that is not known.
+    #[inline(always)]
+    pub(crate) fn since(self) -> u64 {
+        // SAFETY: the map's own value.
+        unsafe { (*self.times).state_since }
+    }
+
+    /// As [`role`].
+    #[inline(always)]
+    pub(crate) fn role(self, full: FullSocket) -> Role {
+        // SAFETY: the map's own value.
+        let was_accepted = unsafe { (*self.times).socket } & ACCEPTED != 0;
+        if full.has_backlog_limit() || was_accepted { Role::Server } else { Role::Client }
+    }
+
+    /// Counts the durations that end when the socket changes its state, now. `syn_at` is when the
+    /// first SYN of a server's connection was received: 0, or later than now, if that is unknown.
+    ///
+    /// # Safety
+    ///
+    /// `counters` must point into a map value.
+    #[inline(always)]
+    pub(crate) unsafe fn count(
+        self,
+        counters: *mut PortCounters,
+        role: Role,
+        (old, new): (TcpState, TcpState),
+        effect: Effect,
+        syn_at: u64,
+        now: u64,
+    ) {
+        let [old, role, effect, begins, ends, ..] = Transition::new(role, (old, new), effect).hide();
+        let Self { times, tag } = self;
+        // SAFETY: the map's own value, and `counters` by the caller's word.
+        unsafe {
+            if begins != 0 {
+                // Another socket may have had the address, or this one an earlier life.
+                let accepted = if role == Role::Server as u8 { ACCEPTED } else { 0 };
+                times.write(SocketTimes {
+                    socket: tag | accepted,
+                    syn_at: 0,
+                    established_at: 0,
+                    state_since: 0,
+                });
+            }
+            let since = (*times).state_since;
+            (*times).state_since = now;
+            if effect == Effect::Opens as u8 {
+                (*times).syn_at = now;
+            } else if effect == Effect::Establishes as u8 {
+                (*times).established_at = now;
+                let syn_at = if role == Role::Client as u8 { (*times).syn_at } else { syn_at };
+                if syn_at != 0 && syn_at <= now {
+                    let histograms = &raw mut (*counters).handshake_durations;
+                    let histogram = element::<_, 1, 2>(histograms, role.into());
+                    record_duration(histogram, Scale::HANDSHAKE, now - syn_at);
+                }
+            } else if effect >= Effect::Closes as u8 {
+                let established = (*times).established_at;
+                if established != 0 {
+                    let histograms = &raw mut (*counters).connection_durations;
+                    let histogram = element::<_, 1, 2>(histograms, role.into());
+                    record_duration(histogram, Scale::LIFE, now - established);
+                }
+            }
+            if since != 0
+                && effect != Effect::EntersFinWait2Timewait as u8
+                && let Some(place) = TcpState::from_kernel(old).and_then(timed_state)
+            {
+                let histograms = &raw mut (*counters).state_durations;
+                record_duration(element::<_, 7, TIMED>(histograms, place), Scale::LIFE, now - since);
+            }
+            if ends != 0 {
+                (*times).socket = tag | CLOSED | u64::from(old) << LAST_STATE_SHIFT;
+            }
+        }
+    }
 }
 
 /// Which end a socket is, where the transition does not prove it.
@@ -203,12 +243,11 @@ pub(crate) fn role(full: FullSocket) -> Role {
 #[inline(always)]
 fn was_accepted(sock: Socket) -> bool {
     let tag = tag(sock);
-    let Some(bucket) = bucket(tag) else { return false };
+    let Some(sockets) = bucket(tag) else { return false };
     let mut i = 0;
     while i < WAYS {
         // SAFETY: the map's own value; the index is within its array.
-        let held = unsafe { (&raw mut (*bucket).sockets).cast::<u64>().add(i).read_volatile() };
-        if held == tag | ACCEPTED {
+        if unsafe { held(sockets, i) } == tag | ACCEPTED {
             return true;
         }
         i += 1;
@@ -216,43 +255,46 @@ fn was_accepted(sock: Socket) -> bool {
     false
 }
 
+/// The state before CLOSE of a socket that has just closed: the kernel sets an aborted socket to
+/// CLOSE and then sends its RST.
 #[inline(always)]
-fn bucket(tag: u64) -> Option<*mut SocketTimesBucket> {
-    let table = SOCKET_TIMES.get_ptr_mut(0)?;
-    let index = (tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (BUCKETS - 1);
-    // SAFETY: the map's own value; the index is masked to lie within it.
-    Some(unsafe { (&raw mut (*table).buckets).cast::<SocketTimesBucket>().add(index) })
+pub(crate) fn state_before_close(sock: Socket) -> Option<TcpState> {
+    let tag = tag(sock);
+    let sockets = bucket(tag)?;
+    let mut last = 0;
+    let mut i = 0;
+    while i < WAYS {
+        // SAFETY: the map's own value; the index is within its array.
+        let held = unsafe { held(sockets, i) };
+        if held & CLOSED != 0 && held & !FLAGS == tag {
+            last = held >> LAST_STATE_SHIFT & STATE_BITS;
+        }
+        i += 1;
+    }
+    TcpState::from_kernel(last as u8)
 }
 
-/// The place of a socket: its own from now on, if it had none.
+const STATE_BITS: u64 = 0xf;
+const FLAGS: u64 = ACCEPTED | CLOSED | STATE_BITS << LAST_STATE_SHIFT;
+
+/// The socket in a place of a bucket.
 ///
 /// # Safety
 ///
-/// `bucket` must point into a map value.
+/// `sockets` must point into a map value, and the place be one of it.
 #[inline(always)]
-unsafe fn find(bucket: *mut SocketTimesBucket, tag: u64) -> usize {
-    // SAFETY: by the caller's word; each index is within its array.
-    unsafe {
-        let sockets = (&raw mut (*bucket).sockets).cast::<u64>();
-        let mut place = WAYS;
-        let mut i = 0;
-        while i < WAYS {
-            let held = sockets.add(i).read_volatile();
-            if held & !ACCEPTED == tag {
-                return i;
-            }
-            if held == 0 {
-                place = i;
-            }
-            i += 1;
-        }
-        if place == WAYS {
-            count_eviction(Table::SocketTimes);
-            place = (tag >> 12) as usize;
-        }
-        *element::<_, 3, WAYS>(&raw mut (*bucket).sockets, place) = tag;
-        let times = element::<_, 3, WAYS>(&raw mut (*bucket).times, place);
-        times.write(SocketTimes { syn_at: 0, established_at: 0, state_since: 0 });
-        place
-    }
+unsafe fn held(sockets: *mut [SocketTimes; WAYS], place: usize) -> u64 {
+    // SAFETY: by the caller's word.
+    unsafe { (&raw const (*sockets.cast::<SocketTimes>().add(place)).socket).read_volatile() }
+}
+
+#[inline(always)]
+fn bucket(tag: u64) -> Option<*mut [SocketTimes; WAYS]> {
+    let table = SOCKET_TIMES.get_ptr_mut(0)?;
+    let index = ((tag >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize & (BUCKETS - 1);
+    // SAFETY: the map's own value; the index is masked to lie within it.
+    Some(unsafe {
+        let bucket = (&raw mut (*table).buckets).cast::<SocketTimesBucket>().add(index);
+        &raw mut (*bucket).sockets
+    })
 }

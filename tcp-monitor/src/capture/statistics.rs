@@ -24,7 +24,7 @@ pub struct Statistics {
     /// Of a link type that is not supported; by link type, of which there are at most 65,536.
     pub unknown_link: BTreeMap<LinkType, u64>,
     /// Returned segments without a timestamp (Simple Packet Blocks of pcapng), which have the time
-    /// of the packet before.
+    /// of the packet before, if one had a time.
     pub untimed: u64,
 }
 

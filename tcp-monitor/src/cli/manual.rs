@@ -38,8 +38,9 @@ What is printed:
   a sequence diagram, or as tables of its segments.
   The wording of text may change. Scripts should read --output json: one
   object a line with the fields v (1), time, event (segment, state, handshake,
-  reset, retransmit, closed, stuck, lost), conn (the number of the connection)
-  and those of the event; docs/events.md in the source tree describes them.
+  reset, retransmit, closed, stuck, lost, skipped), conn (the number of the
+  connection) and those of the event; docs/events.md in the source tree
+  describes them.
   Standard error has one line on what is monitored, warnings, and a summary
   at the end.
 

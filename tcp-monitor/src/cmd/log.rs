@@ -5,7 +5,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::vec::Drain;
 
 use crate::clock::WallClock;
 use crate::counts::{TrackerCounts, TrackerStats};
@@ -105,10 +104,10 @@ impl Log {
         let context = Context::new(&self.clock, self.names.as_ref());
         if failure.is_none() && !is_full {
             // Nothing is to be done if an output is full now.
-            let _ = self.outputs.write(self.queue.take(None), &context);
+            let _ = self.outputs.write(self.queue.ready(None), &context);
         }
         self.outputs.end_events(&context);
-        let failure = failure.or(self.outputs.flush().err());
+        let failure = failure.or(self.outputs.drain().err());
         self.written.evicted = self.tracker.evicted();
         self.written.outputs = self.outputs.finish();
         match failure {
@@ -155,7 +154,8 @@ impl Log {
         });
         let deferred = self.tracker.earliest_deferred(time);
         let context = Context::new(&self.clock, self.names.as_ref());
-        self.outputs.write(self.queue.take(deferred), &context)?;
+        self.outputs.write(self.queue.ready(deferred), &context)?;
+        self.queue.discard(deferred);
         self.outputs.advance(deferred.map_or(time, |deferred| deferred.min(time)), &context)
     }
 
@@ -171,22 +171,30 @@ impl Log {
     }
 }
 
-/// Sorts events by time: the tracker emits the creation of sockets late at times.
+/// Sorts events by time: the tracker emits the creation of sockets late at times. Events are large:
+/// they stay where they are, and an index has their order.
 #[derive(Debug, Default)]
 struct Queue {
     events: Vec<Event>,
+    /// The time of each event and where it is.
+    order: Vec<(Time, usize)>,
 }
 
 impl Queue {
-    /// Takes out all events before `deferred`, the first creation that is still to be emitted, in
-    /// order of time. Events of one moment stay in the order in which they were emitted.
-    fn take(&mut self, deferred: Option<Time>) -> Drain<'_, Event> {
-        self.events.sort_by_key(|event| event.time);
-        let ready = match deferred {
-            Some(deferred) => self.events.partition_point(|event| event.time < deferred),
-            None => self.events.len(),
-        };
-        self.events.drain(..ready)
+    /// All events before `deferred`, the first creation that is still to be emitted, in order of
+    /// time. Events of one moment stay in the order in which they were emitted.
+    fn ready(&mut self, deferred: Option<Time>) -> impl Iterator<Item = &Event> {
+        let Self { events, order } = self;
+        let times = events.iter().map(|event| event.time).zip(0..);
+        order.clear();
+        order.extend(times.filter(|(time, _)| deferred.is_none_or(|deferred| *time < deferred)));
+        order.sort_unstable();
+        order.iter().filter_map(|(_, at)| events.get(*at))
+    }
+
+    /// Removes all events before `deferred`.
+    fn discard(&mut self, deferred: Option<Time>) {
+        self.events.retain(|event| deferred.is_some_and(|deferred| event.time >= deferred));
     }
 }
 
@@ -201,21 +209,29 @@ mod tests {
         Event::new(Time::from_nanos(time), EventKind::Lost(Lost { kind: Kind::State, count }))
     }
 
+    fn take(queue: &mut Queue, deferred: Option<Time>) -> Vec<Event> {
+        let taken = queue.ready(deferred).cloned().collect();
+        queue.discard(deferred);
+        taken
+    }
+
     #[test]
     fn events_are_sorted_by_time_and_those_of_one_moment_keep_their_order() {
-        let mut queue =
-            Queue { events: [(3, 1), (3, 2), (1, 3), (3, 4), (2, 5)].map(|(t, n)| event(t, n)).into() };
-        let taken: Vec<_> = queue.take(None).collect();
-        assert_eq!(taken, [(1, 3), (2, 5), (3, 1), (3, 2), (3, 4)].map(|(t, n)| event(t, n)));
+        let mut queue = Queue::default();
+        queue.events.extend([(3, 1), (3, 2), (1, 3), (3, 4), (2, 5)].map(|(t, n)| event(t, n)));
+        assert_eq!(
+            take(&mut queue, None),
+            [(1, 3), (2, 5), (3, 1), (3, 2), (3, 4)].map(|(t, n)| event(t, n))
+        );
     }
 
     #[test]
     fn a_creation_emitted_with_the_next_batch_is_sorted_to_its_place() {
-        let mut queue = Queue { events: [(1, 1), (3, 2), (4, 3)].map(|(t, n)| event(t, n)).into() };
+        let mut queue = Queue::default();
+        queue.events.extend([(1, 1), (3, 2), (4, 3)].map(|(t, n)| event(t, n)));
         let deferred = Some(Time::from_nanos(2));
-        assert_eq!(queue.take(deferred).collect::<Vec<_>>(), [event(1, 1)]);
+        assert_eq!(take(&mut queue, deferred), [event(1, 1)]);
         queue.events.extend([event(5, 4), event(2, 5)]);
-        let taken: Vec<_> = queue.take(None).collect();
-        assert_eq!(taken, [(2, 5), (3, 2), (4, 3), (5, 4)].map(|(t, n)| event(t, n)));
+        assert_eq!(take(&mut queue, None), [(2, 5), (3, 2), (4, 3), (5, 4)].map(|(t, n)| event(t, n)));
     }
 }

@@ -9,8 +9,10 @@ use rustix::termios::tcgetwinsize;
 
 use crate::output::Style;
 
+mod background;
 mod locale;
 mod log;
+mod log_output;
 pub mod monitor;
 mod names;
 mod outputs;

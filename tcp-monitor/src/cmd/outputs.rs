@@ -3,11 +3,12 @@
 use std::env;
 use std::io::{self, IsTerminal};
 
+use super::log_output::LogOutput;
 use super::recording::{Recording, RecordingError, RecordingFile};
 use super::stdout::Stdout;
 use super::{locale, terminal_width};
 use crate::cli::{self, Report};
-use crate::output::{EventSink, FanOut, Json, Pcapng, Shape, Style, Text, View};
+use crate::output::{EventSink, FanOut, Json, Pcapng, Shape, Style, Text, View, WholeConnections};
 
 /// The outputs of a running monitor.
 pub(super) fn of_monitor(
@@ -19,7 +20,9 @@ pub(super) fn of_monitor(
         outputs.add(Box::new(Pcapng::default()), Box::new(Recording::start(file)?));
     }
     if let Some(sink) = sink(report, Text::new) {
-        outputs.add(sink, Box::new(Stdout::new(report.count.map(u64::from))));
+        let limit = report.count.map(u64::from);
+        let output = LogOutput::start(limit).map_err(RecordingError::Thread)?;
+        outputs.add(Box::new(WholeConnections::new(sink)), Box::new(output));
     }
     Ok(outputs)
 }

@@ -121,6 +121,8 @@ struct CaptureReading {
     ports: PortSet,
     outputs: FanOut,
     clock: WallClock,
+    /// Some packet of the file had a time so far.
+    is_timed: bool,
     stdout: Stdout,
     stopped: Arc<UnixStream>,
     events: Vec<Event>,
@@ -157,6 +159,7 @@ impl CaptureReading {
             ports: options.port_set(),
             outputs: outputs::of_capture(&options.report, &stdout),
             clock: WallClock::of_capture(),
+            is_timed: false,
             stdout,
             stopped: Arc::new(stopped),
             events: Vec::new(),
@@ -197,6 +200,14 @@ impl CaptureReading {
             self.latest = self.latest.max(time);
             // Timers do not wait for a segment that is selected.
             self.tracker.expire(time, &mut self.events);
+            let is_timed = capture.times().is_some();
+            if is_timed != self.is_timed {
+                // What expired is of packets without a time.
+                if self.write(&CaptureNames(capture)).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+                self.is_timed = is_timed;
+            }
             if self.is_selected(&input) {
                 self.tracker.handle(input, &mut self.events);
             }
@@ -209,7 +220,7 @@ impl CaptureReading {
 
     /// No packet follows.
     fn finish(&mut self) -> io::Result<()> {
-        self.outputs.end_events(&OutputContext::new(&self.clock, &NoNames));
+        self.outputs.end_events(&context(&self.clock, self.is_timed, &NoNames));
         self.stdout.flush()
     }
 
@@ -225,7 +236,7 @@ impl CaptureReading {
                 path.display(),
                 back.as_secs_f64(),
             ));
-            self.outputs.end_events(&OutputContext::new(&self.clock, &NoNames));
+            self.outputs.end_events(&context(&self.clock, self.is_timed, &NoNames));
             self.summary.add_rest(&self.tracker);
             self.tracker = new_tracker(self.max_connections);
             self.earlier_connections = self.connections;
@@ -249,13 +260,20 @@ impl CaptureReading {
             self.connections = self.connections.max(event.connection.map_or(0, ConnectionId::get));
             self.summary.add_event(event);
         }
-        self.outputs.write(self.events.drain(..), &OutputContext::new(&self.clock, names))
+        let more = self.outputs.write(&self.events, &context(&self.clock, self.is_timed, names));
+        self.events.clear();
+        more
     }
 
     fn summarize(mut self) -> Summary {
         self.summary.add_rest(&self.tracker);
         self.summary
     }
+}
+
+/// Before the first packet with a time, events have none.
+fn context<'a>(clock: &'a WallClock, is_timed: bool, names: &'a dyn Names) -> OutputContext<'a> {
+    if is_timed { OutputContext::new(clock, names) } else { OutputContext::without_clock(names) }
 }
 
 /// The number of a connection of this capture, after those of `earlier` connections.

@@ -1,17 +1,15 @@
-//! The recording (`--write`): a file as a destination of packets. A thread of its own writes it, so
-//! that a slow disk or reader does not delay anything else.
+//! The recording (`--write`): a file as a destination of packets, written by a thread of its own.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::mem;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{self, JoinHandle};
 
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
 use rustix::io::Errno;
 
+use super::background::BackgroundWriter;
 use super::say;
 use super::stdout::has_no_reader;
 use crate::output::{Destination, Outcome, Pcapng};
@@ -54,11 +52,8 @@ pub(super) enum RecordingError {
 pub(super) struct Recording {
     name: String,
     is_stdout: bool,
-    /// Whole blocks that were not passed to the thread yet.
-    pending: Vec<u8>,
-    /// The way to the thread; `None` if it has ended.
-    blocks: Option<SyncSender<Vec<u8>>>,
-    thread: Option<JoinHandle<Result<(), Failed>>>,
+    /// Writes whole blocks.
+    writer: BackgroundWriter<Failed>,
     outcome: Outcome,
 }
 
@@ -118,25 +113,22 @@ impl RecordingFile {
         outcome
     }
 
-    /// Writes all blocks. Prints the error, if there is one.
-    fn write_all(mut self, blocks: &Receiver<Vec<u8>>) -> Result<(), Failed> {
-        for blocks in blocks {
-            match self.write(&blocks) {
-                Ok(()) => {}
-                // The reader has exited: the log ends, too.
-                Err(error) if self.kind == FileKind::Stdout && error.kind() == io::ErrorKind::BrokenPipe => {
-                    return Ok(());
-                }
-                Err(error) => {
-                    say(format_args!(
-                        "tcp-monitor: cannot write {}: {error}; the recording ends here, monitoring continues",
-                        self.name
-                    ));
-                    return Err(Failed);
-                }
+    /// Writes whole blocks. Prints the error, if there is one, and ends the recording.
+    fn record(&mut self, blocks: &[u8]) -> ControlFlow<Result<(), Failed>> {
+        match self.write(blocks) {
+            Ok(()) => ControlFlow::Continue(()),
+            // The reader has exited: the log ends, too.
+            Err(error) if self.kind == FileKind::Stdout && error.kind() == io::ErrorKind::BrokenPipe => {
+                ControlFlow::Break(Ok(()))
+            }
+            Err(error) => {
+                say(format_args!(
+                    "tcp-monitor: cannot write {}: {error}; the recording ends here, monitoring continues",
+                    self.name
+                ));
+                ControlFlow::Break(Err(Failed))
             }
         }
-        Ok(())
     }
 }
 
@@ -144,42 +136,24 @@ impl Recording {
     /// Records to `file`.
     pub(super) fn start(mut file: RecordingFile) -> Result<Self, RecordingError> {
         file.begin()?;
-        // One batch on its way: the rest waits where it can be counted.
-        let (blocks, taken) = sync_channel(1);
         let (name, is_stdout) = (file.name.clone(), file.kind == FileKind::Stdout);
-        let thread = thread::Builder::new()
-            .name("recording".into())
-            .spawn(move || file.write_all(&taken))
+        let writer = BackgroundWriter::start("recording", move |blocks| file.record(blocks))
             .map_err(RecordingError::Thread)?;
         Ok(Self {
             name,
             is_stdout,
-            pending: Vec::new(),
-            blocks: Some(blocks),
-            thread: Some(thread),
+            writer,
             outcome: Outcome { items: ("packet", "recorded"), ..Outcome::default() },
         })
-    }
-
-    /// Passes what is pending to the thread, unless it is busy.
-    fn send(&mut self) {
-        let Some(blocks) = self.blocks.as_ref().filter(|_| !self.pending.is_empty()) else { return };
-        match blocks.try_send(mem::take(&mut self.pending)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(pending)) => self.pending = pending,
-            Err(TrySendError::Disconnected(_)) => self.blocks = None,
-        }
     }
 }
 
 impl Destination for Recording {
     /// An item is whole blocks: a packet, and its interface if that is new.
     fn take(&mut self, append: &mut dyn FnMut(&mut Vec<u8>)) {
-        if self.blocks.is_none() {
-            return;
-        }
-        if self.pending.len() < MAX_PENDING {
-            append(&mut self.pending);
+        let Some(pending) = self.writer.pending() else { return };
+        if pending.len() < MAX_PENDING {
+            append(pending);
             self.outcome.taken += 1;
             return;
         }
@@ -193,20 +167,16 @@ impl Destination for Recording {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.send();
+        self.writer.send();
         if self.is_stdout && has_no_reader() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Outcome {
-        if let Some(blocks) = self.blocks {
-            // The thread prints its error.
-            let _ = blocks.send(self.pending);
-        }
-        let ended = self.thread.map(JoinHandle::join);
-        Outcome { failed: !matches!(ended, Some(Ok(Ok(())))), ..self.outcome }
+    fn finish(mut self: Box<Self>) -> Outcome {
+        // The thread has printed its error.
+        Outcome { failed: !matches!(self.writer.finish(), Some(Ok(()))), ..self.outcome }
     }
 }
 
@@ -243,7 +213,7 @@ mod tests {
         let clock = WallClock::of_capture();
         let context = Context::new(&clock, &NoNames);
         for event in events {
-            assert!(outputs.write([event], &context).is_continue());
+            assert!(outputs.write([&event], &context).is_continue());
             outputs.flush().expect("a recording does not end the run");
         }
         outputs.end_events(&context);

@@ -1,4 +1,4 @@
-//! Standard output as a destination of events.
+//! Standard output as a destination of events. What reads a capture waits for it.
 
 use std::io::{self, Write};
 use std::mem;
@@ -92,8 +92,7 @@ impl Buffer {
         if self.failed || bytes.is_empty() {
             return;
         }
-        let mut stdout = io::stdout().lock();
-        if let Err(error) = stdout.write_all(&bytes).and_then(|()| stdout.flush()) {
+        if let Err(error) = write_stdout(&bytes) {
             self.error = Some(error);
             self.failed = true;
         }
@@ -101,6 +100,13 @@ impl Buffer {
         self.bytes = bytes;
         self.bytes.clear();
     }
+}
+
+/// Writes `bytes` to standard output at once.
+pub(super) fn write_stdout(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
 }
 
 /// Whether standard output is a pipe without a reader.

@@ -15,7 +15,7 @@ use aya::{
 };
 use tcp_monitor_common::abi::{
     layout::{KernelLayout, Settings},
-    maps::{global, map, program, slot},
+    maps::{PortTable, global, map, program, slot},
 };
 
 use super::{
@@ -62,8 +62,8 @@ impl Load<'_> {
     fn fill_tables(&self, ebpf: &mut Ebpf) -> Result<(), (&'static str, MapError)> {
         let failed = |map| move |error| (map, error);
         let table: &mut Map = ebpf.map_mut(map::PORTS).ok_or((map::PORTS, MapError::ElementNotFound))?;
-        let mut table: Array<&mut MapData, [u16; 65536]> = table.try_into().map_err(failed(map::PORTS))?;
-        table.set(0, *self.slots.table, 0).map_err(failed(map::PORTS))?;
+        let mut table: Array<&mut MapData, PortTable> = table.try_into().map_err(failed(map::PORTS))?;
+        table.set(0, PortTable::new(&self.slots.table), 0).map_err(failed(map::PORTS))?;
         let names = ebpf.map_mut(map::SLOT_PORTS).ok_or((map::SLOT_PORTS, MapError::ElementNotFound))?;
         let mut names: maps::HashMap<&mut MapData, u32, u16> =
             names.try_into().map_err(failed(map::SLOT_PORTS))?;

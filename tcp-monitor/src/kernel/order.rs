@@ -4,6 +4,8 @@
 //! between the two: records lie in the ring nearly, but not quite, in order. Young records are
 //! therefore held back until no older one can follow.
 
+use std::mem;
+
 use tcp_monitor_common::record::Header;
 
 use crate::lifecycle::Time;
@@ -13,7 +15,11 @@ use crate::lifecycle::Time;
 pub(super) struct Reorder {
     bytes: Vec<u8>,
     waiting: Vec<BufferedRecord>,
+    /// How many of the bytes are those of `waiting`.
+    waiting_bytes: usize,
     newest: u64,
+    /// Memory to move what is left to.
+    spare: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +43,7 @@ impl Reorder {
         let time = u64::from_ne_bytes(*time);
         self.waiting.push(BufferedRecord { time, start: self.bytes.len(), len: record.len() });
         self.bytes.extend_from_slice(record);
+        self.waiting_bytes += record.len();
         self.newest = self.newest.max(time);
         Ok(())
     }
@@ -63,18 +70,17 @@ impl Reorder {
 
     /// Removes the first `count` records in order.
     pub(super) fn discard(&mut self, count: usize) {
-        self.waiting.drain(..count.min(self.waiting.len()));
-        let mut kept = Vec::with_capacity(self.waiting.iter().map(|entry| entry.len).sum());
-        for entry in &mut self.waiting {
-            let start = kept.len();
-            kept.extend_from_slice(self.bytes.get(entry.start..entry.start + entry.len).unwrap_or_default());
-            entry.start = start;
-        }
-        if kept.is_empty() {
-            // Keeps the memory for the next drain.
-            self.bytes.clear();
-        } else {
-            self.bytes = kept;
+        let removed = self.waiting.drain(..count.min(self.waiting.len()));
+        self.waiting_bytes -= removed.map(|entry| entry.len).sum::<usize>();
+        // No more is moved than was removed.
+        if self.waiting_bytes <= self.bytes.len() / 2 {
+            self.spare.clear();
+            for entry in &mut self.waiting {
+                let record = self.bytes.get(entry.start..entry.start + entry.len).unwrap_or_default();
+                entry.start = self.spare.len();
+                self.spare.extend_from_slice(record);
+            }
+            mem::swap(&mut self.bytes, &mut self.spare);
         }
     }
 }

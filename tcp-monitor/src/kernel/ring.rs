@@ -13,7 +13,7 @@ use std::{
 
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use aya_log::EbpfLogger;
-use rustix::{buffer::spare_capacity, event::epoll, time::Timespec};
+use rustix::{buffer::spare_capacity, event::epoll, process::nice, time::Timespec};
 use tcp_monitor_common::{counters::RecordCounters, record::Kind};
 
 use super::{
@@ -80,6 +80,8 @@ impl<'a> Batch<'a> {
 }
 
 impl RecordReader {
+    /// Reads with the priority of the thread raised, if that is permitted.
+    ///
     /// Calls `on_batch` at least every 50 ms, with records or without, until the source is stopped
     /// or `on_batch` returns [`ControlFlow::Break`]. After the stop it is called a last time, with
     /// the rest.
@@ -87,6 +89,7 @@ impl RecordReader {
     /// # Errors
     /// If waiting for the ring buffer fails.
     pub fn run(mut self, on_batch: &mut dyn FnMut(Batch<'_>) -> ControlFlow<()>) -> Result<(), ReadError> {
+        raise_priority();
         let mut order = Reorder::default();
         let mut lost = Losses::default();
         let mut stopped = false;
@@ -132,6 +135,14 @@ impl RecordReader {
             logger.flush();
         }
         drained
+    }
+}
+
+/// A busy host fills the ring buffer in some 50 ms. A thread that has no priority over those that
+/// fill it waits for a CPU for longer at times.
+fn raise_priority() {
+    if let Err(error) = nice(NICE) {
+        log::debug!("records are read with the usual priority: {error}");
     }
 }
 
@@ -223,6 +234,8 @@ pub enum ReadError {
 
 /// How long records may lie in the ring unread.
 const TICK: Duration = Duration::from_millis(50);
+/// With -5 some records were still lost on a host without an idle CPU, with -10 next to none.
+const NICE: i32 = -10;
 /// For how long an older record may still come. A program runs for microseconds, but a softirq that
 /// interrupts it between taking the time and reserving room may run for up to 2 ms
 /// (`MAX_SOFTIRQ_TIME`).

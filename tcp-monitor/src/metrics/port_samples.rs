@@ -196,14 +196,14 @@ mod tests {
         String::from_utf8(text).expect("text")
     }
 
-    fn metric(labels: &[(&str, &str)]) -> Metric {
-        let pair = |(name, value): &(&str, &str)| {
+    fn metric(labels: impl IntoIterator<Item = (&'static str, String)>) -> Metric {
+        let pair = |(name, value): (&str, String)| {
             let mut pair = LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
+            pair.set_name(name.to_owned());
+            pair.set_value(value);
             pair
         };
-        Metric::from_label(labels.iter().map(pair).collect())
+        Metric::from_label(labels.into_iter().map(pair).collect())
     }
 
     #[test]
@@ -219,16 +219,17 @@ mod tests {
             },
         };
         for value in [0.0, 1.0, 0.5, 203.5, 1e-7, 9_007_199_254_740_991.0, 9_007_199_254_740_992.0, 1.8e19] {
-            let gauge = |process, value| {
+            let port = PortLabel::Port(80);
+            let gauge = |process: &str, value| {
                 let mut gauge = proto::Gauge::default();
                 gauge.set_value(value);
-                let mut metric = metric(&[("process", process), ("port", "80")]);
+                let mut metric = metric([("process", process.to_owned())].into_iter().chain(port.labels()));
                 metric.set_gauge(gauge);
                 metric
             };
             let expected =
                 encoded(&FAMILY, vec![gauge("a \"name\"\\\n", value), gauge("whole", value as u64 as f64)]);
-            assert_eq!(written(&FAMILY, &[(PortLabel::Port(80), value)]), expected);
+            assert_eq!(written(&FAMILY, &[(port, value)]), expected);
         }
     }
 
@@ -256,9 +257,10 @@ mod tests {
         histogram.set_bucket((0..12).map(bucket).collect());
         histogram.set_sample_count(903);
         histogram.set_sample_sum(seconds(durations.sum));
-        let mut metric = metric(&[("port", "other"), ("role", "server")]);
+        let port = PortLabel::Other;
+        let mut metric = metric(port.labels().into_iter().chain([("role", "server".to_owned())]));
         metric.set_histogram(histogram);
-        assert_eq!(written(&FAMILY, &[(PortLabel::Other, durations)]), encoded(&FAMILY, vec![metric]));
+        assert_eq!(written(&FAMILY, &[(port, durations)]), encoded(&FAMILY, vec![metric]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The details of a line: fields in a row, which a narrow terminal shows on several lines.
 
-use std::fmt::{self, Write as _};
 use std::ops::Range;
 
+use super::append::Append;
 use super::style::Style;
 
 /// Fields in a row, each with what separates it from the one before.
@@ -18,17 +18,23 @@ pub(super) struct Details {
 
 impl Details {
     pub(super) fn new(style: Style) -> Self {
-        // Room for most lines.
-        Self { text: String::with_capacity(128), breaks: Vec::with_capacity(12), style, gap: false }
+        Self { style, ..Self::default() }
+    }
+
+    /// Removes all fields.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.breaks.clear();
+        self.gap = false;
     }
 
     /// Adds a phrase, with a dot before it.
-    pub(super) fn phrase(&mut self, phrase: impl fmt::Display) {
+    pub(super) fn phrase(&mut self, phrase: impl Append) {
         self.add(" · ", phrase);
     }
 
     /// Adds a value, with a space before it.
-    pub(super) fn value(&mut self, value: impl fmt::Display) {
+    pub(super) fn value(&mut self, value: impl Append) {
         self.add(" ", value);
     }
 
@@ -91,7 +97,7 @@ impl Details {
         starts.zip(ends).map(|(start, end)| start..end)
     }
 
-    fn add(&mut self, separator: &str, field: impl fmt::Display) {
+    fn add(&mut self, separator: &str, field: impl Append) {
         let end = self.text.len();
         if end > 0 {
             self.append(if self.gap { "  " } else { separator });
@@ -101,10 +107,9 @@ impl Details {
         self.append(field);
     }
 
-    fn append(&mut self, text: impl fmt::Display) {
+    fn append(&mut self, text: impl Append) {
         let start = self.text.len();
-        // Writing to a string cannot fail.
-        let _ = write!(self.text, "{text}");
+        text.append_to(&mut self.text);
         if self.style.ascii && !self.text[start..].is_ascii() {
             let spelled = self.style.spell(&self.text[start..]).into_owned();
             self.text.truncate(start);

@@ -28,15 +28,15 @@ impl FanOut {
     }
 
     /// Passes on `events`, in order of time, until an output is full.
-    pub fn write(
+    pub fn write<'a>(
         &mut self,
-        events: impl IntoIterator<Item = Event>,
+        events: impl IntoIterator<Item = &'a Event>,
         context: &Context<'_>,
     ) -> ControlFlow<()> {
         for event in events {
             for Output { sink, to } in &mut self.0 {
                 sink.advance(event.time, context, to.as_mut());
-                sink.event(&event, context, to.as_mut());
+                sink.event(event, context, to.as_mut());
             }
             self.is_full()?;
         }
@@ -64,6 +64,15 @@ impl FanOut {
     /// The first error of an output.
     pub fn flush(&mut self) -> io::Result<()> {
         self.0.iter_mut().map(|output| output.to.flush()).fold(Ok(()), Result::and)
+    }
+
+    /// Waits until what outputs have taken is written, where the end of the run depends on it. No
+    /// event follows.
+    ///
+    /// # Errors
+    /// The first error of an output.
+    pub fn drain(&mut self) -> io::Result<()> {
+        self.0.iter_mut().map(|output| output.to.drain()).fold(Ok(()), Result::and)
     }
 
     /// Waits until all is written. To be called after [`end_events`](Self::end_events).
@@ -144,7 +153,7 @@ mod tests {
         outputs.add(Box::new(Late::default()), Box::new(few.clone()));
         let events = samples::connection();
         let times: Vec<_> = events.iter().map(|event| event.time.as_nanos().to_be_bytes()).collect();
-        assert_eq!(outputs.write(events, &context), ControlFlow::Break(()));
+        assert_eq!(outputs.write(&events, &context), ControlFlow::Break(()));
         outputs.end_events(&context);
         assert_eq!(few.0.lock().expect("no test panics with it").0, times[..2].concat());
         let expected = [&times[..2].concat()[..], b"end"].concat();

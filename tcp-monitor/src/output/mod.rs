@@ -6,11 +6,14 @@
 //! output implements one of the two traits, or both, and is added where `cmd/outputs.rs` makes the
 //! fan-out.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 
 use crate::clock::{WallClock, WallTime};
 use crate::lifecycle::{Event, Time};
 
+mod append;
 mod details;
 mod fan_out;
 mod human;
@@ -19,6 +22,7 @@ mod pcapng;
 mod style;
 mod text;
 mod view;
+mod whole;
 
 pub use fan_out::FanOut;
 pub(crate) use human::Period;
@@ -27,11 +31,17 @@ pub use pcapng::Pcapng;
 pub use style::Style;
 pub use text::Text;
 pub use view::{Shape, View};
+pub use whole::{Skipped, WholeConnections};
 
 /// Turns events into items of one format.
 pub trait EventSink: Send {
     /// Processes `event`. Events come in order of time.
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination);
+
+    /// The events of some connections do not come, because it takes too long to write all.
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        let (_, _, _, _) = (skipped, time, context, to);
+    }
 
     /// All events before `now` have come: emits items that were deferred until then. Called before
     /// each event, and while time passes without events.
@@ -55,12 +65,26 @@ pub trait Destination: Send {
         false
     }
 
+    /// Whether it keeps up with what it is given. Otherwise, events of connections that were not
+    /// begun are best kept from it.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Passes on what it has taken: no item follows soon.
     ///
     /// # Errors
     /// If it cannot take any more, and the run is to end for that.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// As [`flush`](Self::flush), and waits until all is written: no item follows.
+    ///
+    /// # Errors
+    /// If it could not write all.
+    fn drain(&mut self) -> io::Result<()> {
+        self.flush()
     }
 
     /// No item follows: waits until all are written.
@@ -80,37 +104,66 @@ pub struct Outcome {
     pub failed: bool,
 }
 
-/// What outputs show and events do not carry: wall clock time, and names.
-#[derive(Clone, Copy)]
+/// What outputs show and events do not carry: wall clock time, and names. To be made for each batch
+/// of events: names are as they were when they were first asked for.
 pub struct Context<'a> {
-    clock: &'a WallClock,
+    /// `None` while a capture has no times.
+    clock: Option<&'a WallClock>,
     names: &'a dyn Names,
+    interface: LastName<(u32, u32)>,
+    netns: LastName<u32>,
 }
+
+/// The name that was looked up last.
+type LastName<K> = RefCell<Option<(K, Option<Rc<str>>)>>;
 
 impl<'a> Context<'a> {
     /// Of a clock and names.
     #[must_use]
     pub fn new(clock: &'a WallClock, names: &'a dyn Names) -> Self {
-        Self { clock, names }
+        Self { clock: Some(clock), names, interface: RefCell::default(), netns: RefCell::default() }
     }
 
-    /// What the wall clock showed at `time`.
+    /// Of names, where the time of events is not known.
     #[must_use]
-    pub fn wall_time(&self, time: Time) -> WallTime {
-        self.clock.at(time)
+    pub fn without_clock(names: &'a dyn Names) -> Self {
+        Self { clock: None, names, interface: RefCell::default(), netns: RefCell::default() }
+    }
+
+    /// What the wall clock showed at `time`, if that is known.
+    #[must_use]
+    pub fn wall_time(&self, time: Time) -> Option<WallTime> {
+        self.clock.map(|clock| clock.at(time))
     }
 
     /// The name of the interface with index `ifindex` in the network namespace `netns`, if it is
     /// known.
     #[must_use]
-    pub fn interface(&self, netns: u32, ifindex: u32) -> Option<String> {
-        self.names.interface(netns, ifindex)
+    pub fn interface(&self, netns: u32, ifindex: u32) -> Option<Rc<str>> {
+        last_or(&self.interface, (netns, ifindex), || self.names.interface(netns, ifindex))
     }
 
     /// The name of a network namespace, if more than one is watched.
     #[must_use]
-    pub fn netns(&self, netns: u32) -> Option<String> {
-        if netns == 0 { None } else { self.names.netns(netns) }
+    pub fn netns(&self, netns: u32) -> Option<Rc<str>> {
+        if netns == 0 { None } else { last_or(&self.netns, netns, || self.names.netns(netns)) }
+    }
+}
+
+/// The name of `key`: the last one, or as `look_up` finds it.
+fn last_or<K: Copy + PartialEq>(
+    last: &LastName<K>,
+    key: K,
+    look_up: impl FnOnce() -> Option<String>,
+) -> Option<Rc<str>> {
+    let mut last = last.borrow_mut();
+    match last.as_ref() {
+        Some((known, name)) if *known == key => name.clone(),
+        Some(_) | None => {
+            let name = look_up().map(Rc::from);
+            *last = Some((key, name.clone()));
+            name
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::append::Append;
+
 /// The style of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
@@ -46,6 +48,14 @@ impl Style {
             }
         }
         Cow::Owned(ascii)
+    }
+
+    /// Appends `text` in a colour. To be done after alignment.
+    pub(super) fn append_painted(self, color: Color, text: impl Append, to: &mut String) {
+        match color.escape().filter(|_| self.color) {
+            Some(escape) => (escape, text, RESET).append_to(to),
+            None => text.append_to(to),
+        }
     }
 
     /// `text` in a colour. To be done after alignment.

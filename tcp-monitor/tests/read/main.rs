@@ -6,3 +6,4 @@ mod golden;
 mod interplay;
 mod parts;
 mod run;
+mod untimed;

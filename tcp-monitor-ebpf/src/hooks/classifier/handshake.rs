@@ -233,9 +233,10 @@ pub(super) fn send_syn_ack(
     if request.is_null() {
         return None;
     }
-    // Retransmitted, or on a second interface. If the timer has expired, the request is older than
-    // the agent, or the table had no room for it.
-    if half_open::syn_ack_retransmitted(cookie, request) || answered.time == 0 && timer_has_expired(request) {
+    // Without a SYN it is retransmitted, or on a second interface. If the timer has expired, the
+    // request is older than the agent, or the table had no room for it.
+    if answered.time == 0 && (half_open::syn_ack_retransmitted(cookie, request) || timer_has_expired(request))
+    {
         return Some(Awaited::Request);
     }
     let listener = request.load::<u64>(layout!(skc_listener));

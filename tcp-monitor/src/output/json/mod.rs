@@ -3,91 +3,78 @@
 
 use std::num::NonZeroU64;
 
-use body::{ClosedBody, HandshakeBody, LostBody, ResetBody, RetransmitBody, StateBody, StuckBody};
+use body::{
+    add_closed, add_handshake, add_lost, add_reset, add_retransmit, add_skipped, add_state, add_stuck,
+};
 use jiff::Timestamp;
-use segment::SegmentBody;
-use serde::Serialize;
-use serde::ser::Serializer;
+use object::{Object, Value};
+use segment::add_segment;
 
-use super::{Context, Destination, EventSink};
+use super::append::{Append, Digits, SecondText};
+use super::{Context, Destination, EventSink, Skipped};
 use crate::clock::WallTime;
 use crate::lifecycle::event::EventKind;
-use crate::lifecycle::{ConnectionId, Event};
+use crate::lifecycle::{ConnectionId, Event, Time};
 
 mod body;
+mod object;
 mod segment;
 
 /// Emits one JSON object a line.
 #[derive(Debug, Default)]
 pub struct Json {
-    line: Vec<u8>,
+    line: String,
+    second: SecondText,
 }
 
 impl EventSink for Json {
     fn event(&mut self, event: &Event, context: &Context<'_>, to: &mut dyn Destination) {
-        let line = JsonLine {
-            v: VERSION,
-            time: Rfc3339(context.wall_time(event.time)),
-            event: name(&event.kind),
-            conn: event.connection.map(ConnectionId::get),
-            netns: event.netns,
-            cookie: event.cookie,
-            frame: event.frame,
-            body: EventBody::of(event, context),
-        };
-        self.line.clear();
-        // Fails only for a map whose keys are not strings, which there is none of here.
-        if serde_json::to_writer(&mut self.line, &line).is_ok() {
-            self.line.push(b'\n');
-            to.take(&mut |out| out.extend_from_slice(&self.line));
-        }
+        self.write(event.time, name(&event.kind), context, to, |object| {
+            object.optional("conn", event.connection.map(ConnectionId::get));
+            object.optional("netns", Some(event.netns).filter(|netns| *netns != 0));
+            object.optional("cookie", Some(event.cookie).filter(|cookie| *cookie != 0));
+            object.optional("frame", event.frame.map(NonZeroU64::get));
+            match &event.kind {
+                EventKind::Segment(segment) => {
+                    let interface = context.interface(event.netns, segment.ifindex);
+                    add_segment(segment, interface.as_deref(), object);
+                }
+                EventKind::State(change) => add_state(change, object),
+                EventKind::Handshake(handshake) => add_handshake(handshake, object),
+                EventKind::Reset(reset) => add_reset(reset, object),
+                EventKind::Retransmit(retransmit) => add_retransmit(retransmit, object),
+                EventKind::Closed(closed) => add_closed(closed, object),
+                EventKind::Stuck(stuck) => add_stuck(stuck, object),
+                EventKind::Lost(lost) => add_lost(lost, object),
+            }
+        });
+    }
+
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        self.write(time, "skipped", context, to, |object| add_skipped(skipped, object));
     }
 }
 
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    v: u8,
-    time: Rfc3339,
-    event: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conn: Option<u64>,
-    #[serde(skip_serializing_if = "is_zero")]
-    netns: u32,
-    #[serde(skip_serializing_if = "is_zero")]
-    cookie: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    frame: Option<NonZeroU64>,
-    #[serde(flatten)]
-    body: EventBody<'a>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum EventBody<'a> {
-    Segment(SegmentBody),
-    State(StateBody<'a>),
-    Handshake(HandshakeBody),
-    Reset(ResetBody),
-    Retransmit(RetransmitBody),
-    Closed(ClosedBody<'a>),
-    Stuck(StuckBody<'a>),
-    Lost(LostBody),
-}
-
-impl<'a> EventBody<'a> {
-    fn of(event: &'a Event, context: &Context<'_>) -> Self {
-        match &event.kind {
-            EventKind::Segment(segment) => {
-                Self::Segment(SegmentBody::of(segment, context.interface(event.netns, segment.ifindex)))
-            }
-            EventKind::State(change) => Self::State(StateBody::of(change)),
-            EventKind::Handshake(handshake) => Self::Handshake(HandshakeBody::of(handshake)),
-            EventKind::Reset(reset) => Self::Reset(ResetBody::of(reset)),
-            EventKind::Retransmit(retransmit) => Self::Retransmit(RetransmitBody::of(retransmit)),
-            EventKind::Closed(closed) => Self::Closed(ClosedBody::of(closed)),
-            EventKind::Stuck(stuck) => Self::Stuck(StuckBody::of(stuck)),
-            EventKind::Lost(lost) => Self::Lost(LostBody::of(lost)),
-        }
+impl Json {
+    /// Emits a line: an object with the fields that `add` adds after those that all have.
+    fn write(
+        &mut self,
+        time: Time,
+        name: &'static str,
+        context: &Context<'_>,
+        to: &mut dyn Destination,
+        add: impl FnOnce(&mut Object<'_>),
+    ) {
+        let Self { line, second } = self;
+        line.clear();
+        Object::append(line, |object| {
+            object.field("v", VERSION);
+            object.optional("time", context.wall_time(time).map(|time| Rfc3339::of(time, second)));
+            object.field("event", name);
+            add(object);
+        });
+        line.push('\n');
+        to.take(&mut |out| out.extend_from_slice(line.as_bytes()));
     }
 }
 
@@ -105,18 +92,28 @@ const fn name(kind: &EventKind) -> &'static str {
     }
 }
 
-struct Rfc3339(WallTime);
+/// A time in UTC with nanoseconds.
+struct Rfc3339<'a> {
+    second: &'a str,
+    nanos: u32,
+}
 
-impl Serialize for Rfc3339 {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // 64 bits of nanoseconds end in 2554, long before a timestamp does.
-        let timestamp = Timestamp::from_nanosecond(self.0.as_unix_nanos().into()).unwrap_or(Timestamp::MAX);
-        serializer.collect_str(&format_args!("{timestamp:.9}"))
+impl<'a> Rfc3339<'a> {
+    fn of(time: WallTime, second: &'a mut SecondText) -> Self {
+        let (seconds, nanos) = (time.seconds(), time.nanos());
+        let second = second.of(seconds, |text| {
+            // 64 bits of nanoseconds end in 2554, long before a timestamp does.
+            let begin = Timestamp::from_second(seconds.cast_signed()).unwrap_or(Timestamp::MAX);
+            text.push_str(begin.to_string().trim_end_matches('Z'));
+        });
+        Self { second, nanos }
     }
 }
 
-fn is_zero<N: Copy + Into<u64>>(number: &N) -> bool {
-    (*number).into() == 0
+impl Value for Rfc3339<'_> {
+    fn append_value(self, to: &mut String) {
+        ('"', (self.second, '.', Digits::<9>(self.nanos)), "Z\"").append_to(to);
+    }
 }
 
 /// Of the event contract.

@@ -82,7 +82,7 @@ impl EventSink for Pcapng {
             EventKind::Segment(segment) => {
                 self.comment_transition(followed);
                 let packet = Packet {
-                    time: context.wall_time(time),
+                    time: context.wall_time(time).unwrap_or_default(),
                     netns: event.netns,
                     segment: *segment,
                     comments: if is_remarkable(segment) { comments } else { Vec::new() },

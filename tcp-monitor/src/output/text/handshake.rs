@@ -8,7 +8,7 @@ use tcp_monitor_common::record::Role;
 
 use crate::lifecycle::event::{Handshake, StateChange};
 use crate::output::details::Details;
-use crate::output::human::{Human, Times, spaced};
+use crate::output::human::{Human, Spaced, Times};
 
 /// Adds the details of a handshake that `end` ended, if a transition did.
 pub(super) fn add(handshake: &Handshake, end: Option<StateChange>, details: &mut Details) {
@@ -20,26 +20,26 @@ pub(super) fn add(handshake: &Handshake, end: Option<StateChange>, details: &mut
         };
         let from = end.map_or(opening, |end| end.from);
         let to = if handshake.result.is_ok() { TcpState::Established } else { TcpState::Close };
-        details.phrase(format_args!("{from} → {to}"));
+        details.phrase((from, " → ", to));
         details.gap();
     }
     match (handshake.result, handshake.duration.map(Human)) {
-        (Ok(()), Some(duration)) => details.phrase(format_args!("handshake {duration}")),
+        (Ok(()), Some(duration)) => details.phrase(("handshake ", duration)),
         (Ok(()), None) => {}
         (Err(failure), Some(duration)) => {
-            details.phrase(format_args!("{} after {duration}", spaced(failure.label())));
+            details.phrase((Spaced(failure.label()), " after ", duration));
         }
-        (Err(failure), None) => details.phrase(spaced(failure.label())),
+        (Err(failure), None) => details.phrase(Spaced(failure.label())),
     }
     if let Some(delay) = syn_delay(handshake, end) {
-        details.phrase(format_args!("SYN left {} after connect()", Human(delay)));
+        details.phrase(("SYN left ", Human(delay), " after connect()"));
     }
     if let Some(times) = handshake.syn_retransmits.filter(|times| *times > 0) {
         let flags = match handshake.role {
             Role::Server => "SYN-ACK",
             Role::Client => "SYN",
         };
-        details.phrase(format_args!("{flags} retransmitted {}", Times(times)));
+        details.phrase((flags, " retransmitted ", Times(times)));
     }
 }
 

@@ -1,10 +1,11 @@
 //! The label of a line: the kind of event.
 
 use crate::lifecycle::event::Step;
+use crate::output::append::Spaces;
 use crate::output::style::Color;
 
 /// The kind of event of a line.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Label {
     Syn,
     SynAck,
@@ -19,9 +20,13 @@ pub(super) enum Label {
     Retrans,
     Stuck,
     Lost,
+    Skipped,
 }
 
 impl Label {
+    /// The width of the widest: `SYN-ACK`, `RETRANS`.
+    pub(super) const WIDTH: usize = 7;
+
     pub(super) const fn of(step: Step) -> Self {
         match step {
             Step::Syn => Self::Syn,
@@ -47,7 +52,14 @@ impl Label {
             Self::Retrans => "RETRANS",
             Self::Stuck => "STUCK",
             Self::Lost => "LOST",
+            Self::Skipped => "SKIPPED",
         }
+    }
+
+    /// The name, and spaces up to the width of the widest.
+    pub(super) const fn padded(self) -> (&'static str, Spaces) {
+        let name = self.name();
+        (name, Spaces(Self::WIDTH - name.len()))
     }
 
     /// Green and cyan for what is right, red for what may be wrong.
@@ -58,7 +70,7 @@ impl Label {
             Self::Open => Color::Green,
             Self::Closed => Color::Blue,
             Self::Retrans => Color::Yellow,
-            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost => Color::Red,
+            Self::Rst | Self::Failed | Self::Reset | Self::Stuck | Self::Lost | Self::Skipped => Color::Red,
         }
     }
 }

@@ -1,9 +1,8 @@
 //! The details of a segment: its numbers, whether they are right, and its options.
 
-use std::fmt;
-
 use crate::lifecycle::event::{AckCheck, Segment, SeqCheck, Step, Unexpected};
 use crate::lifecycle::segment::Flags;
+use crate::output::append::Append;
 use crate::output::details::Details;
 
 /// Adds the details of `segment`.
@@ -12,20 +11,16 @@ pub(super) fn add(segment: &Segment, details: &mut Details) {
     let has_ack = header.flags.contains(Flags::ACK);
     match segment.step {
         Step::Syn | Step::SynAck => {
-            details.value(format_args!("seq {}", header.seq));
+            details.value(("seq ", header.seq));
             if has_ack {
-                details.value(format_args!(
-                    "ack {}{}",
-                    header.ack,
-                    CheckedAck { segment, shown: header.ack }
-                ));
+                details.value(("ack ", header.ack, CheckedAck { segment, shown: header.ack }));
             }
-            details.value(format_args!("win {}", header.window));
+            details.value(("win ", header.window));
             if let Some(mss) = header.options.mss {
-                details.value(format_args!("mss {mss}"));
+                details.value(("mss ", mss));
             }
             if let Some(shift) = header.options.window_scale {
-                details.value(format_args!("wscale {shift}"));
+                details.value(("wscale ", shift));
             }
             if header.options.sack_permitted {
                 details.value("sack");
@@ -36,19 +31,19 @@ pub(super) fn add(segment: &Segment, details: &mut Details) {
         }
         Step::HandshakeAck | Step::Fin | Step::FinAck | Step::Rst => {
             match segment.seq_rel {
-                Some(seq) => details.value(format_args!("seq +{seq}{}", CheckedSeq(segment))),
-                None => details.value(format_args!("seq {}{}", header.seq, CheckedSeq(segment))),
+                Some(seq) => details.value(("seq +", seq, CheckedSeq(segment))),
+                None => details.value(("seq ", header.seq, CheckedSeq(segment))),
             }
             let check = CheckedAck { segment, shown: segment.ack_rel.unwrap_or(header.ack) };
             match segment.ack_rel {
-                Some(ack) => details.value(format_args!("ack +{ack}{check}")),
-                None if has_ack => details.value(format_args!("ack {}{check}", header.ack)),
+                Some(ack) => details.value(("ack +", ack, check)),
+                None if has_ack => details.value(("ack ", header.ack, check)),
                 None => {}
             }
         }
     }
     if segment.payload_len > 0 {
-        details.value(format_args!("len {}", segment.payload_len));
+        details.value(("len ", segment.payload_len));
     }
     if segment.syn_cookie {
         details.phrase("SYN cookie");
@@ -70,29 +65,29 @@ struct CheckedAck<'a> {
     shown: u32,
 }
 
-impl fmt::Display for CheckedAck<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(check) = self.segment.check.ack else { return Ok(()) };
+impl Append for CheckedAck<'_> {
+    fn append_to(&self, to: &mut String) {
+        let Some(check) = self.segment.check.ack else { return };
         let sum = Sum(&check);
         if check.holds {
-            return write!(f, " (={sum})");
+            return (" (=", sum, ')').append_to(to);
         }
         let off = check.expected().wrapping_sub(self.segment.header.ack);
-        write!(f, " (≠{sum}={})", self.shown.wrapping_add(off))
+        ((" (≠", sum), '=', self.shown.wrapping_add(off), ')').append_to(to);
     }
 }
 
 /// The right sequence number, if that of the segment is wrong.
 struct CheckedSeq<'a>(&'a Segment);
 
-impl fmt::Display for CheckedSeq<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Append for CheckedSeq<'_> {
+    fn append_to(&self, to: &mut String) {
         match (self.0.check.seq, self.0.seq_rel) {
-            (Some(SeqCheck { holds: true, .. }) | None, _) => Ok(()),
-            (Some(SeqCheck { expected, .. }), None) => write!(f, " (≠{expected})"),
+            (Some(SeqCheck { holds: true, .. }) | None, _) => {}
+            (Some(SeqCheck { expected, .. }), None) => (" (≠", expected, ')').append_to(to),
             (Some(SeqCheck { expected, .. }), Some(seq)) => {
                 let off = expected.wrapping_sub(self.0.header.seq);
-                write!(f, " (≠+{})", seq.wrapping_add(off))
+                (" (≠+", seq.wrapping_add(off), ')').append_to(to);
             }
         }
     }
@@ -101,15 +96,15 @@ impl fmt::Display for CheckedSeq<'_> {
 /// The sum of an acknowledgment number: `seq+5+1` for a FIN with five bytes.
 struct Sum<'a>(&'a AckCheck);
 
-impl fmt::Display for Sum<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("seq")?;
+impl Append for Sum<'_> {
+    fn append_to(&self, to: &mut String) {
+        to.push_str("seq");
         if self.0.len > 0 {
-            write!(f, "+{}", self.0.len)?;
+            ('+', self.0.len).append_to(to);
         }
         match self.0.of.flag_len() {
-            0 => Ok(()),
-            flag => write!(f, "+{flag}"),
+            0 => {}
+            flag => ('+', flag).append_to(to),
         }
     }
 }

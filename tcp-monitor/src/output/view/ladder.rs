@@ -196,7 +196,9 @@ impl<'a> Ladder<'a> {
     }
 
     fn draw_row(&mut self, row: &LadderRow) {
-        let time = row.time.map_or(String::new(), |time| self.relative(time));
+        // Without any clock, all times are 0.
+        let time = row.time.filter(|_| self.record.began_at.is_some());
+        let time = time.map_or(String::new(), |time| self.relative(time));
         let [left, right] = row.states.each_ref().map(|state| state.as_deref().unwrap_or(""));
         let (color, middle) = match &row.middle {
             Middle::Nothing => (Color::Plain, String::new()),

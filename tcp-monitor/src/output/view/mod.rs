@@ -5,10 +5,11 @@ use jiff::tz::TimeZone;
 
 use self::connections::{Connections, Occasion};
 use self::record::Record;
-use super::human::TimeOfDay;
+use super::append::Append;
+use super::human::{LocalTime, NO_TIME};
 use super::style::Style;
 use super::text::Text;
-use super::{Context, Destination, EventSink};
+use super::{Context, Destination, EventSink, Skipped};
 use crate::lifecycle::event::EventKind;
 use crate::lifecycle::{Event, Time};
 
@@ -24,7 +25,7 @@ mod table;
 pub struct View {
     shape: Shape,
     style: Style,
-    time_zone: TimeZone,
+    time: LocalTime,
     connections: Connections,
     /// Of the events that are shown at once.
     log: Text,
@@ -56,11 +57,14 @@ impl View {
             Shape::Ladder { width } => log.wrapped(move || Some(width)),
             Shape::Table => log,
         };
-        Self { shape, style, time_zone, connections: Connections::new(limit), log }
+        Self { shape, style, time: LocalTime::new(time_zone), connections: Connections::new(limit), log }
     }
 
-    fn draw(&self, record: &Record, occasion: Occasion) -> String {
-        let began = TimeOfDay { time: record.began_at, time_zone: &self.time_zone }.to_string();
+    fn draw(&mut self, record: &Record, occasion: Occasion) -> String {
+        let began = match record.began_at {
+            Some(time) => self.time.time_of_day(time).to_text(),
+            None => NO_TIME.to_owned(),
+        };
         match self.shape {
             Shape::Ladder { width } => ladder::draw(record, occasion, &began, width, self.style),
             Shape::Table => table::draw(record, occasion, &began, self.style),
@@ -74,10 +78,7 @@ impl EventSink for View {
         match &event.kind {
             EventKind::Lost(_) | EventKind::Stuck(_) => {
                 let line = self.log.line(event, context).unwrap_or_default();
-                to.take(&mut |out| {
-                    out.extend_from_slice(line.as_bytes());
-                    out.push(b'\n');
-                });
+                take_line(line, to);
             }
             EventKind::Segment(_)
             | EventKind::State(_)
@@ -86,6 +87,11 @@ impl EventSink for View {
             | EventKind::Retransmit(_)
             | EventKind::Closed(_) => {}
         }
+    }
+
+    fn skipped(&mut self, skipped: Skipped, time: Time, context: &Context<'_>, to: &mut dyn Destination) {
+        let line = self.log.skipped_line(skipped, time, context);
+        take_line(line, to);
     }
 
     fn advance(&mut self, now: Time, _: &Context<'_>, to: &mut dyn Destination) {
@@ -105,6 +111,14 @@ impl EventSink for View {
             to.take(&mut |out| out.extend_from_slice(text.as_bytes()));
         }
     }
+}
+
+/// A line of the log, and an empty one.
+fn take_line(line: &str, to: &mut dyn Destination) {
+    to.take(&mut |out| {
+        out.extend_from_slice(line.as_bytes());
+        out.push(b'\n');
+    });
 }
 
 const MAX_CONNECTIONS: usize = 1 << 14;

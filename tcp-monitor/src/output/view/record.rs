@@ -20,7 +20,7 @@ pub(super) struct Record {
     /// When its first event was.
     pub(super) began: Time,
     /// The same by the wall clock.
-    pub(super) began_at: WallTime,
+    pub(super) began_at: Option<WallTime>,
     /// By [`End`].
     pub(super) ends: [EndRecord; 2],
     /// In order of time, the first [`MAX_ENTRIES`] of them.
@@ -123,7 +123,7 @@ impl Record {
         let mine = &mut self.ends[end as usize];
         if mine.role.is_none() {
             mine.role = Some(role);
-            mine.netns = context.netns(event.netns);
+            mine.netns = context.netns(event.netns).as_deref().map(str::to_owned);
         }
         let client = match role {
             Role::Client => end,

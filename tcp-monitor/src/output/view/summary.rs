@@ -1,6 +1,5 @@
 //! The summary of a connection in words: how it ended, its bytes, notes.
 
-use std::fmt;
 use std::time::Duration;
 
 use tcp_monitor_common::TcpState;
@@ -10,8 +9,9 @@ use tcp_monitor_common::record::Role;
 use super::connections::Occasion;
 use super::record::{EndRecord, Record, ViewEntry};
 use crate::lifecycle::event::{ClosedBy, Evidence, Handshake, Step};
+use crate::output::append::Append;
 use crate::output::details::Details;
-use crate::output::human::{Ending, Human, Name, NetnsLabel, spaced};
+use crate::output::human::{Ending, Human, Name, NetnsLabel, Spaced};
 use crate::output::style::{Color, Style};
 
 /// Both ends, the client first.
@@ -29,7 +29,7 @@ pub(super) fn outcome(record: &Record, occasion: Occasion, style: Style) -> (Col
             end.color()
         }
         Some(Reported::Two([client, server])) => {
-            text.phrase(format_args!("client: {client}, server: {server}"));
+            text.phrase(("client: ", client, ", server: ", server));
             Color::Red
         }
         None => {
@@ -46,7 +46,7 @@ pub(super) fn outcome(record: &Record, occasion: Occasion, style: Style) -> (Col
         Some(Handshake { result: Err(_), .. }) | None => None,
     });
     if let Some(handshake) = handshake {
-        text.phrase(format_args!("handshake {}", Human(handshake)));
+        text.phrase(("handshake ", Human(handshake)));
     }
     (color, text)
 }
@@ -98,15 +98,14 @@ impl Ended {
     }
 }
 
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Append for Ended {
+    fn append_to(&self, to: &mut String) {
         match self.reason {
-            Reason::Closed(ending) => ending.fmt(f)?,
-            Reason::Failed(failure) => write!(f, "handshake failed: {}", spaced(failure.label()))?,
+            Reason::Closed(ending) => ending.append_to(to),
+            Reason::Failed(failure) => ("handshake failed: ", Spaced(failure.label())).append_to(to),
         }
-        match self.after.map(Human) {
-            Some(after) => write!(f, " after {after}"),
-            None => Ok(()),
+        if let Some(after) = self.after {
+            (" after ", Human(after)).append_to(to);
         }
     }
 }
@@ -164,7 +163,7 @@ pub(super) fn notes(record: &Record, occasion: Occasion) -> Vec<String> {
         }
     }
     if let Some(reason) = record.reset_reason.filter(|_| was_reset(record)) {
-        notes.push(format!("reason of the reset: {}", spaced(reason)));
+        notes.push(format!("reason of the reset: {}", Spaced(reason).to_text()));
     }
     if record.ends.iter().any(|end| end.closed.as_ref().is_some_and(|closed| closed.partial)) {
         notes.push("opened before monitoring started".into());
@@ -217,10 +216,10 @@ fn was_reset(record: &Record) -> bool {
 pub(super) fn name(role: Role, end: &EndRecord) -> String {
     let mut name = role.label().to_owned();
     if let Some(process) = end.process {
-        name += &format!(" {}", Name(process));
+        name += &format!(" {}", Name(process).to_text());
     }
     if let Some(netns) = &end.netns {
-        name += &format!(" {}", NetnsLabel(netns));
+        name += &format!(" {}", NetnsLabel(netns).to_text());
     }
     name
 }

@@ -7,6 +7,7 @@ use super::summary;
 use crate::lifecycle::End;
 use crate::lifecycle::event::{SeqCheck, Step};
 use crate::lifecycle::segment::Flags;
+use crate::output::append::Append;
 use crate::output::details::Details;
 use crate::output::human::NetnsLabel;
 use crate::output::style::{Color, Style};
@@ -16,7 +17,7 @@ pub(super) fn draw(record: &Record, occasion: Occasion, began: &str, style: Styl
     let [(_, client), (_, server)] = summary::ends(record);
     let mut page = Page { text: String::new(), style };
     let [client, server] = [client, server].map(|end| match &end.netns {
-        Some(netns) => format!("{} {}", summary::address(end), NetnsLabel(netns)),
+        Some(netns) => format!("{} {}", summary::address(end), NetnsLabel(netns).to_text()),
         None => summary::address(end),
     });
     page.paragraph(Color::Plain, &format!("### {client} → {server} at {began}"));
