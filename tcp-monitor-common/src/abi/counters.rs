@@ -75,14 +75,14 @@ impl Scale {
     #[inline(always)]
     #[must_use]
     pub const fn bucket(self, nanoseconds: u64) -> usize {
-        let (mut bucket, mut step) = (0, BUCKETS as u64 / 2);
-        while step > 0 {
-            let next = bucket + step;
+        let (mut bucket, mut bit) = (0, BUCKETS.trailing_zeros());
+        while bit > 0 {
+            bit -= 1;
+            let next = bucket + (1 << bit);
             let bound = self.first << (2 * (next - 1));
             let is_longer = bound.wrapping_sub(nanoseconds) >> 63;
-            let has_bound = 1 - ((self.bounds as u64).wrapping_sub(next) >> 63);
-            bucket += step * (is_longer & has_bound);
-            step /= 2;
+            let has_no_bound = (self.bounds as u64).wrapping_sub(next) >> 63;
+            bucket += (is_longer & !has_no_bound) << bit;
         }
         bucket as usize
     }

@@ -59,7 +59,8 @@ fn transition(nesting: Nesting<'_>, sock: Socket, old: TcpState, new: TcpState) 
     if matches!(old, TcpState::Listen) || matches!(new, TcpState::Listen) {
         return listener_transition(watched, full, local_port, old, new);
     }
-    let entry = socket_times::entry(sock)?;
+    let now = now();
+    let entry = socket_times::entry(sock, now)?;
     let role = role(full, entry, old, new);
     // A record gives the socket a cookie if it has none.
     let cookie = sock.known_cookie();
@@ -78,7 +79,6 @@ fn transition(nesting: Nesting<'_>, sock: Socket, old: TcpState, new: TcpState) 
     }
     let slot = watched.slot(Some(role));
     let counters = counters_of(slot)?;
-    let now = now();
     if matches!(meaning.effect, Effect::EntersFinWait2Timewait) {
         fin_wait2_timewait::begin(sock.path(local_port), full.ack_of_fin(), slot, entry.since(), now);
     }

@@ -47,15 +47,17 @@ pub(crate) struct Watched {
 pub(crate) fn watched(local: u16, remote: u16) -> Option<Watched> {
     let table = PORTS.get_ptr_mut(0)?;
     // SAFETY: the map's own value.
-    let (is_local, is_remote) = unsafe { (is_watched(table, local), is_watched(table, remote)) };
-    if !is_local && !is_remote {
-        return None;
+    unsafe {
+        let (of_local, of_remote) = (watched_bit(table, local), watched_bit(table, remote));
+        if of_local | of_remote == 0 {
+            return None;
+        }
+        // Of a port that is not watched the slot of port 0 is read, which is not watched either: a
+        // branch here would double what the verifier follows.
+        let slot = |port: u16, bit: u16| *slot_of(table, port & bit.wrapping_neg());
+        let (local_slot, remote_slot) = (slot(local, of_local), slot(remote, of_remote));
+        Some(Watched { table, local, remote, local_slot, remote_slot })
     }
-    // SAFETY: as above.
-    let slot_if =
-        |is_watched: bool, port| unsafe { if is_watched { *slot_of(table, port) } else { slot::UNWATCHED } };
-    let (local_slot, remote_slot) = (slot_if(is_local, local), slot_if(is_remote, remote));
-    Some(Watched { table, local, remote, local_slot, remote_slot })
 }
 
 impl Watched {
@@ -94,15 +96,17 @@ pub(crate) fn counters_of(slot: u32) -> Option<*mut PortCounters> {
     PORT_COUNTERS.get_ptr_mut(slot)
 }
 
+/// 1 if the port is watched, else 0.
+///
 /// # Safety
 ///
 /// `table` must be the map's own value.
 #[inline(always)]
-unsafe fn is_watched(table: *const PortTable, port: u16) -> bool {
+unsafe fn watched_bit(table: *const PortTable, port: u16) -> u16 {
     // SAFETY: by the caller's word.
     unsafe {
         let word = element::<_, 0x3ff, 1024>((&raw const (*table).watched).cast_mut(), port as usize >> 6);
-        *word >> (port & 63) & 1 != 0
+        (*word >> (port & 63) & 1) as u16
     }
 }
 

@@ -1,11 +1,17 @@
 //! Loads the kernel programs, fills in their globals and tables, and attaches those of tracepoints.
 
-use std::io;
+use std::{
+    collections::HashMap,
+    io,
+    panic::resume_unwind,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError},
-    programs::{BtfTracePoint, ProgramError, SchedClassifier},
+    maps::{self, Array, Map, MapData, MapError},
+    programs::{BtfTracePoint, Program, ProgramError, SchedClassifier},
 };
 use tcp_monitor_common::abi::{
     layout::{KernelLayout, Settings},
@@ -59,7 +65,8 @@ impl Load<'_> {
         let mut table: Array<&mut MapData, PortTable> = table.try_into().map_err(failed(map::PORTS))?;
         table.set(0, PortTable::new(&self.slots.table), 0).map_err(failed(map::PORTS))?;
         let names = ebpf.map_mut(map::SLOT_PORTS).ok_or((map::SLOT_PORTS, MapError::ElementNotFound))?;
-        let mut names: HashMap<&mut MapData, u32, u16> = names.try_into().map_err(failed(map::SLOT_PORTS))?;
+        let mut names: maps::HashMap<&mut MapData, u32, u16> =
+            names.try_into().map_err(failed(map::SLOT_PORTS))?;
         for (index, port) in (u32::from(slot::FIRST)..).zip(&self.slots.ports) {
             names.insert(index, port, 0).map_err(failed(map::SLOT_PORTS))?;
         }
@@ -68,26 +75,53 @@ impl Load<'_> {
         free.set(0, self.slots.ports.len() as u32, 0).map_err(failed(map::FREE_SLOT))
     }
 
-    /// Loads the programs of tracepoints and attaches them: from here on, they count.
-    pub(super) fn tracepoints(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    /// Loads the programs of tracepoints, and the classifiers if they are wanted. No program runs
+    /// yet.
+    ///
+    /// The verifier takes nearly all the time of a start, and each program is verified by itself:
+    /// several are loaded at once.
+    pub(super) fn programs(&self, ebpf: &mut Ebpf, classifiers: bool) -> Result<(), KernelError> {
         let btf = Btf::from_sys_fs().map_err(|error| {
             KernelError::file_limit("read the kernel's types", &error)
                 .unwrap_or(KernelError::Object(error.into()))
         })?;
-        let copies: &[&str] = if self.layout.task_stack == 0 { &[""] } else { &["", program::SECOND] };
-        // The kernel calls programs in the order in which they were attached.
-        let programs: Vec<(&str, String)> = copies
-            .iter()
-            .flat_map(|copy| {
-                program::TRACEPOINTS.map(|tracepoint| (tracepoint, format!("{tracepoint}{copy}")))
-            })
-            .collect();
-        for (tracepoint, name) in &programs {
-            let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(tracepoint))?;
-            let program: &mut BtfTracePoint = program.try_into().map_err(self.refused(name, "load"))?;
-            program.load(tracepoint, &btf).map_err(self.refused(name, "load"))?;
+        let tracepoints = self.tracepoint_programs();
+        let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+        let mut wanted = Vec::new();
+        // The largest first, so that none is verified alone at the end.
+        for name in [program::INGRESS, program::EGRESS].into_iter().filter(|_| classifiers) {
+            wanted.push((name, programs.remove(name).ok_or(KernelError::Incomplete(name))?, None));
         }
-        for (tracepoint, name) in &programs {
+        for (tracepoint, name) in &tracepoints {
+            let program = programs.remove(name.as_str()).ok_or(KernelError::Incomplete(tracepoint))?;
+            wanted.push((name, program, Some(*tracepoint)));
+        }
+        let wanted = Mutex::new(wanted.into_iter());
+        let load_rest = || {
+            loop {
+                let next = wanted.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((name, program, tracepoint)) = next else { return Ok(()) };
+                let loaded = match tracepoint {
+                    Some(tracepoint) => load_tracepoint(program, tracepoint, &btf),
+                    None => load_classifier(program),
+                };
+                loaded.map_err(self.refused(name, "load"))?;
+            }
+        };
+        let others = thread::available_parallelism().map_or(0, |cpus| cpus.get() - 1).min(LOADERS);
+        thread::scope(|scope| {
+            let others: Vec<_> = (0..others).map(|_| scope.spawn(load_rest)).collect();
+            let mut result = load_rest();
+            for other in others {
+                result = result.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            }
+            result
+        })
+    }
+
+    /// Attaches the programs of tracepoints: from here on, they count.
+    pub(super) fn attach_tracepoints(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
+        for (tracepoint, name) in &self.tracepoint_programs() {
             let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(tracepoint))?;
             let program: &mut BtfTracePoint = program.try_into().map_err(self.refused(name, "attach"))?;
             program.attach().map_err(self.refused(name, "attach"))?;
@@ -95,14 +129,14 @@ impl Load<'_> {
         Ok(())
     }
 
-    /// Loads the classifiers; they are attached interface by interface.
-    pub(super) fn classifiers(&self, ebpf: &mut Ebpf) -> Result<(), KernelError> {
-        for name in [program::INGRESS, program::EGRESS] {
-            let program = ebpf.program_mut(name).ok_or(KernelError::Incomplete(name))?;
-            let program: &mut SchedClassifier = program.try_into().map_err(self.refused(name, "load"))?;
-            program.load().map_err(self.refused(name, "load"))?;
-        }
-        Ok(())
+    /// The tracepoints and the names of their programs. The kernel calls programs in the order in
+    /// which they were attached.
+    fn tracepoint_programs(&self) -> Vec<(&'static str, String)> {
+        let copies: &[&str] = if self.layout.task_stack == 0 { &[""] } else { &["", program::SECOND] };
+        let programs = copies.iter().flat_map(|copy| {
+            program::TRACEPOINTS.map(|tracepoint| (tracepoint, format!("{tracepoint}{copy}")))
+        });
+        programs.collect()
     }
 
     fn refused(&self, program: &str, step: &'static str) -> impl FnOnce(ProgramError) -> KernelError {
@@ -138,6 +172,17 @@ impl Load<'_> {
     }
 }
 
+fn load_tracepoint(program: &mut Program, tracepoint: &str, btf: &Btf) -> Result<(), ProgramError> {
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load(tracepoint, btf)
+}
+
+/// Classifiers are attached interface by interface.
+fn load_classifier(program: &mut Program) -> Result<(), ProgramError> {
+    let program: &mut SchedClassifier = program.try_into()?;
+    program.load()
+}
+
 /// Every program that was loaded.
 pub(super) fn loaded_programs(ebpf: &Ebpf) -> Vec<LoadedProgram> {
     ebpf.programs()
@@ -164,6 +209,8 @@ fn last_lines(log: &str) -> String {
     last.iter().map(|line| format!("\n  {line}")).collect()
 }
 
+/// Threads that load programs beside the calling one, at most.
+const LOADERS: usize = 3;
 /// Lines of the verifier's log that are shown.
 const LOG_LINES: usize = 12;
 /// Entries of the map of interface counters: more than are ever watched at once, since old ones go

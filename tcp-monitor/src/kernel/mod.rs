@@ -163,10 +163,8 @@ pub fn start(options: &Options) -> Result<KernelSource, KernelError> {
         release: &release_text,
     };
     let mut ebpf = load.object()?;
-    if watched.interfaces.is_some() {
-        load.classifiers(&mut ebpf)?;
-    }
-    load.tracepoints(&mut ebpf)?;
+    load.programs(&mut ebpf, watched.interfaces.is_some())?;
+    load.attach_tracepoints(&mut ebpf)?;
     give_back_memory();
 
     let stop = StopSignal::new().map_err(KernelError::system("make an eventfd"))?;
