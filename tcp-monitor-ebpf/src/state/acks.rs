@@ -79,7 +79,7 @@ impl Path {
         let word = self.word(number) | (time & TIME_BITS) << TIME_SHIFT | what as u64;
         // SAFETY: the map's own value.
         unsafe {
-            let bucket = recent(table, word);
+            let bucket = recent(table, self);
             let mut place = ACK_WAYS;
             let mut i = 0;
             while i < ACK_WAYS {
@@ -115,7 +115,7 @@ impl Path {
         let (word, kinds) = (self.word(number), u64::from(kinds));
         // SAFETY: the map's own value.
         unsafe {
-            let taken = take(recent(table, word), word, kinds);
+            let taken = take(recent(table, self), word, kinds);
             let spilled_at = (&raw const (*table).spilled_at).read_volatile();
             if spilled_at == 0 || jiffies().wrapping_sub(spilled_at) >> UNIT_SHIFT > LASTS {
                 return taken;
@@ -198,13 +198,15 @@ unsafe fn spill(table: *mut AckTable, word: u64, time: u64) {
     }
 }
 
+/// By the path alone: segments of one connection read one line.
+///
 /// # Safety
 ///
 /// `table` must be the map's own value.
 #[inline(always)]
-unsafe fn recent(table: *mut AckTable, word: u64) -> *mut u64 {
+unsafe fn recent(table: *mut AckTable, path: Path) -> *mut u64 {
     const BUCKETS: u64 = (RECENT_ACK_WORDS / ACK_WAYS) as u64;
-    let index = (word >> 16 & (BUCKETS - 1)) as usize * ACK_WAYS;
+    let index = (path.hash() & (BUCKETS - 1)) as usize * ACK_WAYS;
     // SAFETY: by the caller's word; the index is masked to lie within the array.
     unsafe { (&raw mut (*table).recent).cast::<u64>().add(index) }
 }
