@@ -7,7 +7,7 @@
 use std::{
     fs,
     os::fd::{AsRawFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process,
     sync::LazyLock,
 };
@@ -44,8 +44,9 @@ impl Tracer {
         let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_create(&context)?;
         let tracefs = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-        let instance =
-            format!("/proc/self/fd/{}/instances/tcpmon-{}", tracefs.as_raw_fd(), process::id()).into();
+        let instances = PathBuf::from(format!("/proc/self/fd/{}/instances", tracefs.as_raw_fd()));
+        remove_left_over(&instances);
+        let instance = instances.join(format!("{PREFIX}{}", process::id()));
         fs::create_dir(&instance)?;
         let tracer = Self { _tracefs: tracefs, instance };
         let threads: Vec<_> = fs::read_dir("/proc/1/task")?
@@ -73,6 +74,19 @@ impl Tracer {
     }
 }
 
+/// Removes what killed runs of the suite left: each instance costs every event some time.
+fn remove_left_over(instances: &Path) {
+    for instance in fs::read_dir(instances).into_iter().flatten().flatten() {
+        let name = instance.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = fs::remove_dir(instance.path());
+        }
+    }
+}
+
+/// Begins the names of instances; the number of the process follows.
+const PREFIX: &str = "tcpmon-";
 /// The tracepoints that the agent attaches to.
 const EVENTS: [&str; 5] = [
     "sock/inet_sock_set_state",
